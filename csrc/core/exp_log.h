@@ -1,0 +1,107 @@
+// exp and log without branches, tables or libm, so that loops over them vectorise and every machine gives the same
+// bits. Compile with -ffp-contract=off: each operation is rounded on its own, as in ops/reference.py.
+#pragma once
+
+#include "portable.h"
+
+namespace t4r {
+
+// x rounded to the nearest integer, as a double; `integer` is the same as int64. |x| < 2^51.
+T4R_HD double round_to_integer(double x, int64_t& integer) {
+  const double magic = 6755399441055744.0;  // 1.5 * 2^52: adding it pushes the fraction out of the mantissa
+  const double shifted = x + magic;
+  integer = bit_cast<int64_t>(shifted) - bit_cast<int64_t>(magic);
+  return shifted - magic;
+}
+
+T4R_HD double power_of_two(int64_t k) { return bit_cast<double>((k + 1023) << 52); }  // -1022 <= k <= 1023
+
+// r = x - k ln 2 with |r| <= ln(2) / 2
+T4R_HD double reduce(double x, int64_t& k) {
+  const double rounded = round_to_integer(x * 0x1.71547652b82fep+0, k);
+  return (x - rounded * 0x1.62e42feep-1) - rounded * 0x1.a39ef35793c76p-33;
+}
+
+// sum of c[i] x^i by Estrin's scheme: pairs, then pairs of pairs in x^2, ...; short chains of dependent operations.
+// ops/reference.py evaluates in the same order, so both give the same bits.
+template <typename T, int N>
+T4R_HD T estrin(const T (&c)[N], T x) {
+  if constexpr (N == 1) {
+    return c[0];
+  } else {
+    T pairs[(N + 1) / 2];
+    for (int i = 0; i < N / 2; ++i) pairs[i] = c[2 * i] + c[2 * i + 1] * x;
+    if constexpr (N % 2 == 1) pairs[N / 2] = c[N - 1];
+    return estrin(pairs, x * x);
+  }
+}
+
+// e^r - 1 for |r| <= ln(2) / 2: Taylor to r^13, remainder below 1e-17
+T4R_HD double expm1_reduced(double r) {
+  const double c[13] = {
+      1.0,         1.0 / 2,      1.0 / 6,       1.0 / 24,       1.0 / 120,       1.0 / 720,         1.0 / 5040,
+      1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800.0};
+  return estrin(c, r) * r;
+}
+
+// e^x for -708 <= x <= 709
+T4R_HD double exp_f64(double x) {
+  int64_t k;
+  const double r = reduce(x, k);
+  return (expm1_reduced(r) + 1.0) * power_of_two(k);
+}
+
+// ln((1 + s) / (1 - s)) = 2 atanh(s) for |s| <= 1/3: 2 s (1 + s^2 / 3 + s^4 / 5 + ...), remainder below 1e-17
+T4R_HD double twice_atanh(double s) {
+  const double c[16] = {2.0,      2.0 / 3,  2.0 / 5,  2.0 / 7,  2.0 / 9,  2.0 / 11, 2.0 / 13, 2.0 / 15,
+                        2.0 / 17, 2.0 / 19, 2.0 / 21, 2.0 / 23, 2.0 / 25, 2.0 / 27, 2.0 / 29, 2.0 / 31};
+  return estrin(c, s * s) * s;
+}
+
+// ln u for normal u > 0: u = 2^k m, m in [sqrt(1/2), sqrt(2)), s = (m - 1) / (m + 1), ln m = 2 s + 2/3 s^3 + ...
+// (coefficients and order of operations of FreeBSD's e_log.c; error below 1 ulp)
+T4R_HD double log_f64(double u) {
+  const int64_t bits = bit_cast<int64_t>(u);
+  // adding the distance from sqrt(1/2) to 1 makes the exponent field switch at sqrt(2) instead of at 2
+  const int64_t shifted = bits + (0x3ff0000000000000LL - 0x3fe6a09e667f3bcdLL);
+  const int64_t k = static_cast<int64_t>(static_cast<uint64_t>(shifted) >> 52) - 1023;
+  const double m = bit_cast<double>(bits - k * (1LL << 52));
+  const double kd = bit_cast<double>(k + 0x4338000000000000LL) - 6755399441055744.0;
+  const double f = m - 1.0;
+  const double s = f / (2.0 + f);
+  const double z = s * s;
+  const double w = z * z;
+  const double even = w * (3.999999999940941908e-01 + w * (2.222219843214978396e-01 + w * 1.531383769920937332e-01));
+  const double odd =
+      z * (6.666666666666735130e-01 +
+           w * (2.857142874366239149e-01 + w * (1.818357216161805012e-01 + w * 1.479819860511658591e-01)));
+  const double half = 0.5 * f * f;
+  return kd * 0x1.62e42feep-1 - ((half - (s * (half + (odd + even)) + kd * 0x1.a39ef35793c76p-33)) - f);
+}
+
+// ln(1 + x), x > -1: ln u corrected for what rounding u = 1 + x lost
+T4R_HD double log1p_f64(double x) {
+  const double u = 1.0 + x;
+  return log_f64(u) + (x - (u - 1.0)) / u;
+}
+
+// 2^y for y <= 0, exactly 1 at 0 and exactly 0 below -126; NaN stays NaN. Minimax polynomial of 2^f on
+// |f| <= 1/2, relative error below 2e-7 with rounding.
+T4R_HD float exp2_nonpositive(float y) {
+  const float c[7] = {1.0f, 0.6931472f, 0.24022646f, 0.055503286f, 0.009618489f, 0.0013399931f, 0.00015345812f};
+  const bool vanishes = y < -126.0f;
+  const float clamped = vanishes ? -126.0f : y;
+  const float shifted = clamped + 12582912.0f;  // 1.5 * 2^23: the fraction leaves the mantissa
+  const float f = clamped - (shifted - 12582912.0f);
+  const int32_t k = bit_cast<int32_t>(shifted) - bit_cast<int32_t>(12582912.0f);
+  const float value = estrin(c, f) * bit_cast<float>((k + 127) << 23);
+  return vanishes ? 0.0f : value;
+}
+
+T4R_HD double exp2_nonpositive(double y) {
+  const bool vanishes = y < -1020.0;
+  const double value = exp_f64((vanishes ? -1020.0 : y) * 0.69314718055994531);
+  return vanishes ? 0.0 : value;
+}
+
+}  // namespace t4r

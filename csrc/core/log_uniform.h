@@ -1,0 +1,52 @@
+// The log-uniform law over R classes: counter-based uniforms, inverse CDF, log of expected counts.
+//   p(c) = log1p(1/(c+1)) / log1p(R),  c = floor(expm1(u log1p(R))),  q = -expm1(M log1p(-p))
+#pragma once
+
+#include "exp_log.h"
+
+namespace t4r {
+
+// 53 random bits of the i-th draw (splitmix64, OOPSLA 2014) as a double in [0, 1)
+T4R_HD double uniform(uint64_t seed, uint64_t index) {
+  uint64_t x = seed + (index + 1) * 0x9E3779B97F4A7C15ULL;
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
+  x = x ^ (x >> 31);
+  // the upper 52 bits become the mantissa of a number in [1, 2), the 53rd is added: exact, and without the
+  // conversion from int64 that AVX2 lacks
+  const double upper = bit_cast<double>((x >> 12) | 0x3FF0000000000000ULL) - 1.0;
+  const double lowest = ((x >> 11) & 1) != 0 ? 0x1p-53 : 0.0;
+  return upper + lowest;
+}
+
+// floor gives class + 1; log_range = log1p(R)
+T4R_HD double one_plus_class(double u, double log_range) { return exp_f64(u * log_range); }
+
+T4R_HD int64_t clamp_class(double one_plus, int64_t num_classes) {
+  const int64_t c = static_cast<int64_t>(one_plus) - 1;
+  return c < 0 ? 0 : (c < num_classes ? c : num_classes - 1);
+}
+
+// log1p(1/(c+1)) / log1p(R); log1p(1/(c+1)) = ln((c+2)/(c+1)) = 2 atanh(1/(2c+3))
+T4R_HD double probability(double class_index, double inverse_log_range) {
+  return twice_atanh(1.0 / (2.0 * class_index + 3.0)) * inverse_log_range;
+}
+
+// log(-expm1(M log1p(-p))): near y = 0 by log(-expm1(y)), far from it by log1p(-e^y), with a single logarithm.
+// p <= 1/2, that is R >= 3
+T4R_HD double log_q_unique(double p, double tries) {
+  const double product = tries * twice_atanh(p / (p - 2.0));  // log1p(-p)
+  const double y = product > -700.0 ? product : -700.0;
+  int64_t k;
+  const double r = reduce(y, k);
+  const double m = expm1_reduced(r);
+  const double scale = power_of_two(k);
+  const double exp_y = (m + 1.0) * scale;
+  const double minus_expm1 = -(m * scale + (scale - 1.0));
+  const bool near = y > -0.69314718055994531;
+  const double u = near ? minus_expm1 : 1.0 - exp_y;
+  const double lost = near ? 0.0 : (-exp_y - (u - 1.0)) / u;
+  return log_f64(u) + lost;
+}
+
+}  // namespace t4r

@@ -1,0 +1,37 @@
+// The kernels for x86-64 processors with AVX2.
+#if defined(__x86_64__)
+#include <cmath>
+
+#include "../core/log_uniform.h"
+#include "../kernels.h"
+
+// After the standard headers, so that no shared inline function of theirs is compiled for this instruction set.
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,bmi,bmi2"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,bmi,bmi2")
+#endif
+
+namespace t4r {
+namespace avx2 {
+#include "kernels_cpu.inc"
+}  // namespace avx2
+
+const CpuKernels kAvx2Kernels = {
+    "avx2",
+    avx2::draw,
+    avx2::log_q,
+    avx2::sampled_tile<float>,
+    avx2::sampled_tile<double>,
+    avx2::logits_tile<float>,
+    avx2::logits_tile<double>,
+};
+}  // namespace t4r
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif

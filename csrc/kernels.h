@@ -1,0 +1,41 @@
+// The contract between the kernels and whoever calls them: raw pointers and sizes, no torch.
+#pragma once
+
+#include <cstdint>
+
+#include "core/softmax_row.h"
+
+namespace t4r {
+
+// One set per instruction set; each is the same source, compiled for it.
+struct CpuKernels {
+  const char* name;
+  // out[i] = class + 1 before flooring, for draws start .. start + count
+  void (*draw)(uint64_t seed, uint64_t start, int64_t count, double log_range, double* out);
+  void (*log_q)(const int64_t* ids, int64_t size, int64_t min_id, double tries, double log_range, bool unique,
+                float* out);
+  void (*sampled_tile_f32)(const SampledTile<float>& tile, int64_t begin, int64_t end);
+  void (*sampled_tile_f64)(const SampledTile<double>& tile, int64_t begin, int64_t end);
+  void (*logits_tile_f32)(const SampledTile<float>& tile, int64_t begin, int64_t end);
+  void (*logits_tile_f64)(const SampledTile<double>& tile, int64_t begin, int64_t end);
+};
+
+extern const CpuKernels kBaselineKernels;
+#if defined(__x86_64__)
+extern const CpuKernels kAvx2Kernels;
+extern const CpuKernels kAvx512Kernels;
+#endif
+
+// The widest set this processor runs, or the one T4R_EXT_ISA names (baseline, avx2, avx512) if it runs that.
+const CpuKernels& cpu_kernels();
+
+// Draws classes until num_samples distinct ones are found, in the order found; returns the number of draws.
+int64_t draw_unique_classes(const CpuKernels& kernels, uint64_t seed, int64_t num_samples, int64_t num_classes,
+                            int64_t* classes);
+void draw_classes(const CpuKernels& kernels, uint64_t seed, int64_t num_samples, int64_t num_classes, int64_t* classes);
+
+// log of the expected count of each id among the candidates, for R = num_classes >= 1.
+void log_uniform_log_q(const CpuKernels& kernels, const int64_t* ids, int64_t size, int64_t num_classes, int64_t min_id,
+                       double tries, bool unique, float* out);
+
+}  // namespace t4r

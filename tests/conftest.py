@@ -1,0 +1,47 @@
+"""Fixtures shared by all tests: where the evaluation data lies, one thread, fixed seeds."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def _shared(*parts: str) -> Path:
+    root = Path(os.environ.get("T4R_EXT_SHARED", REPOSITORY.parent / "shared"))
+    path = root.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"{path} is absent; set T4R_EXT_SHARED to the folder that holds it")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Return the folder of real interaction data (skips visibly where it is absent)."""
+    return _shared("data")
+
+
+@pytest.fixture
+def parity() -> Callable[[str], tuple[dict[str, Any], dict[str, torch.Tensor]]]:
+    """Return ``load(group) -> (json, tensors)`` of numbers recorded from upstream."""
+    from safetensors.torch import load_file
+
+    folder = _shared("parity")
+
+    def load(group: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        meta = json.loads((folder / f"{group}.json").read_text())
+        return meta, load_file(folder / f"{group}.safetensors")
+
+    return load

@@ -1,0 +1,23 @@
+"""``python -m transformers4rec_ext``: train, evaluate, recommend, doctor, demo."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from transformers4rec_ext.cli import run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments after the program's name; those of the process by default.
+    """
+    return run(sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Which implementation runs: ``auto | fused | reference``; keyword > context > environment > auto."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transformers4rec_ext import _native
+from transformers4rec_ext._errors import value_error
+
+BACKENDS = ("auto", "fused", "reference")
+
+
+def _checked(name: str, source: str) -> str:
+    if name not in BACKENDS:
+        raise value_error(source, "backend", f"be one of {', '.join(BACKENDS)}", repr(name))
+    return name
+
+
+_current = _checked(os.environ.get("T4R_EXT_BACKEND", "auto"), "T4R_EXT_BACKEND")
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run the body with this backend wherever no ``backend=`` keyword says otherwise.
+
+    Parameters
+    ----------
+    name : str
+        ``auto`` (native kernels where there are any), ``fused`` (an error where there are none) or
+        ``reference`` (plain PyTorch formulas).
+
+    Raises
+    ------
+    ValueError
+        if ``name`` is none of these.
+    """
+    global _current
+    previous, _current = _current, _checked(name, "use_backend")
+    try:
+        yield
+    finally:
+        _current = previous
+
+
+def use_reference(backend: str | None, function: str, op: str, device_type: str) -> bool:
+    """Tell whether ``function`` is to run the reference formulas rather than the operator.
+
+    Raises
+    ------
+    ValueError
+        if the backend is unknown.
+    RuntimeError
+        if it is ``fused`` and ``op`` has no native kernel for the device.
+    """
+    name = _current if backend is None else _checked(backend, function)
+    if name == "fused" and not _native.has_kernel(op, device_type):
+        reason = _native.why_not() or f"the library has no {op} kernel for this device"
+        raise RuntimeError(
+            f"{function}: backend 'fused' needs a native kernel on {device_type}; got none "
+            f"({reason}). Use backend='auto', or see `python -m transformers4rec_ext doctor`."
+        )
+    return name == "reference"

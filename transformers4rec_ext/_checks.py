@@ -1,0 +1,142 @@
+"""Checks of arguments that several functions share; each raises with the function's name and what to do."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from transformers4rec_ext._errors import type_error, value_error
+
+_MAX_ITEMS = 2**53  # beyond it a class is no longer exact in float64
+
+
+def describe(tensor: Any) -> str:
+    """``float32 [4, 8]`` for a tensor, the type's name for anything else."""
+    if not isinstance(tensor, Tensor):
+        return type(tensor).__name__
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def integer(function: str, argument: str, value: Any, *, minimum: int) -> int:
+    """Return ``value`` as an int of at least ``minimum``."""
+    if isinstance(value, bool):
+        raise type_error(function, argument, "be an int", "bool")
+    try:
+        result = operator.index(value)
+    except TypeError:
+        raise type_error(function, argument, "be an int", type(value).__name__) from None
+    if result < minimum:
+        raise value_error(function, argument, f"be at least {minimum}", result)
+    return result
+
+
+def id_range(function: str, num_items: Any, min_id: Any) -> tuple[int, int]:
+    """Return ``(num_items, min_id)`` with at least one id in ``[min_id, num_items)``."""
+    min_id = integer(function, "min_id", min_id, minimum=0)
+    num_items = integer(function, "num_items", num_items, minimum=1)
+    if num_items <= min_id:
+        hint = "Ids lie in [min_id, num_items)."
+        raise value_error(function, "num_items", f"exceed min_id={min_id}", num_items, hint)
+    if num_items > _MAX_ITEMS:
+        raise value_error(function, "num_items", "be at most 2^53", num_items)
+    return num_items, min_id
+
+
+def tensor(function: str, argument: str, value: Any) -> Tensor:
+    """Return ``value`` if it is a tensor."""
+    if not isinstance(value, Tensor):
+        raise type_error(function, argument, "be a Tensor", type(value).__name__)
+    return value
+
+
+def int64(function: str, argument: str, value: Any) -> None:
+    """Raise unless ``value`` is an int64 tensor."""
+    if tensor(function, argument, value).dtype != torch.int64:
+        hint = "Ids stay int64 from the loader to the kernel; pass them unchanged."
+        raise type_error(function, argument, "be int64", describe(value), hint)
+
+
+def ids_within(function: str, argument: str, ids: Tensor, low: int, high: int) -> None:
+    """Raise if an id is outside ``[low, high)``; on the CPU only, where looking costs no synchronisation."""
+    if ids.device.type != "cpu" or ids.numel() == 0 or torch.compiler.is_compiling():
+        return
+    smallest, largest = (int(value) for value in torch.aminmax(ids))
+    if smallest < low or largest >= high:
+        got = smallest if smallest < low else largest
+        hint = "The table is too small, or the ids are not the table's row numbers."
+        raise value_error(function, argument, f"lie in [{low}, {high})", got, hint)
+
+
+def _floating(function: str, argument: str, value: Any, dims: int, shape: str) -> None:
+    if not tensor(function, argument, value).is_floating_point():
+        raise type_error(function, argument, f"be floating {shape}", describe(value))
+    if value.dim() != dims:
+        raise value_error(function, argument, f"be {shape}", describe(value))
+
+
+def _log_q(function: str, argument: str, value: Tensor | None, size: int, letter: str) -> None:
+    if value is None:
+        return
+    _floating(function, argument, value, 1, f"[{letter}={size}]")
+    if value.shape[0] != size:
+        raise value_error(function, argument, f"be [{letter}={size}]", describe(value))
+
+
+def _ids(function: str, argument: str, value: Any, size: int | None, shape: str) -> None:
+    int64(function, argument, value)
+    if value.dim() != 1 or (size is not None and value.shape[0] != size):
+        raise value_error(function, argument, f"be int64 {shape}", describe(value))
+
+
+def sampled_arguments(
+    function: str,
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    candidate_ids: Tensor,
+    target_log_q: Tensor | None,
+    candidate_log_q: Tensor | None,
+    temperature: float,
+) -> tuple[Tensor, tuple[Any, ...]]:
+    """Check the arguments of the sampled functions; return ``hidden`` in the dtype to compute in, and the rest."""
+    _floating(function, "hidden", hidden, 2, "[N, D]")
+    _floating(function, "weight", weight, 2, "[V, D]")
+    num_rows, width = hidden.shape
+    if weight.shape[1] != width:
+        raise value_error(function, "weight", f"be [V, D={width}]", describe(weight))
+    _ids(function, "targets", targets, num_rows, f"[N={num_rows}]")
+    _ids(function, "candidate_ids", candidate_ids, None, "[S]")
+    if candidate_ids.shape[0] == 0:
+        raise value_error(function, "candidate_ids", "hold at least one id", "S=0")
+    _log_q(function, "target_log_q", target_log_q, num_rows, "N")
+    _log_q(function, "candidate_log_q", candidate_log_q, candidate_ids.shape[0], "S")
+    for argument, value in (
+        ("weight", weight),
+        ("targets", targets),
+        ("candidate_ids", candidate_ids),
+        ("target_log_q", target_log_q),
+        ("candidate_log_q", candidate_log_q),
+    ):
+        if value is not None and value.device != hidden.device:
+            expectation = f"be on {hidden.device} like hidden"
+            raise value_error(function, argument, expectation, value.device)
+    if not isinstance(temperature, numbers.Real) or isinstance(temperature, bool):
+        raise type_error(function, "temperature", "be a number", type(temperature).__name__)
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise value_error(function, "temperature", "be positive and finite", temperature)
+    ids_within(function, "targets", targets, 0, weight.shape[0])
+    ids_within(function, "candidate_ids", candidate_ids, 0, weight.shape[0])
+    if torch.is_autocast_enabled(hidden.device.type):
+        # weight is not cast: that would cost V x D; its rows are, where they are gathered
+        hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+    elif hidden.dtype != weight.dtype:
+        hint = "Cast one of them, or use torch.autocast."
+        got = f"{describe(hidden)} and {describe(weight)}"
+        raise type_error(function, "hidden and weight", "share a dtype", got, hint)
+    rest = (weight, targets, candidate_ids, target_log_q, candidate_log_q, float(temperature))
+    return hidden, rest

@@ -1,0 +1,1 @@
+"""The engine: reference formulas, operator schemas and the loops over tiles."""

@@ -1,0 +1,272 @@
+"""The specification: every operator as plain PyTorch formulas.
+
+Letters: N labelled positions, D width, V items, S candidates, M tries. Everything here is written to be read
+beside section "The mathematics" of ``docs/architecture.md``; the native kernels are tested against it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+INT64_MAX = 2**63 - 1
+
+# splitmix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014); the
+# constants are written as the signed 64-bit integers that torch multiplies with.
+_GAMMA = 0x9E3779B97F4A7C15 - 2**64
+_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
+_MIX_2 = 0x94D049BB133111EB - 2**64
+
+# e^r = 1 + r (1 + r / 2! + r^2 / 3! + ...) on |r| <= ln(2) / 2, remainder below 1e-17;
+# ln 2 in two parts, so that k * LN2_HIGH is exact
+_EXP_COEFFICIENTS = [1.0 / math.factorial(power) for power in range(1, 14)]
+_LN2_HIGH = float.fromhex("0x1.62e42feep-1")
+_LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
+_LOG2_E = float.fromhex("0x1.71547652b82fep+0")
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Shift int64 right as if it were unsigned."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def uniforms(seed: Tensor, start: int, count: int) -> Tensor:
+    """``u_i = (splitmix64(seed, i) >> 11) 2^-53`` for ``i`` in ``[start, start + count)``: float64 in [0, 1).
+
+    53 bits, because 24-bit uniforms cannot reach the tail of a 10M catalogue.
+    """
+    index = torch.arange(start + 1, start + count + 1, dtype=torch.int64, device=seed.device)
+    x = seed + index * _GAMMA
+    x = (x ^ _shift_right(x, 30)) * _MIX_1
+    x = (x ^ _shift_right(x, 27)) * _MIX_2
+    x = x ^ _shift_right(x, 31)
+    return _shift_right(x, 11).to(torch.float64) * 2.0**-53
+
+
+def _polynomial(coefficients: list[float], x: Tensor) -> Tensor:
+    """``sum_i c_i x^i`` by Estrin's scheme: pairs, then pairs of pairs in x^2, and so on."""
+    terms: list[Tensor | float] = list(coefficients)
+    while len(terms) > 1:
+        pairs = [low + high * x for low, high in zip(terms[::2], terms[1::2], strict=False)]
+        terms = [*pairs, terms[-1]] if len(terms) % 2 else [*pairs]
+        x = x * x
+    return torch.as_tensor(terms[0])
+
+
+def _exp(x: Tensor) -> Tensor:
+    """``e^x`` for float64 ``x`` in [0, 44], spelled out in IEEE operations.
+
+    ``torch.exp`` differs in the last bit from one machine to the next, and near the edge of a
+    bucket that bit is another item. With every operation rounded on its own, one seed gives one
+    result on every device.
+    """
+    k = torch.round(x * _LOG2_E)
+    r = (x - k * _LN2_HIGH) - k * _LN2_LOW
+    powers = torch.tensor([2.0**i for i in range(65)], dtype=torch.float64, device=x.device)
+    return (_polynomial(_EXP_COEFFICIENTS, r) * r + 1.0) * powers[k.to(torch.int64)]
+
+
+def log_uniform_classes(u: Tensor, num_classes: int) -> Tensor:
+    """Inverse CDF ``c = floor(expm1(u log1p(R)))`` of the log-uniform law over R classes: int64."""
+    classes = _exp(u * math.log1p(num_classes)).to(torch.int64) - 1
+    return classes.clamp_(0, num_classes - 1)
+
+
+def log_uniform_log_q(
+    ids: Tensor, num_tries: Tensor, num_items: int, min_id: int, unique: bool
+) -> Tensor:
+    """``log q`` of items under the log-uniform law, float32, shape of ``ids``.
+
+    ``p = log1p(1 / (c + 1)) / log1p(R)``, ``c = id - min_id``, ``R = num_items - min_id``;
+    ``q = -expm1(M log1p(-p))`` if unique, else ``q = M p``: the expected count of the item among the candidates.
+    """
+    classes = (ids - min_id).to(torch.float64)
+    p = torch.log1p(1.0 / (classes + 1.0)) / math.log1p(num_items - min_id)
+    tries = num_tries.to(torch.float64)
+    if not unique:
+        return (torch.log(p) + torch.log(tries)).to(torch.float32)
+    log_absent = tries * torch.log1p(-p)  # log (1 - p)^M
+    # log(1 - e^y): log(-expm1(y)) near y = 0, log1p(-e^y) far from it (Maechler 2012, "log1mexp")
+    near = torch.log(-torch.expm1(log_absent))
+    far = torch.log1p(-torch.exp(log_absent))
+    # adding +0 turns the -0 of a certain item into 0
+    return torch.where(log_absent > -math.log(2.0), near, far).to(torch.float32) + 0.0
+
+
+def _first_distinct(classes: Tensor) -> Tensor:
+    """Positions at which a class appears for the first time, ascending."""
+    values, inverse = torch.unique(classes, return_inverse=True)
+    positions = torch.arange(classes.numel(), device=classes.device)
+    first = torch.full_like(values, classes.numel())
+    return first.scatter_reduce_(0, inverse, positions, "amin").sort().values
+
+
+def log_uniform_sample(
+    seed: Tensor, num_samples: int, num_items: int, min_id: int, unique: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Draw candidates: ``(ids int64 [S], log_q float32 [S], num_tries int64 [], count int64 [])``.
+
+    Unique: draw until S distinct classes are found, in the order found; ``num_tries`` is the number of draws.
+    When S covers the whole range nothing is drawn, and ``num_tries`` is the largest int64, where every q is 1.
+    """
+    num_classes = num_items - min_id
+    if unique and num_samples >= num_classes:
+        classes = torch.arange(num_classes, device=seed.device)
+        tries = INT64_MAX
+    elif unique:
+        drawn = first = torch.empty(0, dtype=torch.int64, device=seed.device)
+        while first.numel() < num_samples:
+            more = uniforms(seed, drawn.numel(), max(drawn.numel(), 2 * num_samples))
+            drawn = torch.cat([drawn, log_uniform_classes(more, num_classes)])
+            first = _first_distinct(drawn)
+        first = first[:num_samples]
+        classes = drawn[first]
+        tries = int(first[-1]) + 1
+    else:
+        classes = log_uniform_classes(uniforms(seed, 0, num_samples), num_classes)
+        tries = num_samples
+    ids = classes + min_id
+    num_tries = torch.tensor(tries, dtype=torch.int64, device=seed.device)
+    log_q = log_uniform_log_q(ids, num_tries, num_items, min_id, unique)
+    count = torch.tensor(ids.numel(), dtype=torch.int64, device=seed.device)
+    return ids, log_q, num_tries, count
+
+
+def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64, else float32: the type in which sums are formed."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def rows_like(hidden: Tensor, weight: Tensor, ids: Tensor) -> Tensor:
+    """``weight[ids]``, rounded to the dtype of ``hidden`` and widened for accumulation."""
+    rows = weight.index_select(0, ids).to(hidden.dtype)
+    return rows.to(accumulate_dtype(hidden.dtype))
+
+
+def sampled_logits(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    candidate_ids: Tensor,
+    target_log_q: Tensor | None,
+    candidate_log_q: Tensor | None,
+    temperature: float,
+    remove_accidental_hits: bool,
+) -> Tensor:
+    """``[s_target - log q_target, s_j - log q_j ...]``, ``s = h . w / T``: [N, 1+S]; a hit is -inf."""
+    wide = hidden.to(accumulate_dtype(hidden.dtype))
+    target_rows = rows_like(hidden, weight, targets)
+    candidate_rows = rows_like(hidden, weight, candidate_ids)
+    target = (wide * target_rows).sum(-1) / temperature
+    candidates = wide @ candidate_rows.T / temperature
+    if target_log_q is not None:
+        target = target - target_log_q
+    if candidate_log_q is not None:
+        candidates = candidates - candidate_log_q
+    if remove_accidental_hits:
+        candidates = candidates.masked_fill(candidate_ids == targets[:, None], -math.inf)
+    return torch.cat([target[:, None], candidates], dim=1)
+
+
+def sampled_softmax_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    candidate_ids: Tensor,
+    target_log_q: Tensor | None,
+    candidate_log_q: Tensor | None,
+    temperature: float,
+    remove_accidental_hits: bool,
+    corrected: bool,
+) -> Tensor:
+    """``logsumexp(l) - l_target`` over {target} + candidates, per row [N]; materialises [N, 1+S].
+
+    corrected (arXiv 2507.09331): ``stopgrad(1 - P) (log Z - s_target)`` with ``Z = sum_j e^(l_j)`` over the candidates
+    and ``P = e^(s_target) / (e^(s_target) + Z)``; the positive is always present, so it carries no log q. No candidates
+    left (Z = 0): the row contributes 0.
+    """
+    logits = sampled_logits(
+        hidden,
+        weight,
+        targets,
+        candidate_ids,
+        None if corrected else target_log_q,
+        candidate_log_q,
+        temperature,
+        remove_accidental_hits,
+    )
+    target, candidates = logits[:, 0], logits[:, 1:]
+    if not corrected:
+        return torch.logsumexp(logits, dim=1) - target
+    empty = (candidates == -math.inf).all(dim=1)
+    log_z = torch.logsumexp(candidates.masked_fill(empty[:, None], 0.0), dim=1)
+    absent = torch.sigmoid(log_z - target).detach()  # 1 - P
+    return torch.where(empty, target * 0.0, absent * (log_z - target))
+
+
+def sampled_softmax_tile(
+    scores: Tensor,
+    target_scores: Tensor,
+    targets: Tensor,
+    sorted_ids: Tensor | None,
+    order: Tensor | None,
+    target_log_q: Tensor | None,
+    candidate_log_q: Tensor | None,
+    temperature: float,
+    corrected: bool,
+    row_grad: Tensor | None,
+    with_grad: bool,
+    loss: Tensor,
+    target_grad: Tensor,
+) -> None:
+    """One tile of rows: ``scores`` h.w [n, S] become d loss / d (h.w) in place; fills ``loss`` and ``target_grad`` [n].
+
+    ``sorted_ids, order = candidate_ids.sort()`` where hits are to be excluded, else None. ``row_grad`` [n] is the
+    gradient arriving at each row's loss (None: 1). Without ``with_grad`` the content of ``scores`` is undefined
+    afterwards and ``target_grad`` is not written.
+    """
+    candidates = scores / temperature
+    if candidate_log_q is not None:
+        candidates = candidates - candidate_log_q
+    if sorted_ids is not None and order is not None:
+        candidate_ids = torch.empty_like(sorted_ids).scatter_(0, order, sorted_ids)
+        candidates.masked_fill_(candidate_ids == targets[:, None], -math.inf)
+    target = target_scores / temperature
+    if target_log_q is not None and not corrected:
+        target = target - target_log_q
+    logits = torch.cat([target[:, None], candidates], dim=1)
+    probabilities = torch.softmax(logits, dim=1)
+    absent = probabilities[:, 1:].sum(dim=1)  # 1 - P, without the cancellation
+    if corrected:
+        log_z = torch.logsumexp(candidates, dim=1)
+        loss.copy_(torch.where(log_z == -math.inf, 0.0, absent * (log_z - target)))
+    else:
+        loss.copy_(torch.logsumexp(logits, dim=1) - target)
+    if with_grad:
+        # corrected or not, the gradient is that of the softmax: see docs/architecture.md
+        scale = 1.0 / temperature if row_grad is None else (row_grad / temperature)[:, None]
+        scores.copy_(probabilities[:, 1:] * scale)
+        target_grad.copy_((absent[:, None] * scale).squeeze(1).neg())
+
+
+def sampled_logits_tile(
+    logits: Tensor,
+    targets: Tensor,
+    sorted_ids: Tensor | None,
+    order: Tensor | None,
+    target_log_q: Tensor | None,
+    candidate_log_q: Tensor | None,
+    temperature: float,
+) -> None:
+    """Turn h.w [n, 1+S] (target in column 0) into logits in place: / T, - log q, hits -inf."""
+    logits.div_(temperature)
+    if target_log_q is not None:
+        logits[:, 0].sub_(target_log_q)
+    candidates = logits[:, 1:]
+    if candidate_log_q is not None:
+        candidates.sub_(candidate_log_q)
+    if sorted_ids is not None and order is not None:
+        candidate_ids = torch.empty_like(sorted_ids).scatter_(0, order, sorted_ids)
+        candidates.masked_fill_(candidate_ids == targets[:, None], -math.inf)

@@ -1,0 +1,155 @@
+"""The loops over tiles of rows: two or three GEMMs and one pass over the tile while it is in cache.
+
+One code for all devices: the GEMMs are the BLAS's, the pass dispatches to the native kernel of the device or to the
+reference. Extra memory: the gathered rows, O((N + S) D), and one tile; never [N, S].
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from transformers4rec_ext.ops.reference import accumulate_dtype, rows_like
+
+_ops = torch.ops.transformers4rec_ext
+# Elements of one tile: small enough to stay in the last-level cache between the GEMM that writes it, the pass, and the
+# GEMMs that read it; large enough for the GEMMs to run at full speed.
+TILE_ELEMENTS = 512 * 1024
+MIN_TILE_ROWS = 16
+
+
+def tile_rows(num_rows: int, num_candidates: int) -> int:
+    """Rows of a tile of `TILE_ELEMENTS`, at least `MIN_TILE_ROWS`, the tiles of nearly equal size."""
+    most = max(MIN_TILE_ROWS, TILE_ELEMENTS // max(num_candidates, 1))
+    tiles = max(1, -(-num_rows // most))
+    return max(1, -(-num_rows // tiles))
+
+
+def _sorted(candidate_ids: Tensor, remove_hits: bool) -> tuple[Tensor | None, Tensor | None]:
+    """Sort once, so that a row finds its hits in log S steps instead of S comparisons."""
+    if not remove_hits:
+        return None, None
+    ids, order = candidate_ids.sort()
+    return ids, order
+
+
+def _widen(log_q: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if log_q is None else log_q.to(dtype).contiguous()
+
+
+def sampled_softmax(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    candidate_ids: Tensor,
+    target_log_q: Tensor | None,
+    candidate_log_q: Tensor | None,
+    temperature: float,
+    remove_accidental_hits: bool,
+    corrected: bool,
+    *,
+    row_grad: Tensor | None = None,
+    with_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses [N] and, if asked, gradients: of hidden [N, D], of the rows of targets and candidates [N+S, D].
+
+    All in the accumulation dtype; the gradients are those of ``sum(row_grad * loss)``.
+    """
+    wide = accumulate_dtype(hidden.dtype)
+    num_rows, width = hidden.shape
+    num_candidates = candidate_ids.shape[0]
+    candidate_rows = rows_like(hidden, weight, candidate_ids)
+    target_rows = rows_like(hidden, weight, targets)
+    hidden = hidden.to(wide).contiguous()
+    target_scores = torch.linalg.vecdot(hidden, target_rows)
+    sorted_ids, order = _sorted(candidate_ids, remove_accidental_hits)
+    target_log_q = _widen(target_log_q, wide)
+    candidate_log_q = _widen(candidate_log_q, wide)
+    row_grad = _widen(row_grad, wide)
+
+    loss = hidden.new_empty(num_rows)
+    target_grad = hidden.new_empty(num_rows)
+    grad_hidden = hidden.new_empty(hidden.shape if with_grad else 0)
+    grad_rows = hidden.new_zeros((num_rows + num_candidates, width) if with_grad else 0)
+    step = tile_rows(num_rows, num_candidates)
+    tile = hidden.new_empty(step, num_candidates)
+    for begin in range(0, num_rows, step):
+        rows = slice(begin, min(begin + step, num_rows))
+        scores = tile[: rows.stop - begin]
+        torch.mm(hidden[rows], candidate_rows.T, out=scores)
+        _ops.sampled_softmax_tile(
+            scores,
+            target_scores[rows],
+            targets[rows],
+            sorted_ids,
+            order,
+            None if target_log_q is None else target_log_q[rows],
+            candidate_log_q,
+            temperature,
+            corrected,
+            None if row_grad is None else row_grad[rows],
+            with_grad,
+            loss[rows],
+            target_grad[rows],
+        )
+        if with_grad:
+            torch.mm(scores, candidate_rows, out=grad_hidden[rows])
+            grad_rows[num_rows:].addmm_(scores.T, hidden[rows])
+    if with_grad:
+        grad_hidden.addcmul_(target_grad[:, None], target_rows)
+        torch.mul(target_grad[:, None], hidden, out=grad_rows[:num_rows])
+    return loss, grad_hidden, grad_rows
+
+
+def sampled_logits(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    candidate_ids: Tensor,
+    target_log_q: Tensor | None,
+    candidate_log_q: Tensor | None,
+    temperature: float,
+    remove_accidental_hits: bool,
+) -> Tensor:
+    """Logits [N, 1+S] in the accumulation dtype: the GEMM writes them in place, one pass corrects them."""
+    wide = accumulate_dtype(hidden.dtype)
+    candidate_rows = rows_like(hidden, weight, candidate_ids)
+    target_rows = rows_like(hidden, weight, targets)
+    hidden = hidden.to(wide).contiguous()
+    logits = hidden.new_empty(hidden.shape[0], 1 + candidate_ids.shape[0])
+    torch.linalg.vecdot(hidden, target_rows, out=logits[:, 0])
+    torch.mm(hidden, candidate_rows.T, out=logits[:, 1:])
+    sorted_ids, order = _sorted(candidate_ids, remove_accidental_hits)
+    _ops.sampled_logits_tile(
+        logits,
+        targets.contiguous(),
+        sorted_ids,
+        order,
+        _widen(target_log_q, wide),
+        _widen(candidate_log_q, wide),
+        temperature,
+    )
+    return logits
+
+
+def sampled_logits_backward(
+    grad: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    candidate_ids: Tensor,
+    temperature: float,
+    remove_accidental_hits: bool,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of `sampled_logits`: of hidden [N, D] and of the rows of targets and candidates [N+S, D]."""
+    wide = accumulate_dtype(hidden.dtype)
+    grad = grad.to(wide) / temperature
+    candidates = grad[:, 1:]
+    if remove_accidental_hits:
+        candidates.masked_fill_(candidate_ids == targets[:, None], 0.0)
+    candidate_rows = rows_like(hidden, weight, candidate_ids)
+    target_rows = rows_like(hidden, weight, targets)
+    grad_hidden = torch.addcmul(candidates @ candidate_rows, grad[:, :1], target_rows)
+    hidden = hidden.to(wide)
+    grad_rows = torch.cat([grad[:, :1] * hidden, candidates.T @ hidden])
+    return grad_hidden, grad_rows
