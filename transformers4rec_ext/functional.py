@@ -159,7 +159,6 @@ def log_uniform_log_q(
     name = "log_uniform_log_q"
     _checks.int64(name, "ids", ids)
     num_items, min_id = _checks.id_range(name, num_items, min_id)
-    _checks.ids_within(name, "ids", ids, min_id, num_items)
     if isinstance(num_tries, Tensor):
         _checks.int64(name, "num_tries", num_tries)
         tries = num_tries.to(ids.device)
@@ -167,9 +166,14 @@ def log_uniform_log_q(
         num_tries = _checks.integer(name, "num_tries", num_tries, minimum=1)
         tries = torch.tensor(num_tries, dtype=torch.int64, device=ids.device)
     if _backend.use_reference(backend, name, "log_uniform_log_q", ids.device.type):
+        _checks.ids_within(name, "ids", ids, min_id, num_items)
         return reference.log_uniform_log_q(ids, tries, num_items, min_id, unique)
-    result: Tensor = _ops.log_uniform_log_q(ids, tries, num_items, min_id, unique)
-    return result
+    try:
+        flat: Tensor = _ops.log_uniform_log_q(ids.reshape(-1), tries, num_items, min_id, unique)
+    except RuntimeError:
+        _checks.ids_within(name, "ids", ids, min_id, num_items)
+        raise
+    return flat.view(ids.shape)
 
 
 def sampled_logits(

@@ -32,21 +32,24 @@ T4R_HD double probability(double class_index, double inverse_log_range) {
   return twice_atanh(1.0 / (2.0 * class_index + 3.0)) * inverse_log_range;
 }
 
-// log(-expm1(M log1p(-p))): near y = 0 by log(-expm1(y)), far from it by log1p(-e^y), with a single logarithm.
-// p <= 1/2, that is R >= 3
-T4R_HD double log_q_unique(double p, double tries) {
-  const double product = tries * twice_atanh(p / (p - 2.0));  // log1p(-p)
-  const double y = product > -700.0 ? product : -700.0;
+// M log1p(-p) = log (1 - p)^M, for p <= 1/2 (R >= 3), not below -700
+T4R_HD double log_absent(double p, double tries) {
+  const double y = tries * twice_atanh(p / (p - 2.0));
+  return y > -700.0 ? y : -700.0;
+}
+
+// q = -expm1(y) as u + lost, so that log q = log u + lost: near y = 0 u is -expm1(y) itself, far from it u = 1 - e^y
+// and what its rounding lost (which counts only where u is almost 1)
+T4R_HD double one_minus_exp(double y, double& lost) {
   int64_t k;
   const double r = reduce(y, k);
   const double m = expm1_reduced(r);
   const double scale = power_of_two(k);
   const double exp_y = (m + 1.0) * scale;
-  const double minus_expm1 = -(m * scale + (scale - 1.0));
   const bool near = y > -0.69314718055994531;
-  const double u = near ? minus_expm1 : 1.0 - exp_y;
-  const double lost = near ? 0.0 : (-exp_y - (u - 1.0)) / u;
-  return log_f64(u) + lost;
+  const double u = near ? -(m * scale + (scale - 1.0)) : 1.0 - exp_y;
+  lost = near ? 0.0 : (1.0 - u) - exp_y;
+  return u;
 }
 
 }  // namespace t4r

@@ -19,9 +19,21 @@ _GAMMA = 0x9E3779B97F4A7C15 - 2**64
 _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
 _MIX_2 = 0x94D049BB133111EB - 2**64
 
-# e^r = 1 + r (1 + r / 2! + r^2 / 3! + ...) on |r| <= ln(2) / 2, remainder below 1e-17;
+# (e^r - 1) / r on |r| <= ln(2) / 2 by a Chebyshev fit, relative error 2e-17 before rounding;
 # ln 2 in two parts, so that k * LN2_HIGH is exact
-_EXP_COEFFICIENTS = [1.0 / math.factorial(power) for power in range(1, 14)]
+_EXPM1_COEFFICIENTS = [
+    float.fromhex("0x1p+0"),
+    float.fromhex("0x1.0000000000005p-1"),
+    float.fromhex("0x1.5555555555557p-3"),
+    float.fromhex("0x1.55555555520a4p-5"),
+    float.fromhex("0x1.11111111100dcp-7"),
+    float.fromhex("0x1.6c16c17f46982p-10"),
+    float.fromhex("0x1.a01a01abe7fe1p-13"),
+    float.fromhex("0x1.a019a6611cad5p-16"),
+    float.fromhex("0x1.71de0231960ebp-19"),
+    float.fromhex("0x1.28a2ca617b969p-22"),
+    float.fromhex("0x1.af4de97ca4194p-26"),
+]
 _LN2_HIGH = float.fromhex("0x1.62e42feep-1")
 _LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
 _LOG2_E = float.fromhex("0x1.71547652b82fep+0")
@@ -65,7 +77,7 @@ def _exp(x: Tensor) -> Tensor:
     k = torch.round(x * _LOG2_E)
     r = (x - k * _LN2_HIGH) - k * _LN2_LOW
     powers = torch.tensor([2.0**i for i in range(65)], dtype=torch.float64, device=x.device)
-    return (_polynomial(_EXP_COEFFICIENTS, r) * r + 1.0) * powers[k.to(torch.int64)]
+    return (_polynomial(_EXPM1_COEFFICIENTS, r) * r + 1.0) * powers[k.to(torch.int64)]
 
 
 def log_uniform_classes(u: Tensor, num_classes: int) -> Tensor:

@@ -73,6 +73,8 @@ def _log_uniform_sample_fake(
 def _log_uniform_log_q(
     ids: Tensor, num_tries: Tensor, num_items: int, min_id: int, unique: bool
 ) -> Tensor:
+    if ids.device.type == "cpu" and ids.numel() and not bool(((ids >= min_id) & (ids < num_items)).all()):
+        raise RuntimeError("log_uniform_log_q: an id is out of range")
     return reference.log_uniform_log_q(ids, num_tries, num_items, min_id, unique)
 
 
@@ -107,12 +109,17 @@ def _scatter_rows(
     return torch.zeros_like(weight).index_add_(0, ids, rows)
 
 
-def _no_second_derivative(*grads: Tensor | None) -> None:
+def _no_second_derivative(ctx: Any, *grads: Tensor | None) -> None:
     if any(grad is not None for grad in grads):
         raise RuntimeError(
-            "sampled_softmax_loss: a second derivative was asked for; the fused loss has none. "
-            "Use backend='reference', which autograd differentiates as often as you like."
+            "transformers4rec_ext: a second derivative was asked for; sampled_logits and "
+            "sampled_softmax_loss have none. Use backend='reference', which autograd "
+            "differentiates as often as you like."
         )
+
+
+def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.set_materialize_grads(False)
 
 
 def _gradients_fake(hidden: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -156,6 +163,7 @@ _fake(
         hidden, targets.shape[0] + ids.shape[0]
     ),
 )
+_autograd("sampled_logits_backward", _no_second_derivative, _save_nothing)
 
 
 def _rows(*inputs: Any) -> Tensor:
@@ -196,6 +204,7 @@ def _backward_fake(
 
 _implementation("sampled_softmax_backward", _backward)
 _fake("sampled_softmax_backward", _backward_fake)
+_autograd("sampled_softmax_backward", _no_second_derivative, _save_nothing)
 
 
 def _sum(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -221,7 +230,7 @@ def _sum_backward(
     ctx: Any, grad: Tensor | None, grad_of_hidden: Tensor | None, grad_of_rows: Tensor | None
 ) -> tuple[Any, ...]:
     # the gradients are outputs of the operator, so a second derivative arrives as *their* gradient
-    _no_second_derivative(grad_of_hidden, grad_of_rows)
+    _no_second_derivative(ctx, grad_of_hidden, grad_of_rows)
     if grad is None:
         return (None,) * 10
     weight, targets, ids, grad_hidden, rows = ctx.saved_tensors
