@@ -1,0 +1,1 @@
+"""Blocks: modules that know the size of what they return."""

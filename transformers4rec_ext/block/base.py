@@ -1,0 +1,305 @@
+"""Blocks know their output size; buildable blocks are made once the size of their input is known.
+
+Sizes are ``torch.Size`` with -1 for what only a batch tells: ``[-1, T, D]``.
+"""
+
+from __future__ import annotations
+
+import abc
+import inspect
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from transformers4rec_ext._errors import type_error, value_error
+
+logger = logging.getLogger("transformers4rec_ext")
+
+#: Modules of torch that return what they get, in shape.
+_SAME_SIZE = (
+    nn.Identity,
+    nn.Dropout,
+    nn.LayerNorm,
+    nn.ReLU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Tanh,
+    nn.Sigmoid,
+    nn.ELU,
+    nn.LeakyReLU,
+)
+
+
+def module_output_size(module: nn.Module, input_size: Any) -> Any:
+    """Return the size of ``module``'s output for ``input_size``, or None where it is unknown."""
+    if isinstance(module, BlockBase):
+        return module.output_size(input_size)
+    if input_size is None or isinstance(input_size, Mapping):
+        return None
+    if isinstance(module, nn.Linear):
+        return torch.Size([*input_size[:-1], module.out_features])
+    return torch.Size(input_size) if isinstance(module, _SAME_SIZE) else None
+
+
+class BlockBase(nn.Module):
+    """Base of all blocks: ``build(input_size)``, ``output_size()`` and ``to_model(task)``."""
+
+    #: Whether the block takes a batch (a dict of columns) and so may stand first in a body.
+    is_input = False
+
+    input_size: Any = None
+
+    def build(self, input_size: Any, schema: Any = None, **kwargs: Any) -> BlockBase:
+        """Remember ``input_size``; return the block itself."""
+        self.input_size = input_size
+        return self
+
+    def output_size(self, input_size: Any = None) -> Any:
+        """Return the size of the output, given that of the input or the one built for."""
+        return self.forward_output_size(self.input_size if input_size is None else input_size)
+
+    def forward_output_size(self, input_size: Any) -> Any:
+        """Return the size of the output for ``input_size``; None where it is unknown."""
+        return None
+
+    def to_model(self, prediction_task_or_head: Any, inputs: Any = None, **kwargs: Any) -> Any:
+        """Return a ``Model`` of this body and a task, or of a finished head.
+
+        Parameters
+        ----------
+        prediction_task_or_head : PredictionTask or Head
+        inputs : input block, optional
+            Needed by a task when this body does not begin with its input block.
+        **kwargs
+            Arguments of ``Model``.
+
+        Raises
+        ------
+        ValueError
+            If it is neither a task nor a head.
+        """
+        # Blocks lie below tasks and heads, so they are known here by what they can do.
+        if hasattr(prediction_task_or_head, "to_head"):
+            head = prediction_task_or_head.to_head(self, inputs)
+        elif hasattr(prediction_task_or_head, "prediction_task_dict"):
+            head = prediction_task_or_head
+        else:
+            raise ValueError(
+                "`prediction_task_or_head` needs to be a `Head` or `PredictionTask` "
+                f"found: {type(prediction_task_or_head)}"
+            )
+        return head.to_model(**kwargs)
+
+    def __rshift__(self, other: Any) -> SequentialBlock:
+        return right_shift_block(other, self)
+
+    def __rrshift__(self, other: Any) -> SequentialBlock:
+        return right_shift_block(self, other)
+
+
+class Block(BlockBase):
+    """A plain module and the size of what it returns.
+
+    Parameters
+    ----------
+    module : nn.Module
+    output_size : sequence of int
+        A leading -1 or None stands for the batch.
+
+    Examples
+    --------
+    >>> Block(nn.Linear(8, 4), [None, 4]).output_size([-1, 8])
+    torch.Size([-1, 4])
+    """
+
+    def __init__(self, module: nn.Module, output_size: Sequence[int | None]) -> None:
+        super().__init__()
+        if not isinstance(module, nn.Module):
+            raise type_error("Block", "module", "be an nn.Module", type(module).__name__)
+        self.module = module
+        self._output_size = list(output_size)
+
+    def forward(self, inputs: Any, **kwargs: Any) -> Any:
+        """Return ``module(inputs, **kwargs)``."""
+        return self.module(inputs, **kwargs)
+
+    def forward_output_size(self, input_size: Any) -> torch.Size:
+        """Return the size given at construction, with -1 for the batch."""
+        return torch.Size([-1 if size is None else size for size in self._output_size])
+
+
+class BuildableBlock(abc.ABC):
+    """A recipe for a block, cooked when the size of its input is known."""
+
+    @abc.abstractmethod
+    def build(self, input_size: Any) -> BlockBase:
+        """Return the block for inputs of ``input_size``."""
+
+    def to_module(self, shape_or_module: Any) -> BlockBase:
+        """Return the block for a size, or for the output of a block."""
+        if isinstance(shape_or_module, BlockBase):
+            shape_or_module = shape_or_module.output_size()
+        return self.build(shape_or_module)
+
+    def __rshift__(self, other: Any) -> SequentialBlock:
+        return right_shift_block(other, self)
+
+    def __rrshift__(self, other: Any) -> SequentialBlock:
+        return right_shift_block(self, other)
+
+
+class SequentialBlock(BlockBase, nn.Sequential):
+    """Blocks one after the other; buildable ones are built with the size of their predecessor.
+
+    Parameters
+    ----------
+    *args : BlockBase, BuildableBlock or nn.Module
+        Or one list of them, or one mapping from name to them.
+    output_size : sequence of int, optional
+        What :meth:`output_size` returns; inferred when not given.
+
+    Examples
+    --------
+    >>> from transformers4rec_ext.block.mlp import MLPBlock
+    >>> body = SequentialBlock(Block(nn.Identity(), [None, 8]), MLPBlock([4]))
+    >>> body.output_size()
+    torch.Size([-1, 4])
+    """
+
+    def __init__(self, *args: Any, output_size: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self._static_output_size = output_size
+        self._accepted: dict[type, frozenset[str]] = {}
+        for name, module in _named_modules(args):
+            self._append_built(name, module)
+        _share_masking(list(self))
+
+    def _append_built(self, name: str, module: Any) -> None:
+        previous = list(self)[-1] if len(self) else None
+        size = None if previous is None else self.forward_output_size(self.input_size)
+        if isinstance(module, BuildableBlock):
+            if size is None:
+                raise value_error(
+                    "SequentialBlock",
+                    type(module).__name__,
+                    "follow a block whose output size is known",
+                    type(previous).__name__,
+                    "Build it yourself with .build(input_size), or wrap its predecessor in Block.",
+                )
+            module = module.build(size)
+        elif isinstance(module, BlockBase):
+            if size is not None:
+                module = module.build(size)
+        elif not isinstance(module, nn.Module):
+            raise type_error(
+                "SequentialBlock", "args", "be blocks or modules", type(module).__name__
+            )
+        if previous is None:
+            self.input_size = getattr(module, "input_size", None)
+        self.add_module(name, module)
+
+    @property
+    def inputs(self) -> Any:
+        """The input block this body begins with, or None."""
+        first = next(iter(self), None)
+        return first if getattr(first, "is_input", False) else None
+
+    def build(self, input_size: Any, schema: Any = None, **kwargs: Any) -> SequentialBlock:
+        """Build every block for the output of the one before; the first for ``input_size``."""
+        size = input_size
+        for module in self:
+            if isinstance(module, BlockBase):
+                module.build(size, schema=schema)
+            size = module_output_size(module, size)
+        self.input_size = input_size
+        return self
+
+    def forward(
+        self, input: Any, training: bool = False, testing: bool = False, **kwargs: Any
+    ) -> Any:
+        """Apply the modules in order; the flags and ``kwargs`` go to those that name them."""
+        arguments = {"training": training, "testing": testing, **kwargs}
+        for module in self:
+            accepted = self._accepted.get(type(module))
+            if accepted is None:
+                accepted = _named_arguments(module)
+                self._accepted[type(module)] = accepted
+            named = {name: value for name, value in arguments.items() if name in accepted}
+            input = module(input, **named)
+        return input
+
+    def output_size(self, input_size: Any = None) -> Any:
+        """Return the size of the last module's output; None where it cannot be known."""
+        if self._static_output_size is not None:
+            return torch.Size(self._static_output_size)
+        return super().output_size(input_size)
+
+    def forward_output_size(self, input_size: Any) -> Any:
+        """Return the size of the last module's output for ``input_size``."""
+        size = input_size
+        for module in self:
+            size = module_output_size(module, size)
+        return size
+
+
+def _named_modules(args: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    if len(args) == 1 and isinstance(args[0], Mapping):
+        yield from args[0].items()
+        return
+    if len(args) == 1 and isinstance(args[0], (list, tuple)):
+        args = args[0]
+    for index, module in enumerate(args):
+        yield str(index), module
+
+
+def _named_arguments(module: nn.Module) -> frozenset[str]:
+    return frozenset(inspect.signature(module.forward).parameters)
+
+
+def _share_masking(modules: Sequence[nn.Module]) -> None:
+    """Give the input block's masking to transformer blocks that were made without one.
+
+    A transformer that does not know of the masking cannot be made causal, and would see the
+    items it is asked to predict.
+    """
+    masking = getattr(modules[0], "masking", None) if modules else None
+    if masking is None:
+        return
+    for module in modules[1:]:
+        if not hasattr(module, "set_masking"):
+            continue
+        if module.masking is None:
+            module.set_masking(masking)
+        elif module.masking is not masking:
+            logger.warning(
+                "The masking of %s is not the one of the input block; "
+                "give it masking=inputs.masking",
+                type(module).__name__,
+            )
+
+
+def build_blocks(*modules: Any) -> list[nn.Module]:
+    """Return ``modules`` with the buildable ones built, each for the output of the one before.
+
+    Examples
+    --------
+    >>> from transformers4rec_ext.block.mlp import MLPBlock
+    >>> len(build_blocks(Block(nn.Identity(), [None, 8]), MLPBlock([4])))
+    2
+    """
+    return list(SequentialBlock(*modules))
+
+
+def right_shift_block(self: Any, other: Any) -> SequentialBlock:
+    """Return ``other >> self``: both, flattened, as one :class:`SequentialBlock`."""
+    modules: list[Any] = []
+    for part in (other, self):
+        modules.extend(part if type(part) is SequentialBlock else [part])
+    return SequentialBlock(*modules)
+
+
+BlockType = BlockBase | BuildableBlock
+BlockOrModule = BlockBase | BuildableBlock | nn.Module

@@ -1,0 +1,137 @@
+"""Dense layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from transformers4rec_ext._errors import value_error
+from transformers4rec_ext.block.base import BuildableBlock, SequentialBlock
+
+
+class FeatureBatchNorm(nn.BatchNorm1d):
+    """Batch norm of the last dimension, over all the others."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the normalised ``input [..., D]``."""
+        return super().forward(input.reshape(-1, input.shape[-1])).reshape(input.shape)
+
+
+NORMALIZATIONS: dict[str, Callable[[int], nn.Module]] = {
+    "batch_norm": FeatureBatchNorm,
+    "layer_norm": nn.LayerNorm,
+}
+
+
+class MLPBlock(BuildableBlock):
+    """Recipe for dense layers: Linear, activation, normalization, dropout.
+
+    Parameters
+    ----------
+    dimensions : int or sequence of int
+        The widths of the layers.
+    activation : callable returning a module, optional
+        A class such as ``torch.nn.ReLU``; None for linear layers.
+    use_bias : bool
+    dropout : float, optional
+    normalization : {"batch_norm", "layer_norm"}, optional
+        Applied to the last dimension, whatever the number of dimensions before it.
+
+    Examples
+    --------
+    >>> MLPBlock([16, 4]).build([-1, 8])(torch.zeros(3, 8)).shape
+    torch.Size([3, 4])
+    """
+
+    def __init__(
+        self,
+        dimensions: int | Sequence[int],
+        activation: Callable[[], nn.Module] | None = nn.ReLU,
+        use_bias: bool = True,
+        dropout: float | None = None,
+        normalization: str | None = None,
+    ) -> None:
+        if isinstance(dimensions, int):
+            dimensions = [dimensions]
+        if not dimensions or any(not isinstance(d, int) or d < 1 for d in dimensions):
+            raise value_error(
+                "MLPBlock", "dimensions", "be one or more positive ints", repr(dimensions)
+            )
+        if dropout is not None and not 0.0 <= dropout < 1.0:
+            raise value_error("MLPBlock", "dropout", "lie in [0, 1)", dropout)
+        if normalization is not None and normalization not in NORMALIZATIONS:
+            raise value_error(
+                "MLPBlock",
+                "normalization",
+                f"be one of {sorted(NORMALIZATIONS)} or None",
+                repr(normalization),
+            )
+        self.dimensions = list(dimensions)
+        self.activation = activation
+        self.use_bias = use_bias
+        self.dropout = dropout
+        self.normalization = normalization
+
+    def build(self, input_size: Any) -> SequentialBlock:
+        """Return the layers for inputs whose last dimension is ``input_size[-1]``."""
+        if input_size is None or isinstance(input_size, dict):
+            raise value_error(
+                "MLPBlock.build",
+                "input_size",
+                "be the size of one tensor",
+                input_size,
+                'Give the input block an aggregation, such as aggregation="concat".',
+            )
+        widths = [input_size[-1], *self.dimensions]
+        block = SequentialBlock(
+            *(
+                DenseBlock(
+                    in_features,
+                    out_features,
+                    activation=self.activation,
+                    use_bias=self.use_bias,
+                    dropout=self.dropout,
+                    normalization=self.normalization,
+                )
+                for in_features, out_features in zip(widths, self.dimensions, strict=False)
+            )
+        )
+        block.input_size = torch.Size(input_size)
+        return block
+
+
+class DenseBlock(SequentialBlock):
+    """One dense layer.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+    activation, use_bias, dropout, normalization
+        See :class:`MLPBlock`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        activation: Callable[[], nn.Module] | None = nn.ReLU,
+        use_bias: bool = True,
+        dropout: float | None = None,
+        normalization: str | None = None,
+    ) -> None:
+        modules: list[nn.Module] = [nn.Linear(in_features, out_features, bias=use_bias)]
+        if activation is not None:
+            modules.append(activation())
+        if normalization is not None:
+            modules.append(NORMALIZATIONS[normalization](out_features))
+        if dropout:
+            modules.append(nn.Dropout(dropout))
+        super().__init__(*modules)
+        self.out_features = out_features
+
+    def forward_output_size(self, input_size: Any) -> Any:
+        """Return ``input_size`` with the last dimension replaced."""
+        return None if input_size is None else torch.Size([*input_size[:-1], self.out_features])

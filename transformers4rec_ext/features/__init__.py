@@ -1,0 +1,1 @@
+"""Input blocks: from a batch of columns to vectors."""

@@ -1,0 +1,69 @@
+"""Names for classes, so that ``masking="clm"`` means ``CausalLanguageModeling``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from transformers4rec_ext._errors import value_error
+
+ClassT = TypeVar("ClassT", bound=type)
+
+
+class Registry:
+    """A table from name to class.
+
+    Parameters
+    ----------
+    name : str
+        What the registry holds; appears in its errors.
+    instantiate : bool
+        Whether :meth:`parse` returns an instance made without arguments instead of the class.
+
+    Examples
+    --------
+    >>> shapes = Registry("shape")
+    >>> @shapes.register_with_multiple_names("circle", "round")
+    ... class Circle: ...
+    >>> shapes.parse("round") is Circle
+    True
+    """
+
+    def __init__(self, name: str, *, instantiate: bool = False) -> None:
+        self.name = name
+        self._instantiate = instantiate
+        self._classes: dict[str, type] = {}
+
+    def register_with_multiple_names(self, *names: str) -> Callable[[ClassT], ClassT]:
+        """Return a class decorator that files the class under each of ``names``."""
+
+        def register(cls: ClassT) -> ClassT:
+            for name in names:
+                if name in self._classes:
+                    raise value_error(
+                        "register", "names", f"be free in the {self.name} registry", repr(name)
+                    )
+                self._classes[name] = cls
+            return cls
+
+        return register
+
+    def parse(self, name_or_object: Any) -> Any:
+        """Return what ``name_or_object`` names; anything but a ``str`` is returned unchanged."""
+        if not isinstance(name_or_object, str):
+            return name_or_object
+        try:
+            cls = self._classes[name_or_object.lower()]
+        except KeyError:
+            raise value_error(
+                "parse",
+                "name",
+                f"be a registered {self.name}",
+                repr(name_or_object),
+                f"Known names: {', '.join(self.names())}.",
+            ) from None
+        return cls() if self._instantiate else cls
+
+    def names(self) -> list[str]:
+        """Return all registered names, sorted."""
+        return sorted(self._classes)
