@@ -1,0 +1,128 @@
+"""SampledSoftmaxLoss and the smoothed cross-entropy with excluded classes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from transformers4rec_ext import functional
+from transformers4rec_ext.losses import SampledSoftmaxLoss, smoothed_cross_entropy
+from transformers4rec_ext.samplers import LogUniformSampler
+
+
+def tensors() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    hidden = torch.randn(6, 4, requires_grad=True)
+    weight = torch.randn(40, 4, requires_grad=True)
+    return hidden, weight, torch.tensor([1, 2, 2, 39, 7, 20])
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_equals_cross_entropy_of_the_sampled_logits(reduction: str) -> None:
+    hidden, weight, targets = tensors()
+    sampler = LogUniformSampler(12, max_id=40, min_id=1, seed=5)
+    loss = SampledSoftmaxLoss(sampler, temperature=0.5, reduction=reduction)(
+        hidden, weight, targets
+    )
+    candidates, target_log_q = LogUniformSampler(12, max_id=40, min_id=1, seed=5).draw(targets)
+    logits = functional.sampled_logits(
+        hidden,
+        weight,
+        targets,
+        candidates.ids,
+        target_log_q=target_log_q,
+        candidate_log_q=candidates.log_q,
+        temperature=0.5,
+    )
+    expected = F.cross_entropy(logits, torch.zeros_like(targets), reduction=reduction)
+    torch.testing.assert_close(loss, expected)
+    gradients = torch.autograd.grad(loss.sum(), (hidden, weight))
+    for got, want in zip(
+        gradients, torch.autograd.grad(expected.sum(), (hidden, weight)), strict=True
+    ):
+        torch.testing.assert_close(got, want)
+
+
+def test_options_reach_the_function() -> None:
+    hidden, weight, targets = tensors()
+
+    def loss(**options: object) -> torch.Tensor:
+        sampler = LogUniformSampler(30, max_id=40, min_id=1, seed=5)
+        return SampledSoftmaxLoss(sampler, **options)(hidden, weight, targets)
+
+    plain = loss()
+    assert loss(corrected=True) != plain
+    assert loss(remove_accidental_hits=False) > plain
+    weight.grad = None
+    loss(sparse_grad=True).backward()
+    assert weight.grad is not None
+    assert weight.grad.is_sparse
+
+
+def test_whole_catalogue_is_the_full_softmax() -> None:
+    hidden, weight, targets = tensors()
+    loss = SampledSoftmaxLoss(LogUniformSampler(100, max_id=40))(hidden, weight, targets)
+    torch.testing.assert_close(loss, F.cross_entropy(hidden @ weight.t(), targets))
+
+
+def test_no_rows_give_zero_with_gradient() -> None:
+    hidden = torch.empty(0, 4, requires_grad=True)
+    weight = torch.randn(40, 4, requires_grad=True)
+    loss = SampledSoftmaxLoss(LogUniformSampler(5, 40))(
+        hidden, weight, torch.empty(0, dtype=torch.int64)
+    )
+    loss.backward()
+    assert loss.item() == 0
+    assert weight.grad is not None
+    assert torch.equal(weight.grad, torch.zeros_like(weight))
+
+
+def test_loss_is_float32_in_bfloat16() -> None:
+    hidden, weight, targets = (tensors()[0].bfloat16(), tensors()[1].bfloat16(), tensors()[2])
+    loss = SampledSoftmaxLoss(LogUniformSampler(5, 40))(hidden, weight, targets)
+    assert loss.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"sampler": object()}, TypeError, r"sampler must have a method draw\(targets\)"),
+        ({"temperature": 0}, ValueError, "temperature must be finite and above 0; got 0"),
+        ({"temperature": float("nan")}, ValueError, "temperature must be finite and above 0"),
+        ({"temperature": "1"}, TypeError, "temperature must be a number"),
+        ({"corrected": 1}, TypeError, "corrected must be a bool; got int"),
+        ({"reduction": "max"}, ValueError, "reduction must be one of"),
+    ],
+)
+def test_constructor_refuses(arguments: dict, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        SampledSoftmaxLoss(**{"sampler": LogUniformSampler(5, 40), **arguments})
+
+
+def test_repr() -> None:
+    assert "temperature=2.0" in repr(SampledSoftmaxLoss(LogUniformSampler(5, 40), temperature=2))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_smoothing_equals_torch_where_all_is_finite(reduction: str) -> None:
+    logits, labels = torch.randn(5, 7), torch.tensor([0, 1, 6, 3, 3])
+    torch.testing.assert_close(
+        smoothed_cross_entropy(logits, labels, 0.1, reduction),
+        F.cross_entropy(logits, labels, label_smoothing=0.1, reduction=reduction),
+    )
+
+
+def test_smoothing_leaves_excluded_classes_out() -> None:
+    logits = torch.randn(2, 4)
+    logits[0, 2] = -torch.inf
+    logits.requires_grad_()
+    loss = smoothed_cross_entropy(logits, torch.tensor([0, 1]), 0.2)
+    rows = [
+        F.cross_entropy(logits[:1, [0, 1, 3]], torch.tensor([0]), label_smoothing=0.2),
+        F.cross_entropy(logits[1:], torch.tensor([1]), label_smoothing=0.2),
+    ]
+    torch.testing.assert_close(loss, torch.stack(rows).mean())
+    loss.backward()
+    assert logits.grad is not None
+    assert logits.grad[0, 2] == 0
+    assert bool(logits.grad.isfinite().all())

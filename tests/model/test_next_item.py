@@ -1,0 +1,611 @@
+"""NextItemPredictionTask: labels, losses, sampling, scores, metrics."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchmetrics
+from task_helpers import D, T, V, batch, next_item_model, sequence_inputs
+
+from transformers4rec_ext.block.base import Block, SequentialBlock
+from transformers4rec_ext.block.mlp import MLPBlock
+from transformers4rec_ext.losses import smoothed_cross_entropy
+from transformers4rec_ext.model import Head, NextItemPredictionPrepareBlock, NextItemPredictionTask
+from transformers4rec_ext.model._output import draw_candidates
+from transformers4rec_ext.ranking_metric import NDCGAt, RecallAt, target_rank
+from transformers4rec_ext.samplers import LogUniformSampler
+
+TARGETS = [49, 3, 7, 7, 12, 6, 7, 2]  # of the helpers' batch, in training
+LAST = [12, 7, 2]  # in testing
+
+
+def parts(**arguments: Any) -> tuple[Any, Any]:
+    """Return a model and its task."""
+    model = next_item_model(**arguments)
+    return model, model.prediction_tasks[0]
+
+
+def hidden_of(model: Any, **flags: bool) -> torch.Tensor:
+    return model.heads[0].body(batch(), **flags)
+
+
+class RecordingLoss(torch.nn.Module):
+    """A loss of the user's own."""
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        self.seen = logits.detach(), labels
+        return F.cross_entropy(logits, labels)
+
+
+# Full softmax
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("temperature", [1, 0, 0.5])
+def test_full_softmax(tied: bool, temperature: float) -> None:
+    model, task = parts(weight_tying=tied, softmax_temperature=temperature)
+    output = model(batch(), training=True)
+    weight = task.embeddings.item_embedding_table.weight if tied else task.pre.module.output_layer
+    hidden = hidden_of(model, training=True)
+    rows = torch.stack([hidden[0, t] for t in range(5)] + [*hidden[1, :2], hidden[2, 0]])
+    logits = rows @ weight.t() / (temperature or 1)
+    assert output["labels"].tolist() == TARGETS
+    assert output["labels"].dtype == torch.int64
+    torch.testing.assert_close(output["predictions"], logits)
+    torch.testing.assert_close(output["loss"], F.cross_entropy(logits, output["labels"]))
+
+
+def test_testing_uses_the_last_item_only_and_training_wins() -> None:
+    model, _ = parts()
+    output = model(batch(), testing=True)
+    assert output["labels"].tolist() == LAST
+    assert output["predictions"].shape == (3, V)
+    assert model(batch(), training=True, testing=True)["labels"].tolist() == TARGETS
+
+
+def test_flags_decide_and_not_the_mode() -> None:
+    model, _ = parts()
+    model.eval()
+    assert model(batch(), training=True)["labels"].tolist() == TARGETS
+    model.train()
+    assert model(batch()).shape == (4, V)
+
+
+def test_given_targets_are_not_the_labels() -> None:
+    model, _ = parts()
+    output = model(batch(), targets=torch.zeros(4), training=True)
+    assert output["labels"].tolist() == TARGETS
+
+
+# Sampled softmax
+
+
+def test_sampled_training_is_fused_without_predictions() -> None:
+    model, task = parts(sampled_softmax=True, max_n_samples=10)
+    torch.manual_seed(1)
+    output = model(batch(), training=True)
+    assert output["predictions"] is None
+    assert output["labels"].tolist() == [0] * 8
+    torch.manual_seed(1)
+    hidden = hidden_of(model, training=True).flatten(0, 1)[[0, 1, 2, 3, 4, 6, 7, 12]]
+    logits, zeros = task.pre(hidden, targets=torch.tensor(TARGETS), training=True)
+    assert logits.shape == (8, 11)
+    torch.testing.assert_close(output["loss"], F.cross_entropy(logits, zeros))
+    assert model(batch(), testing=True)["predictions"].shape == (3, V)
+
+
+def test_all_items_sampled_is_the_full_softmax_over_items() -> None:
+    model, task = parts(sampled_softmax=True, max_n_samples=V)
+    loss = model(batch(), training=True)["loss"]
+    hidden = hidden_of(model, training=True).flatten(0, 1)[[0, 1, 2, 3, 4, 6, 7, 12]]
+    logits = (hidden @ task.pre.module.output_layer.t())[:, 1:]  # padding is no candidate
+    torch.testing.assert_close(loss, F.cross_entropy(logits, torch.tensor(TARGETS) - 1))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_return_predictions(reduction: str) -> None:
+    loss = torch.nn.CrossEntropyLoss(reduction=reduction)
+    model, _ = parts(sampled_softmax=True, max_n_samples=10, return_predictions=True, loss=loss)
+    output = model(batch(), training=True)
+    assert output["predictions"].shape == (8, 11)
+    assert not output["predictions"].requires_grad
+    torch.testing.assert_close(
+        output["loss"].detach(), loss(output["predictions"], output["labels"])
+    )
+    output["loss"].backward()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        RecordingLoss(),
+        type("Mine", (torch.nn.CrossEntropyLoss,), {})(),
+        torch.nn.CrossEntropyLoss(ignore_index=7),
+    ],
+)
+def test_other_losses_get_the_real_logits(loss: torch.nn.Module) -> None:
+    model, task = parts(sampled_softmax=True, max_n_samples=10, loss=loss)
+    output = model(batch(), training=True)
+    assert output["predictions"].shape == (8, 11)
+    assert output["predictions"].requires_grad
+    assert output["labels"].tolist() == [0] * 8
+    torch.testing.assert_close(
+        output["loss"], F.cross_entropy(output["predictions"], output["labels"])
+    )
+    if isinstance(loss, RecordingLoss):
+        assert torch.equal(task.loss.seen[0], output["predictions"])
+
+
+def test_label_smoothing_is_finite_with_accidental_hits() -> None:
+    loss = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
+    model, _ = parts(sampled_softmax=True, max_n_samples=V, loss=loss)
+    output = model(batch(), training=True)
+    logits = output["predictions"]
+    assert bool(torch.isneginf(logits).any())
+    torch.testing.assert_close(
+        output["loss"], smoothed_cross_entropy(logits, output["labels"], 0.1)
+    )
+    assert output["loss"].isfinite()
+    output["loss"].backward()
+    # In testing it is torch's own.
+    output = model(batch(), testing=True)
+    torch.testing.assert_close(output["loss"], loss(output["predictions"], output["labels"]))
+
+
+def test_candidates_never_hold_the_padding_item() -> None:
+    model, task = parts(sampled_softmax=True, max_n_samples=V)
+    ids = draw_candidates(task.pre.module.sampler, torch.tensor([1])).ids
+    assert sorted(ids.tolist()) == list(range(1, V))
+    assert model(batch(), training=True)["loss"].isfinite()
+
+
+def test_a_sampler_of_the_users_own() -> None:
+    class Uniform(torch.nn.Module):
+        def sample(self, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            ids = torch.tensor([1, 2, 3])
+            q = torch.full((3,), 3 / V)
+            return ids, torch.full(labels.shape, 3 / V), q
+
+    model, task = parts(sampled_softmax=True, return_predictions=True)
+    task.pre.module.sampler = Uniform()
+    output = model(batch(), training=True)
+    assert output["predictions"].shape == (8, 4)
+    hidden = hidden_of(model, training=True)[0, 0]
+    expected = task.pre.module.output_layer[2] @ hidden - torch.tensor(3 / V).log()
+    torch.testing.assert_close(output["predictions"][0, 2], expected.detach())
+    # A patched `sample` of our own sampler is used too, and a zero probability is no infinity.
+    model, task = parts(sampled_softmax=True, return_predictions=True)
+    task.pre.module.sampler.sample = lambda labels: (
+        torch.tensor([4]),
+        torch.zeros(labels.shape),
+        torch.ones(1),
+    )
+    assert bool(model(batch(), training=True)["predictions"].isfinite().all())
+
+
+def test_own_draw_is_preferred_to_sample() -> None:
+    class Both(LogUniformSampler):
+        def draw(self, targets: torch.Tensor, generator: Any = None) -> Any:
+            return super().draw(targets, torch.Generator().manual_seed(4))
+
+        def sample(self, labels: torch.Tensor) -> Any:
+            raise AssertionError
+
+    class Overridden(LogUniformSampler):
+        def sample(self, labels: torch.Tensor) -> Any:
+            return torch.tensor([8]), torch.ones(labels.shape), torch.ones(1)
+
+    targets = torch.tensor([3])
+    first, second = (draw_candidates(Both(5, V, 1), targets).ids for _ in range(2))
+    assert torch.equal(first, second)
+    assert draw_candidates(Overridden(5, V, 1), targets).ids.tolist() == [8]
+
+
+def test_sparse_gradients_of_tied_weights() -> None:
+    model, task = parts(sampled_softmax=True, max_n_samples=5, weight_tying=True, sparse_grad=True)
+    model(batch(), training=True)["loss"].backward()
+    gradient = task.item_embedding_table.weight.grad
+    assert gradient.is_sparse
+    dense, _ = parts(sampled_softmax=True, max_n_samples=5, weight_tying=True)
+    dense.load_state_dict(model.state_dict())
+    for one in (model, dense):
+        one.zero_grad()
+        torch.manual_seed(3)
+        one(batch(), training=True)["loss"].backward()
+    weight = dense.prediction_tasks[0].item_embedding_table.weight
+    torch.testing.assert_close(task.item_embedding_table.weight.grad.to_dense(), weight.grad)
+
+
+def test_corrected_reaches_the_loss() -> None:
+    plain, _ = parts(sampled_softmax=True, max_n_samples=5)
+    corrected, _ = parts(sampled_softmax=True, max_n_samples=5, corrected=True)
+    corrected.load_state_dict(plain.state_dict())
+    losses = []
+    for model in (plain, corrected):
+        torch.manual_seed(3)
+        losses.append(model(batch(), training=True)["loss"].detach().item())
+    assert losses[0] != losses[1]
+
+
+# Nothing to predict, and precision
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize("loss", [torch.nn.CrossEntropyLoss(), RecordingLoss()])
+def test_batch_without_targets(sampled: bool, loss: torch.nn.Module) -> None:
+    # D24: NaN or an error upstream.
+    model, task = parts(sampled_softmax=sampled, loss=loss)
+    single = {"item_id": torch.tensor([[3, 0, 0], [4, 0, 0]])}
+    for flags in ({"training": True}, {"testing": True}):
+        output = model(single, **flags)
+        assert output["loss"].item() == 0
+        assert output["labels"].shape == (0,)
+        assert output["labels"].dtype == torch.int64
+        model.zero_grad()
+        output["loss"].backward()
+        weight = task.pre.module.output_layer
+        assert weight.grad is None or not bool(weight.grad.any())
+        assert task.calculate_metrics(output["predictions"], output["labels"]) == {}
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_bfloat16(sampled: bool) -> None:
+    # D27: upstream computes in float32 whatever it is given.
+    model, _ = parts(sampled_softmax=sampled, max_n_samples=5)
+    model = model.to(torch.bfloat16)
+    output = model(batch(), training=True)
+    assert output["loss"].dtype == torch.float32
+    assert output["loss"].isfinite()
+    if not sampled:
+        assert output["predictions"].dtype == torch.bfloat16
+    scores, ids = model(batch(), top_k=3)
+    assert scores.dtype == torch.float32
+    assert ids.dtype == torch.int64
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_autocast(sampled: bool) -> None:
+    model, _ = parts(sampled_softmax=sampled, max_n_samples=5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(batch(), training=True)
+    assert output["loss"].dtype == torch.float32
+    output["loss"].backward()
+
+
+# Inference
+
+
+def test_scores_come_from_the_last_item() -> None:
+    model, task = parts()
+    scores = model(batch())
+    hidden = hidden_of(model)
+    last = hidden[[0, 1, 2, 3], [5, 2, 1, 0]]
+    torch.testing.assert_close(scores, last @ task.pre.module.output_layer.t())
+
+
+def test_appended_mask_position_is_read() -> None:
+    # Maskings that append a [MASK] return T + 1 positions; it stands after the last item.
+    model, task = parts()
+    hidden_of(model)
+    x = torch.randn(4, T + 1, D)
+    torch.testing.assert_close(
+        task(x), x[[0, 1, 2, 3], [6, 3, 2, 1]] @ task.pre.module.output_layer.t()
+    )
+
+
+def test_session_of_padding_alone() -> None:
+    model, _ = parts()
+    scores = model({"item_id": torch.tensor([[0, 0], [3, 0]])})
+    assert bool(scores.isfinite().all())
+
+
+def test_top_k_never_recommends_padding() -> None:
+    # D17
+    model, task = parts()
+    with torch.no_grad():
+        task.pre.module.output_layer[0] = hidden_of(model)[0, 5] * 1000
+    scores = model(batch())
+    assert int(scores[0].argmax()) == 0
+    values, ids = model(batch(), top_k=V - 1)
+    assert values.shape == ids.shape == (4, V - 1)
+    assert values.dtype == torch.float32
+    assert 0 not in ids
+    expected = torch.topk(scores[:, 1:], V - 1)
+    assert torch.equal(ids, expected.indices + 1)
+    torch.testing.assert_close(values, expected.values)
+
+
+@pytest.mark.parametrize("top_k", [V, V + 1])
+def test_top_k_beyond_the_items(top_k: int) -> None:
+    # D30
+    with pytest.raises(ValueError, match=f"top_k must be at most {V - 1}, .*V={V} .*; got {top_k}"):
+        next_item_model()(batch(), top_k=top_k)
+
+
+def test_top_k_refuses() -> None:
+    with pytest.raises(ValueError, match="top_k must be at least 1; got 0"):
+        next_item_model()(batch(), top_k=0)
+    with pytest.raises(TypeError, match="top_k must be an int"):
+        next_item_model()(batch(), top_k=2.5)
+
+
+# Metrics
+
+
+def test_metric_names_and_values() -> None:
+    model, task = parts()
+    output = model(batch(), testing=True)
+    values = task.calculate_metrics(output["predictions"], output["labels"])
+    assert list(values) == [
+        "next-item/ndcg_at",
+        "next-item/avg_precision_at",
+        "next-item/recall_at",
+    ]
+    computed = task.compute_metrics()
+    assert list(computed) == [
+        "next-item/ndcg_at_10",
+        "next-item/ndcg_at_20",
+        "next-item/avg_precision_at_10",
+        "next-item/avg_precision_at_20",
+        "next-item/recall_at_10",
+        "next-item/recall_at_20",
+    ]
+    rank = target_rank(output["predictions"], output["labels"], padding_idx=0)
+    torch.testing.assert_close(computed["next-item/recall_at_10"], (rank < 10).float().mean())
+    torch.testing.assert_close(values["next-item/recall_at"][1], (rank < 20).float().mean())
+    # A second batch counts by its rows, and a cached result is not returned again.
+    task.calculate_metrics(torch.eye(V)[[5]], torch.tensor([5]))
+    recall = task.compute_metrics()["next-item/recall_at_10"]
+    torch.testing.assert_close(recall, ((rank < 10).sum() + 1) / 4)
+    task.reset_metrics()
+    assert task.compute_metrics() == {}
+
+
+def test_padding_does_not_outrank_the_target() -> None:
+    _, task = parts(metrics=[RecallAt(top_ks=[1], labels_onehot=True)])
+    scores = torch.zeros(1, V)
+    scores[0, 0], scores[0, 4] = 9.0, 5.0
+    values = task.calculate_metrics(scores, torch.tensor([4]))
+    assert values == {"next-item/recall_at": torch.tensor(1.0)}
+    assert task.compute_metrics() == {"next-item/recall_at_1": torch.tensor(1.0)}
+
+
+def test_sampled_logits_rank_the_first_column() -> None:
+    # There column 0 is the target, whatever the padding index is.
+    _, task = parts(metrics=[RecallAt(top_ks=[1], labels_onehot=True)])
+    logits = torch.tensor([[1.0, 0.0, -torch.inf], [1.0, 2.0, 0.0]])
+    values = task.calculate_metrics(logits, torch.tensor([0, 0]))
+    assert values["next-item/recall_at"] == 0.5
+
+
+def test_rank_is_computed_once_for_all_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers4rec_ext.model import _ranking
+
+    calls = []
+
+    def counted(*args: Any, **kwargs: Any) -> torch.Tensor:
+        calls.append(1)
+        return target_rank(*args, **kwargs)
+
+    monkeypatch.setattr(_ranking, "target_rank", counted)
+    _, task = parts()
+    task.calculate_metrics(torch.randn(3, V), torch.tensor([1, 2, 3]))
+    assert len(calls) == 1
+
+
+def test_custom_metrics_work_beside_ours() -> None:
+    class First(NDCGAt):
+        def _metric(self, ks: Any, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            return labels[:, :1].expand(-1, len(self.top_ks))
+
+    accuracy = torchmetrics.classification.MulticlassAccuracy(num_classes=V, average="micro")
+    _, task = parts(metrics=[First(top_ks=[3], labels_onehot=True), accuracy, RecallAt([2], True)])
+    task.calculate_metrics(torch.eye(V)[[0, 5]], torch.tensor([0, 7]))
+    computed = task.compute_metrics()
+    assert computed["next-item/first_3"] == 0.5
+    assert computed["next-item/multiclass_accuracy"] == 0.5
+    assert computed["next-item/recall_at_2"] == 0.5
+
+
+def test_no_predictions_no_metrics_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    model, task = parts(sampled_softmax=True, max_n_samples=5)
+    with caplog.at_level(logging.INFO, logger="transformers4rec_ext"):
+        for _ in range(3):
+            output = model(batch(), training=True)
+            assert task.calculate_metrics(output["predictions"], output["labels"]) == {}
+    assert [r.message for r in caplog.records] == [
+        "next-item: sampled training returns no predictions, so it has no metrics. Make the task "
+        "with return_predictions=True if you need them."
+    ]
+
+
+# Building
+
+
+def test_state_dict_keys() -> None:
+    prefix = "heads.0.prediction_task_dict.next-item."
+    untied, _ = parts()
+    keys = {k.removeprefix(prefix) for k in untied.state_dict() if k.startswith(prefix)}
+    assert keys == {
+        "embeddings.embedding_tables.item_id.weight",
+        "masking.masked_item_embedding",
+        "pre.module.output_layer",
+    }
+    tied, task = parts(weight_tying=True, sampled_softmax=True)
+    keys = {k.removeprefix(prefix) for k in tied.state_dict() if k.startswith(prefix)}
+    assert keys == {
+        "embeddings.embedding_tables.item_id.weight",
+        "masking.masked_item_embedding",
+        "item_embedding_table.weight",
+        "pre.module.item_embedding_table.weight",
+    }
+    assert task.pre.module.item_embedding_table is task.embeddings.item_embedding_table
+
+
+def test_checkpoint_with_sampler_tables_loads_strictly() -> None:
+    model, _ = parts(sampled_softmax=True)
+    state = model.state_dict()
+    assert not any("sampler" in key for key in state)
+    sampler = "heads.0.prediction_task_dict.next-item.pre.module.sampler."
+    old = {
+        **state,
+        sampler + "dist": torch.zeros(V),
+        sampler + "unique_sampling_dist": torch.ones(V),
+    }
+    result = model.load_state_dict(old, strict=True)
+    assert result.unexpected_keys == []
+
+
+def test_initialisation_of_the_output_layer() -> None:
+    layer = NextItemPredictionPrepareBlock(1000).build([-1, T, 16]).module.output_layer
+    layer = layer.detach()
+    assert layer.shape == (1000, 16)
+    # kaiming_uniform with a = sqrt(5): uniform within 1 / sqrt(D)
+    assert float(layer.abs().max()) <= 0.25
+    assert float(layer.std()) == pytest.approx(0.25 / 3**0.5, rel=0.05)
+
+
+def test_tied_width_is_projected(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="transformers4rec_ext"):
+        model, task = parts(width=5, weight_tying=True, task_block=MLPBlock([3]))
+    assert "Projecting inputs of NextItemPredictionTask to '8'" in caplog.text
+    assert [type(m) for m in task.task_block.modules()].count(torch.nn.ReLU) == 0
+    assert list(task.task_block.output_size())[-1] == D
+    assert model(batch()).shape == (4, V)
+
+
+def test_build_time_block_is_kept() -> None:
+    inputs = sequence_inputs()
+    body = SequentialBlock(inputs, MLPBlock([5]))
+    head = Head(body, NextItemPredictionTask(weight_tying=True), task_blocks=MLPBlock([D]))
+    block = head.task_blocks["next-item"]
+    assert [type(m) for m in block.modules()].count(torch.nn.ReLU) == 1
+    with pytest.raises(ValueError, match=r"item_embedding_table must have weight \[V=50, D=3\]"):
+        Head(body, NextItemPredictionTask(weight_tying=True), task_blocks=MLPBlock([3]))
+
+
+def test_own_output_layer() -> None:
+    class Constant(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.ones(D, V))
+
+        def forward(self, x: torch.Tensor, targets: Any = None, **kwargs: Any) -> Any:
+            return x @ self.w, targets
+
+    inputs = sequence_inputs()
+    body = SequentialBlock(inputs, MLPBlock([D]))
+    task = NextItemPredictionTask()
+    task.build(body, body.output_size(), pre=Constant())
+    task_output = task(body(batch(), training=True), training=True)
+    assert task_output["predictions"].shape == (8, V)
+
+
+def test_padding_index_of_the_masking_wins() -> None:
+    model, task = parts(padding_idx=3)
+    assert task.padding_idx == 0
+    assert model.prediction_tasks == [task]
+
+
+def test_remove_pad_3d() -> None:
+    _, task = parts()
+    x = torch.randn(2, 3, 4)
+    mask = torch.tensor([True, False, False, True, True, False])
+    assert torch.equal(task.remove_pad_3d(x, mask), x.reshape(6, 4)[[0, 3, 4]])
+
+
+def test_copies_and_pickles() -> None:
+    model, _ = parts(sampled_softmax=True, max_n_samples=5, weight_tying=True)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        torch.testing.assert_close(other(batch()), model(batch()))
+        torch.manual_seed(0)
+        expected = model(batch(), training=True)["loss"]
+        torch.manual_seed(0)
+        torch.testing.assert_close(other(batch(), training=True)["loss"], expected)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"softmax_temperature": -1}, ValueError, "softmax_temperature must be finite and at"),
+        ({"softmax_temperature": "1"}, TypeError, "softmax_temperature must be a number; got str"),
+        ({"padding_idx": -1}, ValueError, "padding_idx must be at least 0; got -1"),
+        ({"target_dim": 0}, ValueError, "target_dim must be at least 1; got 0"),
+        ({"max_n_samples": 0}, ValueError, "max_n_samples must be at least 1; got 0"),
+        ({"max_n_samples": 1.5}, TypeError, "max_n_samples must be an int"),
+        ({"sampled_softmax": "yes"}, TypeError, "sampled_softmax must be a bool; got str"),
+        ({"weight_tying": 1}, TypeError, "weight_tying must be a bool; got int"),
+        ({"return_predictions": 1}, TypeError, "return_predictions must be a bool"),
+        ({"sparse_grad": True}, ValueError, "sparse_grad must be used with sampled_softmax=True"),
+        (
+            {"corrected": True, "sampled_softmax": True, "loss": RecordingLoss()},
+            ValueError,
+            "corrected must be used with .* a plain CrossEntropyLoss; got .*RecordingLoss",
+        ),
+    ],
+)
+def test_constructor_refuses(arguments: dict, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        NextItemPredictionTask(**arguments)
+
+
+def test_build_refuses() -> None:
+    inputs = sequence_inputs()
+    body = SequentialBlock(inputs, MLPBlock([D]))
+    task = NextItemPredictionTask()
+    text = "^NextItemPredictionTask needs a 3-dim vector as input, found:"
+    with pytest.raises(ValueError, match=text):
+        task.build(body, [-1, D])
+    with pytest.raises(ValueError, match=text):
+        task.build(body, {"a": [-1, T, D]})
+    text = "^For Item Prediction task a categorical_module including an item_id column is required."
+    with pytest.raises(ValueError, match=text):
+        Head(Block(torch.nn.Identity(), [-1, T, D]), NextItemPredictionTask())
+    text = "^The input block should contain a masking schema for training and evaluation"
+    with pytest.raises(ValueError, match=text):
+        task.build(None, [-1, T, D], inputs=sequence_inputs(masking=None))
+    with pytest.raises(ValueError, match=r"have weight \[V=20, D=8\]; got \[50, 8\]"):
+        Head(body, NextItemPredictionTask(weight_tying=True, target_dim=20))
+
+
+def test_prepare_block_refuses() -> None:
+    with pytest.raises(TypeError, match="target_dim must be an int"):
+        NextItemPredictionPrepareBlock(None)
+    with pytest.raises(TypeError, match="item_embedding_table must be an embedding"):
+        NextItemPredictionPrepareBlock(V, weight_tying=True).build([-1, T, D])
+    layer = NextItemPredictionPrepareBlock(V, sampled_softmax=True).build([-1, T, D])
+    with pytest.raises(ValueError, match=r"inputs must be \[N, D=8\]; got \[2, 3\]"):
+        layer(torch.ones(2, 3))
+    with pytest.raises(ValueError, match="targets must be given in sampled training"):
+        layer(torch.ones(2, D), training=True)
+
+
+def test_forward_refuses() -> None:
+    with pytest.raises(RuntimeError, match="not built yet"):
+        NextItemPredictionTask()(torch.ones(2, T, D))
+    model, task = parts()
+    model(batch(), training=True)
+    with pytest.raises(
+        ValueError, match=r"inputs must be \[B=4, T=6, D\] like .*; got \[4, 5, 8\]"
+    ):
+        task(torch.ones(4, 5, D), training=True)
+    with pytest.raises(ValueError, match="inputs must come from the batch"):
+        task(torch.ones(3, T, D))
+    with pytest.raises(ValueError, match=r"inputs must be \[B, T, D\]; got \[4, 8\]"):
+        task(torch.ones(4, D))
+
+
+def test_item_id_beyond_the_table_is_an_error_in_sampled_training() -> None:
+    _, task = parts(sampled_softmax=True, target_dim=40)
+    task.masking.masked_targets = torch.tensor([[45]])
+    with pytest.raises(ValueError, match="All label values must be within the range"):
+        task(torch.ones(1, 1, D), training=True)

@@ -1,0 +1,82 @@
+"""The small steps of ``Model.fit`` and ``Model.evaluate``."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from transformers4rec_ext._errors import type_error, value_error
+
+
+@contextlib.contextmanager
+def mode_of(model: torch.nn.Module, training: bool) -> Iterator[None]:
+    """Set train or eval mode and restore every module's own afterwards."""
+    before = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in before:
+            module.training = mode
+
+
+def progress(loader: Iterable[Any], verbose: bool, text: str) -> Iterable[Any]:
+    if not verbose:
+        return loader
+    from tqdm import tqdm
+
+    bar: Iterable[Any] = tqdm(loader, desc=text)
+    return bar
+
+
+def make_optimizer(optimizer: Any, model: torch.nn.Module) -> Any:
+    if inspect.isclass(optimizer) or (callable(optimizer) and not hasattr(optimizer, "step")):
+        optimizer = optimizer(model.parameters())
+    if not hasattr(optimizer, "step") or not hasattr(optimizer, "zero_grad"):
+        raise type_error(
+            "Model.fit", "optimizer", "be an optimizer or make one", type(optimizer).__name__
+        )
+    return optimizer
+
+
+def step(loss: torch.Tensor, optimizer: Any, scaler: torch.amp.GradScaler | None) -> None:
+    optimizer.zero_grad()
+    if scaler is None:
+        loss.backward()
+        optimizer.step()
+    else:
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+
+def mean_loss(losses: list[torch.Tensor], function: str, epoch: int) -> float:
+    if not losses:
+        raise value_error(
+            function,
+            "dataloader",
+            "yield at least one batch per epoch",
+            f"none in epoch {epoch + 1}",
+            "A generator is spent after one epoch; pass a list or a DataLoader.",
+        )
+    return float(torch.stack(losses).double().mean())
+
+
+def detached(predictions: Any) -> Any:
+    if isinstance(predictions, Mapping):
+        return {name: detached(value) for name, value in predictions.items()}
+    return predictions.detach() if isinstance(predictions, torch.Tensor) else predictions
+
+
+def in_words(metrics: Mapping[str, Any]) -> str:
+    parts = []
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            parts.append(in_words(value))
+        else:
+            parts.append(f"  {name} {float(value):.4f}")
+    return "".join(parts)

@@ -1,0 +1,378 @@
+"""Next-item prediction: the task that a session model is trained, tested and served with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torchmetrics import Metric
+
+from transformers4rec_ext import _checks
+from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext.block.mlp import MLPBlock
+from transformers4rec_ext.losses import smoothed_cross_entropy
+from transformers4rec_ext.masking import read_targets
+from transformers4rec_ext.model._output import (
+    NextItemPredictionPrepareBlock,
+    _NextItemPredictionTask,
+    check_temperature,
+)
+from transformers4rec_ext.model._ranking import exploded, update_metrics
+from transformers4rec_ext.model.base import LOG, PredictionTask, in_float32
+from transformers4rec_ext.ranking_metric import AvgPrecisionAt, NDCGAt, RecallAt
+
+
+class NextItemPredictionTask(PredictionTask):
+    """Predict the next item of a session: softmax over all items, or over sampled ones.
+
+    Parameters
+    ----------
+    loss : Module
+        Called as ``loss(logits, labels)``. A plain ``CrossEntropyLoss`` with ``sampled_softmax``
+        is computed fused, without logits.
+    metrics : iterable of torchmetrics.Metric
+    task_block : Module or buildable block, optional
+    task_name : str
+    weight_tying : bool
+        Score with the item embedding table instead of an output layer.
+    softmax_temperature : float
+        T dividing the scores; 0 divides nothing.
+    padding_idx : int
+        The id of padding; the masking's replaces it at build.
+    target_dim : int, optional
+        Items V, padding row included; default the rows of the item table.
+    sampled_softmax : bool
+        Train against ``max_n_samples`` log-uniformly drawn items. Testing never samples.
+    max_n_samples : int
+        Candidates S.
+    return_predictions : bool
+        Return the [N, 1+S] logits (detached) in training although the fused loss needs none.
+    sparse_grad : bool
+        In sampled training give the item weights row gradients (sparse COO), for an optimizer that
+        takes them. With tied weights the item table's look-up then gives row gradients too.
+    corrected : bool
+        Use the logQ correction of arXiv 2507.09331.
+
+    Raises
+    ------
+    TypeError, ValueError   for an argument of the wrong type or out of range.
+
+    Notes
+    -----
+    Labels come from the masking, not from ``targets``. The flags ``training`` and ``testing`` of
+    :meth:`forward` decide what is returned, not ``.train()`` and ``.eval()``.
+    """
+
+    DEFAULT_LOSS = torch.nn.CrossEntropyLoss()
+    DEFAULT_METRICS = (
+        NDCGAt(top_ks=[10, 20], labels_onehot=True),
+        AvgPrecisionAt(top_ks=[10, 20], labels_onehot=True),
+        RecallAt(top_ks=[10, 20], labels_onehot=True),
+    )
+    supports_top_k = True
+    needs_time = True
+
+    def __init__(
+        self,
+        loss: torch.nn.Module = DEFAULT_LOSS,
+        metrics: Iterable[Metric] | None = DEFAULT_METRICS,
+        task_block: Any = None,
+        task_name: str = "next-item",
+        weight_tying: bool = False,
+        softmax_temperature: float = 1,
+        padding_idx: int = 0,
+        target_dim: int | None = None,
+        sampled_softmax: bool | None = False,
+        max_n_samples: int | None = 100,
+        *,
+        return_predictions: bool = False,
+        sparse_grad: bool = False,
+        corrected: bool = False,
+    ) -> None:
+        super().__init__(loss=loss, metrics=metrics, task_block=task_block, task_name=task_name)
+        name = "NextItemPredictionTask"
+        check_temperature(name, softmax_temperature)
+        _checks.integer(name, "padding_idx", padding_idx, minimum=0)
+        if target_dim is not None:
+            _checks.integer(name, "target_dim", target_dim, minimum=1)
+        if max_n_samples is not None:
+            _checks.integer(name, "max_n_samples", max_n_samples, minimum=1)
+        flags = {
+            "weight_tying": weight_tying,
+            "sampled_softmax": bool(sampled_softmax)
+            if sampled_softmax is None
+            else sampled_softmax,
+            "return_predictions": return_predictions,
+            "sparse_grad": sparse_grad,
+            "corrected": corrected,
+        }
+        for argument, flag in flags.items():
+            if not isinstance(flag, bool):
+                raise type_error(name, argument, "be a bool", type(flag).__name__)
+        for argument in ("sparse_grad", "corrected"):
+            if flags[argument] and not (sampled_softmax and _is_plain(loss)):
+                raise value_error(
+                    name,
+                    argument,
+                    "be used with sampled_softmax=True and a plain CrossEntropyLoss",
+                    f"sampled_softmax={sampled_softmax}, {loss}",
+                    "Other losses read the sampled logits, which know nothing of it.",
+                )
+        self.softmax_temperature = softmax_temperature
+        self.weight_tying = weight_tying
+        self.padding_idx = padding_idx
+        self.target_dim = target_dim
+        self.sampled_softmax = sampled_softmax
+        self.max_n_samples = max_n_samples
+        self.return_predictions = return_predictions
+        self.sparse_grad = sparse_grad
+        self.corrected = corrected
+        self.item_embedding_table: Any = None
+        self.masking: Any = None
+        self._told_no_predictions = False
+
+    def build(  # type: ignore[override]  # upstream orders `device` and `inputs` differently here
+        self,
+        body: Any,
+        input_size: Any,
+        device: Any = None,
+        inputs: Any = None,
+        task_block: Any = None,
+        pre: Any = None,
+    ) -> None:
+        """Make the output layer; a head calls this.
+
+        Parameters
+        ----------
+        body : block with ``inputs``, read when ``inputs`` is None
+        input_size : sequence of three ints, [B, T, D]
+        device : torch device, optional
+        inputs : input module with an item id column and a masking
+        task_block : Module or buildable block, optional
+            Takes the place of the constructor's.
+        pre : Module or buildable block, optional
+            An output layer of your own, called as ``pre(x, targets=, training=, testing=)``
+            and returning ``(logits, labels)``.
+        """
+        if isinstance(input_size, dict) or len(input_size) != 3:
+            raise ValueError(
+                "NextItemPredictionTask needs a 3-dim vector as input, found:"
+                f"{input_size}. The body must keep the time dimension [B, T, D]."
+            )
+        inputs = inputs if inputs is not None else getattr(body, "inputs", None)
+        if not getattr(inputs, "item_id", None):
+            raise ValueError(
+                "For Item Prediction task a categorical_module "
+                "including an item_id column is required."
+            )
+        masking = getattr(inputs, "masking", None)
+        if masking is None:
+            raise ValueError(
+                "The input block should contain a masking schema for training and evaluation"
+            )
+        self.embeddings = inputs.categorical_module
+        table = self.embeddings.item_embedding_table
+        if self.target_dim is None:
+            self.target_dim = table.num_embeddings
+        if self.weight_tying:
+            self.item_embedding_table = table
+            task_block = self._project_to(table.weight.shape[1], input_size, task_block)
+            if self.sparse_grad:
+                # A dense gradient from the look-up would make the sum dense.
+                table.sparse = True
+        self.masking = masking
+        self.padding_idx = masking.padding_idx
+        if pre is None:
+            pre = NextItemPredictionPrepareBlock(
+                target_dim=self.target_dim,
+                weight_tying=self.weight_tying,
+                item_embedding_table=self.item_embedding_table,
+                softmax_temperature=self.softmax_temperature,
+                sampled_softmax=self.sampled_softmax,
+                max_n_samples=self.max_n_samples,
+                min_id=self.padding_idx + 1,
+                sparse_grad=self.sparse_grad,
+                corrected=self.corrected,
+            )
+        super().build(
+            body, input_size, inputs=inputs, device=device, task_block=task_block, pre=pre
+        )
+
+    def forward(
+        self,
+        inputs: torch.Tensor,
+        targets: Any = None,
+        training: bool = False,
+        testing: bool = False,
+        top_k: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Score items at the labelled positions, or at the last position of each session.
+
+        Parameters
+        ----------
+        inputs : Tensor, floating, [B, T, D], or a tuple that begins with it
+        targets : not used; the labels are the masking's
+        training, testing : bool
+            ``training`` wins where both are set.
+        top_k : int, optional
+            For inference: return the best k items.
+
+        Returns
+        -------
+        dict with a flag
+            ``loss`` (float32, 0 with gradient if no position has a label), ``labels`` int64 [N]
+            (zeros in sampled training) and ``predictions`` [N, V] ([N, 1+S], or None where the
+            fused loss ran).
+        Tensor [B, V] of scores without
+        (scores float32 [B, k], ids int64 [B, k]) with ``top_k``
+            The padding item is never among them.
+        """
+        x = inputs[0] if isinstance(inputs, tuple | list) else inputs
+        self._check_hidden(x)
+        if self.pre is None or self.masking is None:
+            raise RuntimeError("NextItemPredictionTask is not built yet. Give it to a Head first.")
+        if self.task_block is not None:
+            x = self.task_block(x)
+        if training or testing:
+            hidden, labels = self._labelled(x, read_targets(self.masking))
+            return self._outputs(hidden, labels, training, testing)
+        scores, _ = self.pre(self._last_hidden(x))
+        return scores if top_k is None else self._top_k(scores, top_k)
+
+    def calculate_metrics(
+        self, predictions: torch.Tensor | None, targets: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Update the metrics with scores [N, V] and labels [N]; return the values of the batch.
+
+        Keyed by metric name, one value per cut-off. Empty if no position has a label, or if there
+        are no predictions because the fused loss ran (said once in the log).
+        """
+        if predictions is None:
+            if not self._told_no_predictions:
+                LOG.info(
+                    "%s: sampled training returns no predictions, so it has no metrics. Make the "
+                    "task with return_predictions=True if you need them.",
+                    self.task_name,
+                )
+                self._told_no_predictions = True
+            return {}
+        if targets.numel() == 0:
+            return {}
+        # Of [N, 1+S] logits no column is the padding item's.
+        padding_idx = self.padding_idx if predictions.shape[-1] == self.target_dim else None
+        predictions = self.forward_to_prediction_fn(predictions)
+        metrics = self._metrics()
+        values = update_metrics(metrics, predictions, targets, padding_idx)
+        names = [self.metric_name(metric) for metric in metrics]
+        return dict(zip(names, values, strict=True))
+
+    def compute_metrics(self, **kwargs: Any) -> dict[str, torch.Tensor]:
+        """Return the metrics since the last reset: ``{name}_{k}`` of ranking metrics."""
+        results: dict[str, torch.Tensor] = {}
+        for metric in self._metrics():
+            if metric.update_called:
+                results.update(exploded(self.metric_name(metric), metric))
+        return results
+
+    def remove_pad_3d(self, inp_tensor: torch.Tensor, non_pad_mask: torch.Tensor) -> torch.Tensor:
+        """Return the rows [N, D] of ``inp_tensor`` [B, T, D] where the flat mask [B*T] is True."""
+        rows = non_pad_mask.nonzero().squeeze(1)
+        return inp_tensor.flatten(end_dim=1).index_select(0, rows)
+
+    def _labelled(
+        self, x: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Select hidden rows [N, D] and labels [N] where there is a label."""
+        if x.shape[:2] != targets.shape:
+            raise value_error(
+                "NextItemPredictionTask.forward",
+                "inputs",
+                f"be [B={targets.shape[0]}, T={targets.shape[1]}, D] like the masking's targets",
+                list(x.shape),
+            )
+        flat = targets.flatten()
+        rows = (flat != self.padding_idx).nonzero().squeeze(1)
+        return x.flatten(end_dim=1).index_select(0, rows), flat.index_select(0, rows)
+
+    def _last_hidden(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the row [B, D] that predicts the next item of each right-padded session.
+
+        The last item's position; one further where the masking appended a [MASK], which shows in
+        the time dimension.
+        """
+        items = self.embeddings.item_seq
+        if items is None or items.shape[0] != x.shape[0]:
+            raise value_error(
+                "NextItemPredictionTask.forward",
+                "inputs",
+                "come from the batch that the input module saw last",
+                list(x.shape),
+            )
+        appended = x.shape[1] - items.shape[1]
+        last = (items != self.padding_idx).sum(dim=1) - 1 + appended
+        # A session of padding alone has no last item; its first position stands in.
+        return x[torch.arange(x.shape[0], device=x.device), last.clamp(min=0)]
+
+    def _outputs(
+        self, hidden: torch.Tensor, labels: torch.Tensor, training: bool, testing: bool
+    ) -> dict[str, Any]:
+        layer = getattr(self.pre, "module", None)
+        fused = training and self.sampled_softmax and _is_plain(self.loss)
+        if fused and isinstance(layer, _NextItemPredictionTask):
+            loss, logits = layer.sampled_loss(
+                hidden, labels, self.loss.reduction, self.return_predictions
+            )
+            return {"loss": loss, "labels": torch.zeros_like(labels), "predictions": logits}
+        logits, labels = self.pre(hidden, targets=labels, training=training, testing=testing)
+        return {"loss": self._loss(logits, labels), "labels": labels, "predictions": logits}
+
+    def _loss(self, x: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if targets.numel() == 0:
+            return x.float().sum()  # a mean over nothing would be NaN
+        x = in_float32(x)
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            loss = self.loss
+            if self.sampled_softmax and _is_plain(loss, smoothed=True):
+                # An excluded candidate would make torch's smoothed loss infinite.
+                return smoothed_cross_entropy(x, targets, loss.label_smoothing, loss.reduction)
+            result: torch.Tensor = loss(x, targets)
+            return result
+
+    def _top_k(self, scores: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the best ``top_k`` items of ``scores`` [B, V], without the padding item."""
+        top_k = _checks.integer("NextItemPredictionTask", "top_k", top_k, minimum=1)
+        num_items = scores.shape[1]
+        if top_k > num_items - 1:
+            raise value_error(
+                "NextItemPredictionTask",
+                "top_k",
+                f"be at most {num_items - 1}, the items of V={num_items} rows without padding",
+                top_k,
+            )
+        padding = torch.tensor([self.padding_idx], device=scores.device)
+        scores = scores.float().index_fill(1, padding, -torch.inf)
+        values, ids = torch.topk(scores, top_k, dim=1)
+        return values, ids
+
+    def _project_to(self, item_dim: int, input_size: Any, task_block: Any) -> Any:
+        if input_size[-1] == item_dim or task_block is not None:
+            return task_block
+        LOG.warning(
+            "Projecting inputs of NextItemPredictionTask to '%d', as weight tying requires the "
+            "input dimension '%d' to be equal to the item-id embedding dimension.",
+            item_dim,
+            input_size[-1],
+        )
+        return MLPBlock([item_dim], activation=None)
+
+
+def _is_plain(loss: Any, *, smoothed: bool = False) -> bool:
+    """Tell whether the fused loss equals ``loss`` (or would, but for its label smoothing)."""
+    return (
+        type(loss) is torch.nn.CrossEntropyLoss
+        and loss.weight is None
+        and loss.ignore_index < 0
+        and (loss.label_smoothing > 0) == smoothed
+    )

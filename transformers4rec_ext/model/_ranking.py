@@ -1,0 +1,61 @@
+"""Metrics of next-item prediction: one rank per row feeds every ranking metric."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from transformers4rec_ext.ranking_metric import RankingMetric, target_rank
+
+
+def update_metrics(
+    metrics: Iterable[Any],
+    scores: torch.Tensor,
+    targets: torch.Tensor,
+    padding_idx: int | None,
+) -> list[torch.Tensor]:
+    """Update ``metrics`` with scores [N, V] and targets int64 [N]; return the batch's values.
+
+    The rank of the target is computed once, without a one-hot copy of the targets, for all
+    metrics that follow from it. The others are called with what they were given.
+
+    Parameters
+    ----------
+    metrics : iterable of torchmetrics.Metric
+    scores : Tensor, floating, [N, V]
+    targets : Tensor, int64, [N]
+    padding_idx : int, optional
+        An item that competes in no row.
+    """
+    rank: torch.Tensor | None = None
+    values = []
+    for metric in metrics:
+        if not _reads_rank(metric, scores, targets):
+            values.append(metric(scores, targets))
+            continue
+        if rank is None:
+            rank = target_rank(scores, targets, padding_idx=padding_idx)
+        values.append(metric(rank=rank))
+    return values
+
+
+def _reads_rank(metric: Any, scores: torch.Tensor, targets: torch.Tensor) -> bool:
+    return (
+        isinstance(metric, RankingMetric)
+        and metric.labels_onehot
+        and metric.follows_from_rank
+        and scores.dim() == 2
+        and targets.dim() == 1
+    )
+
+
+def exploded(name: str, metric: Any) -> dict[str, torch.Tensor]:
+    """Return ``{name_k: value}`` per cut-off of a ranking metric; ``{name: value}`` of another."""
+    value = metric.compute()
+    top_ks = getattr(metric, "top_ks", None)
+    if not top_ks:
+        return {name: value}
+    per_cutoff = value.reshape(-1)
+    return {f"{name}_{k}": per_cutoff[i] for i, k in enumerate(top_ks)}

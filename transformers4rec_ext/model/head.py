@@ -1,0 +1,355 @@
+"""A head: one body and the tasks that read what it returns."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext.schema import Schema, Tags
+
+if TYPE_CHECKING:
+    from transformers4rec_ext.model.model import Model
+
+LOSS_REDUCTIONS = ("mean", "sum", "max", "min")
+
+
+class Head(torch.nn.Module):
+    """Prediction tasks on the output of one body, with the weighted sum of their losses.
+
+    Parameters
+    ----------
+    body : block with ``output_size()``
+    prediction_tasks : PredictionTask or list of them
+        Their names must differ. They are built here.
+    task_blocks : block, or dict from task name to block, optional
+        Applied before a task's output layer; one block for all is copied for each.
+    task_weights : list of float, optional
+        One per task; default 1.
+    loss_reduction : {"mean", "sum", "max", "min"}
+        How the weighted losses of the tasks become one.
+    inputs : input module, optional
+        Where the body does not begin with it.
+
+    Raises
+    ------
+    TypeError    if a task is not a module with ``task_name`` and ``build``.
+    ValueError   if the body's output size is unknown, two tasks have one name, the weights do not
+                 match the tasks, ``task_blocks`` names no task, or the reduction is unknown.
+    """
+
+    def __init__(
+        self,
+        body: Any,
+        prediction_tasks: Any,
+        task_blocks: Any = None,
+        task_weights: Sequence[float] | None = None,
+        loss_reduction: str = "mean",
+        inputs: Any = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(body, torch.nn.Module):
+            raise type_error("Head", "body", "be a torch.nn.Module", type(body).__name__)
+        if loss_reduction not in LOSS_REDUCTIONS:
+            raise value_error(
+                "Head", "loss_reduction", f"be one of {LOSS_REDUCTIONS}", repr(loss_reduction)
+            )
+        tasks = list(prediction_tasks) if isinstance(prediction_tasks, list | tuple) else None
+        tasks = [prediction_tasks] if tasks is None else tasks
+        self.body = body
+        self.loss_reduction = loss_reduction
+        self.prediction_task_dict = torch.nn.ModuleDict(_by_name(tasks))
+        self._task_weights = self._weights_by_name(task_weights)
+        self._body_accepts = _accepted_arguments(body)
+        self.build(inputs=inputs, task_blocks=task_blocks)
+
+    def build(self, inputs: Any = None, device: Any = None, task_blocks: Any = None) -> None:
+        """Build every task for the size of the body's output.
+
+        Parameters
+        ----------
+        inputs : input module, optional
+        device : torch device, optional
+        task_blocks : block, or dict from task name to block, optional
+        """
+        output_size = getattr(self.body, "output_size", None)
+        input_size = output_size() if callable(output_size) else None
+        if not input_size:
+            raise ValueError(
+                "Can't infer output-size of the body, please provide  a `Block` with a "
+                "output-size. You can wrap any torch.Module in a Block."
+            )
+        if device is not None:
+            self.to(device)
+        by_name = task_blocks if isinstance(task_blocks, Mapping) else None
+        unknown = sorted(set(by_name or ()) - set(self.prediction_task_dict))
+        if unknown:
+            raise value_error(
+                "Head",
+                "task_blocks",
+                f"name tasks among {list(self.prediction_task_dict)}",
+                unknown,
+            )
+        for name, task in self.prediction_task_dict.items():
+            block = task_blocks if by_name is None else by_name.get(name)
+            _task(task).build(self.body, input_size, inputs=inputs, device=device, task_block=block)
+        self.input_size = input_size
+
+    @classmethod
+    def from_schema(
+        cls,
+        schema: Schema,
+        body: Any,
+        task_blocks: Any = None,
+        task_weight_dict: Mapping[str, float] | None = None,
+        loss_reduction: str = "mean",
+        inputs: Any = None,
+    ) -> Head:
+        """Make a task for every target that ``schema`` tags.
+
+        Binary classification for the tags binary, classification and binary_classification;
+        regression for regression.
+
+        Parameters
+        ----------
+        schema : Schema
+        body, task_blocks, loss_reduction, inputs
+            As for :class:`Head`.
+        task_weight_dict : dict, optional
+            From target name to weight; default 1.
+
+        Raises
+        ------
+        ValueError   if no column has one of the tags, or a weight is of no target.
+        """
+        from transformers4rec_ext.model.prediction_task import (
+            BinaryClassificationTask,
+            RegressionTask,
+        )
+
+        weights = dict(task_weight_dict or {})
+        binary = schema.select_by_tag(
+            [Tags.BINARY, Tags.BINARY_CLASSIFICATION, "classification"]
+        ).column_names
+        regression = schema.select_by_tag(Tags.REGRESSION).column_names
+        targets = [*binary, *regression]
+        if not targets:
+            raise value_error(
+                "Head.from_schema",
+                "schema",
+                "tag a column as binary_classification or regression",
+                schema.column_names,
+            )
+        unknown = sorted(set(weights) - set(targets))
+        if unknown:
+            raise value_error(
+                "Head.from_schema", "task_weight_dict", f"name targets among {targets}", unknown
+            )
+        tasks: list[Any] = [BinaryClassificationTask(name) for name in binary]
+        tasks += [RegressionTask(name) for name in regression]
+        return cls(
+            body,
+            tasks,
+            task_blocks=task_blocks,
+            task_weights=[weights.get(name, 1.0) for name in targets],
+            loss_reduction=loss_reduction,
+            inputs=inputs,
+        )
+
+    def pop_labels(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Take the targets of this head's tasks out of ``inputs``.
+
+        Returns
+        -------
+        dict from target name to tensor, as :meth:`forward` wants ``targets``
+
+        Raises
+        ------
+        ValueError   if a target is missing; ``inputs`` is then unchanged.
+        """
+        names = [task.target_name for task in map(_task, self.prediction_task_dict.values())]
+        names = [name for name in dict.fromkeys(names) if name is not None]
+        missing = [name for name in names if name not in inputs]
+        if missing:
+            raise value_error(
+                "Head.pop_labels", "inputs", f"hold the targets {names}", f"no {missing}"
+            )
+        return {name: inputs.pop(name) for name in names}
+
+    def forward(
+        self,
+        body_outputs: Any,
+        training: bool = False,
+        testing: bool = False,
+        targets: Any = None,
+        call_body: bool = False,
+        top_k: int | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Run the tasks on the body's output.
+
+        Parameters
+        ----------
+        body_outputs : Tensor [B, D] or [B, T, D]; the body's input with ``call_body``
+        training, testing : bool
+            With either, losses are computed.
+        targets : Tensor, or dict from target name to tensor, optional
+        call_body : bool
+        top_k : int, optional
+            For tasks that recommend items.
+        **kwargs
+            To the body, those that its forward names.
+
+        Returns
+        -------
+        dict with a flag
+            ``loss`` [], ``labels`` and ``predictions``, dictionaries by task name.
+        dict from task name to output without
+        """
+        if call_body:
+            flags = {"training": training, "testing": testing, **kwargs}
+            body_outputs = self.body(
+                body_outputs, **{k: v for k, v in flags.items() if self._takes(k)}
+            )
+        if not (training or testing):
+            return {
+                name: task(body_outputs, **_top_k_argument(task, top_k))
+                for name, task in self.prediction_task_dict.items()
+            }
+        losses, labels, predictions = [], {}, {}
+        for name, task in self.prediction_task_dict.items():
+            target = self._target_of(_task(task), targets)
+            output = task(body_outputs, targets=target, training=training, testing=testing)
+            labels[name] = output["labels"]
+            predictions[name] = output["predictions"]
+            losses.append(output["loss"] * self._task_weights[name])
+        loss = getattr(torch.stack(losses), self.loss_reduction)()
+        return {"loss": loss, "labels": labels, "predictions": predictions}
+
+    def calculate_metrics(self, predictions: Any, targets: Any) -> dict[str, Any]:
+        """Update the metrics of every task with a batch and return its values.
+
+        Parameters
+        ----------
+        predictions, targets : Tensor, or dict by task name
+            What :meth:`forward` returned as ``predictions`` and ``labels``.
+        """
+        metrics: dict[str, Any] = {}
+        for name, task in self.prediction_task_dict.items():
+            prediction = predictions[name] if isinstance(predictions, Mapping) else predictions
+            label = targets[name] if isinstance(targets, Mapping) else targets
+            metrics.update(_task(task).calculate_metrics(predictions=prediction, targets=label))
+        return metrics
+
+    def compute_metrics(self, mode: str | None = None) -> dict[str, Any]:
+        """Return the metrics since the last reset: flat for one task, else by mode_task."""
+        metrics = {
+            f"{mode}_{name}" if mode else name: _task(task).compute_metrics()
+            for name, task in self.prediction_task_dict.items()
+        }
+        return next(iter(metrics.values())) if len(metrics) == 1 else metrics
+
+    def reset_metrics(self) -> None:
+        """Forget what the metrics have seen."""
+        for task in self.prediction_task_dict.values():
+            _task(task).reset_metrics()
+
+    @property
+    def task_blocks(self) -> dict[str, Any]:
+        """The task block of each task, by task name."""
+        return {name: task.task_block for name, task in self.prediction_task_dict.items()}
+
+    def to_model(self, **kwargs: Any) -> Model:
+        """Return ``Model(self, **kwargs)``."""
+        from transformers4rec_ext.model.model import Model
+
+        return Model(self, **kwargs)
+
+    def _takes(self, argument: str) -> bool:
+        return self._body_accepts is None or argument in self._body_accepts
+
+    def _target_of(self, task: Any, targets: Any) -> Any:
+        if not isinstance(targets, Mapping):
+            return targets
+        if task.target_name is not None and task.target_name not in targets:
+            raise value_error(
+                "Head.forward",
+                "targets",
+                f"hold {task.target_name!r} for the task {task.task_name!r}",
+                list(targets),
+            )
+        return targets.get(task.target_name)
+
+    def _weights_by_name(self, task_weights: Sequence[float] | None) -> dict[str, float]:
+        names = list(self.prediction_task_dict)
+        if task_weights is None:
+            return dict.fromkeys(names, 1.0)
+        if len(task_weights) != len(names):
+            raise value_error(
+                "Head", "task_weights", f"have one weight per task ({len(names)})", task_weights
+            )
+        return dict(zip(names, task_weights, strict=True))
+
+
+def _by_name(tasks: list[Any]) -> dict[str, torch.nn.Module]:
+    if not tasks:
+        raise value_error("Head", "prediction_tasks", "hold at least one task", tasks)
+    named: dict[str, torch.nn.Module] = {}
+    for task in tasks:
+        if not isinstance(task, torch.nn.Module) or not hasattr(task, "task_name"):
+            raise type_error(
+                "Head", "prediction_tasks", "be PredictionTask objects", type(task).__name__
+            )
+        name = str(task.task_name)
+        if name in named:
+            raise value_error(
+                "Head",
+                "prediction_tasks",
+                "have different names",
+                f"two named {name!r}",
+                "Give one of them a task_name.",
+            )
+        named[name] = task
+    return named
+
+
+def _task(task: torch.nn.Module) -> Any:
+    # ModuleDict is typed as holding plain modules; _by_name let only tasks in.
+    return task
+
+
+def _top_k_argument(task: torch.nn.Module, top_k: int | None) -> dict[str, int]:
+    takes_it = top_k is not None and getattr(task, "supports_top_k", False)
+    return {"top_k": top_k} if takes_it and top_k is not None else {}
+
+
+def _accepted_arguments(body: torch.nn.Module) -> frozenset[str] | None:
+    """Return the names that the body's forward takes, None for any."""
+    wrapped = getattr(body, "module", body)
+    parameters = inspect.signature(wrapped.forward).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return None
+    return frozenset(parameters)
+
+
+def check_heads(heads: Sequence[Any]) -> None:
+    """Raise unless ``heads`` are heads of a model whose task names all differ."""
+    if not heads:
+        raise value_error("Model", "head", "be at least one Head", "none")
+    names: list[str] = []
+    for head in heads:
+        if not hasattr(head, "prediction_task_dict"):
+            raise type_error("Model", "head", "be a Head", type(head).__name__)
+        names += list(head.prediction_task_dict)
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise value_error(
+            "Model",
+            "head",
+            "have different task names",
+            f"two named {repeated[0]!r}",
+            "Give one of the tasks a task_name.",
+        )

@@ -1,0 +1,399 @@
+"""A model: one or more heads, with training, evaluation and saving."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from transformers4rec_ext import _checks
+from transformers4rec_ext._errors import value_error
+from transformers4rec_ext._files import atomic_path
+from transformers4rec_ext.model._batch import prepare_inputs, split_batch, to_device
+from transformers4rec_ext.model._fit import (
+    detached,
+    in_words,
+    make_optimizer,
+    mean_loss,
+    mode_of,
+    progress,
+    step,
+)
+from transformers4rec_ext.model._schemas import input_schema, output_schema
+from transformers4rec_ext.model.base import LOG
+from transformers4rec_ext.model.head import LOSS_REDUCTIONS, Head, check_heads
+from transformers4rec_ext.schema import Schema
+
+
+class Model(torch.nn.Module):
+    """Heads whose weighted losses are one loss.
+
+    Parameters
+    ----------
+    *head : Head
+        At least one. Task names must differ over all heads.
+    head_weights : list of float, optional
+        One per head; default 1.
+    head_reduction : {"mean", "sum", "max", "min"}
+    optimizer : optimizer class
+        Used by :meth:`to_lightning`.
+    name : str, optional
+        Shown by ``repr``.
+    max_sequence_length : int, optional
+        Ragged inputs are cut to it.
+    top_k : int, optional
+        At inference return the best k items ``(scores, ids)`` instead of all scores.
+
+    Raises
+    ------
+    TypeError, ValueError   for an argument of the wrong type or out of range.
+    """
+
+    def __init__(
+        self,
+        *head: Head,
+        head_weights: list[float] | None = None,
+        head_reduction: str = "mean",
+        optimizer: type[torch.optim.Optimizer] = torch.optim.Adam,
+        name: str | None = None,
+        max_sequence_length: int | None = None,
+        top_k: int | None = None,
+    ) -> None:
+        if head_weights is not None:
+            if not isinstance(head_weights, list):
+                raise ValueError("`head_weights` must be a list")
+            if len(head_weights) != len(head):
+                raise ValueError(
+                    "`head_weights` needs to have the same length as the number of heads"
+                )
+        super().__init__()
+        check_heads(head)
+        if head_reduction not in LOSS_REDUCTIONS:
+            raise value_error(
+                "Model", "head_reduction", f"be one of {LOSS_REDUCTIONS}", repr(head_reduction)
+            )
+        if max_sequence_length is not None:
+            _checks.integer("Model", "max_sequence_length", max_sequence_length, minimum=1)
+        if top_k is not None:
+            _checks.integer("Model", "top_k", top_k, minimum=1)
+        self.name = name
+        self.heads = torch.nn.ModuleList(head)
+        self.head_weights = head_weights or [1.0] * len(head)
+        self.head_reduction = head_reduction
+        self.optimizer = optimizer
+        self.max_sequence_length = max_sequence_length
+        self.top_k = top_k
+
+    def forward(
+        self,
+        inputs: Mapping[str, torch.Tensor],
+        targets: Any = None,
+        training: bool = False,
+        testing: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Run a batch.
+
+        Parameters
+        ----------
+        inputs : dict of tensors
+            Columns [B, T] or [B]; ragged ones as ``name__values`` [L], ``name__offsets`` [B+1].
+            Not changed.
+        targets : Tensor, or dict from target name to tensor, optional
+        training, testing : bool
+            With either, a loss is computed. They do not switch dropout; ``.train()`` does.
+        **kwargs
+            ``top_k`` replaces the model's for this call; others are ignored.
+
+        Returns
+        -------
+        dict with a flag
+            ``loss`` [], ``labels``, ``predictions``: by task name, or the task's own with one task.
+        dict from task name to output without, or the task's own output with one task
+        """
+        columns = prepare_inputs(inputs, self.max_sequence_length)
+        if isinstance(targets, Mapping) and not targets:
+            targets = None
+        top_k = kwargs.get("top_k", self.top_k)
+        outputs = [
+            head(
+                columns,
+                training=training,
+                testing=testing,
+                targets=targets,
+                call_body=True,
+                top_k=top_k,
+            )
+            for head in self.heads
+        ]
+        if not (training or testing):
+            return _single({name: y for output in outputs for name, y in output.items()})
+        losses = [
+            output["loss"] * weight
+            for output, weight in zip(outputs, self.head_weights, strict=True)
+        ]
+        merged = {
+            key: _single({name: y for output in outputs for name, y in output[key].items()})
+            for key in ("labels", "predictions")
+        }
+        return {"loss": getattr(torch.stack(losses), self.head_reduction)(), **merged}
+
+    def calculate_metrics(self, predictions: Any, targets: Any) -> dict[str, Any]:
+        """Update the metrics of every task with a batch and return its values.
+
+        Parameters
+        ----------
+        predictions, targets : Tensor, or dict by task name
+            What :meth:`forward` returned as ``predictions`` and ``labels``.
+        """
+        metrics: dict[str, Any] = {}
+        for head in self._heads():
+            metrics.update(head.calculate_metrics(predictions, targets))
+        return metrics
+
+    def compute_metrics(self, mode: str | None = None) -> dict[str, Any]:
+        """Return the metrics since the last reset: flat for one task, else by mode_task."""
+        metrics: dict[str, Any] = {}
+        for head in self._heads():
+            metrics.update(head.compute_metrics(mode=mode))
+        return metrics
+
+    def reset_metrics(self) -> None:
+        """Forget what the metrics have seen."""
+        for head in self._heads():
+            head.reset_metrics()
+
+    def fit(
+        self,
+        dataloader: Iterable[Any],
+        optimizer: Any = torch.optim.Adam,
+        eval_dataloader: Iterable[Any] | None = None,
+        num_epochs: int = 1,
+        amp: bool = False,
+        train: bool = True,
+        verbose: bool = True,
+        compute_metric: bool = True,
+    ) -> np.ndarray:
+        """Train for ``num_epochs`` passes over ``dataloader``.
+
+        Parameters
+        ----------
+        dataloader : iterable of dicts of tensors, or of (dict, targets)
+            Iterated once per epoch; batches are moved to the model's device.
+        optimizer : optimizer, or a class or function that makes one from parameters
+        eval_dataloader : iterable, optional
+            Evaluated after each epoch; the result is logged, and printed with ``verbose``.
+        num_epochs : int
+        amp : bool
+            Autocast: float16 with a GradScaler on CUDA, bfloat16 elsewhere.
+        train : bool
+            Without it nothing is learned: losses and metrics only.
+        verbose : bool
+            Show a progress bar and print metrics.
+        compute_metric : bool
+            Compute the metrics of each epoch.
+
+        Returns
+        -------
+        ndarray, float64, [num_epochs]
+            Mean loss over the batches of each epoch.
+
+        Raises
+        ------
+        TypeError    if the optimizer or a batch is of the wrong type.
+        ValueError   if ``num_epochs`` is not positive or an epoch has no batch.
+        """
+        _checks.integer("Model.fit", "num_epochs", num_epochs, minimum=1)
+        optimizer = make_optimizer(optimizer, self) if train else None
+        device = self._device()
+        scaler = torch.amp.GradScaler(device.type) if amp and device.type == "cuda" else None
+        losses = []
+        with mode_of(self, training=train), torch.set_grad_enabled(train):
+            for epoch in range(num_epochs):
+                self.reset_metrics()
+                bar = progress(dataloader, verbose, f"epoch {epoch + 1}/{num_epochs}")
+                batch_losses = []
+                for batch in bar:
+                    output = self._run(batch, device, amp, training=True, testing=False)
+                    batch_losses.append(output["loss"].detach())
+                    if optimizer is not None:
+                        step(output["loss"], optimizer, scaler)
+                    if compute_metric:
+                        self.calculate_metrics(detached(output["predictions"]), output["labels"])
+                losses.append(mean_loss(batch_losses, "Model.fit", epoch))
+                report = f"epoch {epoch + 1}/{num_epochs} loss {losses[-1]:.4f}"
+                if compute_metric:
+                    report += in_words(self.compute_metrics(mode="train"))
+                if eval_dataloader is not None:
+                    report += in_words(self.evaluate(eval_dataloader, verbose=False))
+                LOG.info(report)
+                if verbose:
+                    print(report)
+        return np.array(losses)
+
+    def evaluate(
+        self,
+        dataloader: Iterable[Any],
+        targets: Any = None,
+        training: bool = False,
+        testing: bool = True,
+        verbose: bool = True,
+        mode: str = "eval",
+    ) -> dict[str, Any]:
+        """Return the metrics over ``dataloader``, without dropout and gradients.
+
+        Parameters
+        ----------
+        dataloader : iterable of dicts of tensors, or of (dict, targets)
+        targets : optional
+            For batches that carry none.
+        training, testing : bool
+            Flags of :meth:`forward`.
+        verbose : bool
+            Show a progress bar.
+        mode : str
+            Prefix of the keys where there are several tasks.
+
+        Returns
+        -------
+        dict
+            As :meth:`compute_metrics`. The model's mode is what it was before.
+        """
+        if not (training or testing):
+            raise value_error("Model.evaluate", "training or testing", "be True", "both False")
+        device = self._device()
+        with mode_of(self, training=False), torch.no_grad():
+            self.reset_metrics()
+            for batch in progress(dataloader, verbose, mode):
+                output = self._run(batch, device, False, training, testing, targets)
+                self.calculate_metrics(output["predictions"], output["labels"])
+            return self.compute_metrics(mode=mode)
+
+    def save(self, path: str | os.PathLike[str], model_name: str = "t4rec_model_class") -> None:
+        """Write the state_dict to ``{path}/{model_name}.pt``.
+
+        The folder is made. The file appears whole or, if writing fails, not at all: a file that
+        was there before is then untouched.
+
+        Raises
+        ------
+        OSError, RuntimeError   if the disk is full or the folder cannot be written.
+        """
+        if not isinstance(model_name, str) or not model_name:
+            raise value_error("Model.save", "model_name", "be a non-empty str", repr(model_name))
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(folder / f"{model_name}.pt") as temporary:
+            torch.save(self.state_dict(), temporary)
+
+    @classmethod
+    def load(
+        cls,
+        state_dict: dict[str, torch.Tensor],
+        heads: Head | list[Head],
+        head_weights: list[float] | None = None,
+        head_reduction: str = "mean",
+        optimizer: type[torch.optim.Optimizer] = torch.optim.Adam,
+        name: str | None = None,
+        max_sequence_length: int | None = None,
+        top_k: int | None = None,
+        strict: bool = True,
+    ) -> Model:
+        """Return a model of ``heads`` with the parameters of ``state_dict``.
+
+        Parameters
+        ----------
+        state_dict : dict from str to tensor
+            As :meth:`save` wrote it: ``torch.load(file, weights_only=True)``.
+        heads : Head or list of Head
+        head_weights, head_reduction, optimizer, name, max_sequence_length, top_k
+            As for :class:`Model`.
+        strict : bool
+            Whether the keys must match exactly.
+
+        Raises
+        ------
+        ValueError     if ``state_dict`` is not a dict of tensors.
+        RuntimeError   if keys (with ``strict``) or shapes do not match.
+        """
+        if not isinstance(state_dict, Mapping) or not all(
+            isinstance(key, str) and isinstance(value, torch.Tensor)
+            for key, value in state_dict.items()
+        ):
+            raise ValueError(
+                "`state_dict` must be a dictionary of parameter (torch) tensors. "
+                f"Got {type(state_dict).__name__}; load the file with "
+                "torch.load(file, weights_only=True)."
+            )
+        model = cls(
+            *(heads if isinstance(heads, list | tuple) else [heads]),
+            head_weights=head_weights,
+            head_reduction=head_reduction,
+            optimizer=optimizer,
+            name=name,
+            max_sequence_length=max_sequence_length,
+            top_k=top_k,
+        )
+        model.load_state_dict(state_dict, strict=strict)
+        return model
+
+    @property
+    def input_schema(self) -> Schema:
+        """The columns that the heads' input modules read."""
+        return input_schema(self._heads())
+
+    @property
+    def output_schema(self) -> Schema:
+        """The columns of inference; with ``top_k`` ``item_id_scores`` and ``item_ids``."""
+        return output_schema(self.prediction_tasks, self.top_k)
+
+    @property
+    def prediction_tasks(self) -> list[Any]:
+        """The tasks of all heads."""
+        return [task for head in self._heads() for task in head.prediction_task_dict.values()]
+
+    def to_lightning(self) -> Any:
+        """Return a LightningModule that trains this model (needs pytorch_lightning)."""
+        from transformers4rec_ext.model._lightning import as_lightning
+
+        return as_lightning(self)
+
+    def _heads(self) -> list[Any]:
+        # ModuleList is typed as holding plain modules; the constructor let only heads in.
+        return list(self.heads)
+
+    def _device(self) -> torch.device:
+        first = next(self.parameters(), None)
+        return torch.device("cpu") if first is None else first.device
+
+    def _run(
+        self,
+        batch: Any,
+        device: torch.device,
+        amp: bool,
+        training: bool,
+        testing: bool,
+        default_targets: Any = None,
+    ) -> dict[str, Any]:
+        inputs, targets = split_batch(batch)
+        targets = default_targets if targets is None else targets
+        with torch.autocast(device.type, enabled=amp):
+            output: dict[str, Any] = self(
+                to_device(inputs, device),
+                targets=to_device(targets, device),
+                training=training,
+                testing=testing,
+            )
+        return output
+
+    def _get_name(self) -> str:
+        return self.name or super()._get_name()
+
+
+def _single(by_name: dict[str, Any]) -> Any:
+    """Return the only value of a dictionary of one, else the dictionary."""
+    return next(iter(by_name.values())) if len(by_name) == 1 else by_name

@@ -1,0 +1,260 @@
+"""Negative samplers: modules that draw one set of candidates for a batch of targets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from transformers4rec_ext import functional
+from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext.functional import Candidates
+
+
+def _positive_int(function: str, argument: str, value: object, text: str) -> int:
+    """Return ``value`` when it is an int above zero; ``text`` leads the message otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise type_error(function, argument, "be an int", type(value).__name__)
+    if value <= 0:
+        raise ValueError(f"{text} {function}: {argument} must be at least 1; got {value}.")
+    return value
+
+
+class LogUniformSampler(torch.nn.Module):
+    """Draw ids by ``P(id) = log1p(1 / (c + 1)) / log1p(max_id - min_id)``, ``c = id - min_id``.
+
+    The law is the approximate popularity of ids sorted by falling frequency (Zipf). One set of
+    candidates serves the whole batch. Exactly ``max_n_samples`` ids are drawn (the whole range
+    when it is not larger), and their probabilities follow from the true number of tries. No
+    table of ``max_id`` entries is kept: :meth:`get_log_uniform_distr` makes one when asked.
+
+    Parameters
+    ----------
+    max_n_samples : int
+        Candidates to draw, S.
+    max_id : int
+        Exclusive upper bound of the ids; the number of rows V of the item table.
+    min_id : int
+        The lowest id that can be drawn, usually ``padding_idx + 1``.
+    unique_sampling : bool
+        Draw distinct ids. Without it duplicates stay and S ids are drawn with replacement.
+    n_samples_multiplier_before_unique : int
+        Fixes the attribute ``n_sample`` (and with it ``unique_sampling_dist``) as upstream does.
+        Draws do not depend on it: they go on until S distinct ids are found.
+    seed : int, optional
+        Seed of a generator of the sampler's own. Without it torch's global generator is used, so
+        ``torch.manual_seed`` and a saved RNG state reproduce a run.
+
+    Raises
+    ------
+    TypeError    if an argument is of the wrong type.
+    ValueError   if ``max_id`` or ``max_n_samples`` is not positive, or ``min_id`` is not in
+                 ``[0, max_id)``.
+
+    Examples
+    --------
+    >>> sampler = LogUniformSampler(max_n_samples=5, max_id=1000, min_id=1, seed=0)
+    >>> ids, target_probs, candidate_probs = sampler.sample(torch.tensor([1, 999]))
+    >>> ids.shape, target_probs.shape, candidate_probs.shape
+    (torch.Size([5]), torch.Size([2]), torch.Size([5]))
+    """
+
+    def __init__(
+        self,
+        max_n_samples: int,
+        max_id: int,
+        min_id: int = 0,
+        unique_sampling: bool = True,
+        n_samples_multiplier_before_unique: int = 2,
+        *,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        name = "LogUniformSampler"
+        _positive_int(name, "max_id", max_id, "max_id must be a positive integer.")
+        _positive_int(name, "max_n_samples", max_n_samples, "n_sample must be a positive integer.")
+        self._check_min_id(name, min_id, max_id)
+        if not isinstance(unique_sampling, bool):
+            raise type_error(name, "unique_sampling", "be a bool", type(unique_sampling).__name__)
+        multiplier = n_samples_multiplier_before_unique
+        if isinstance(multiplier, bool) or not isinstance(multiplier, int | float):
+            raise type_error(
+                name, "n_samples_multiplier_before_unique", "be a number", type(multiplier).__name__
+            )
+        if multiplier < 1:
+            raise value_error(
+                name, "n_samples_multiplier_before_unique", "be at least 1", multiplier
+            )
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+            raise type_error(name, "seed", "be an int or None", type(seed).__name__)
+        self.max_id = max_id
+        self.min_id = min_id
+        self.max_n_samples = max_n_samples
+        self.unique_sampling = unique_sampling
+        self.n_sample = int(max_n_samples * multiplier) if unique_sampling else max_n_samples
+        self.seed = seed
+        self._generators: dict[str, torch.Generator] = {}
+
+    def draw(
+        self, targets: torch.Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Candidates, torch.Tensor]:
+        """Draw candidates and return them with ``log q`` of the targets.
+
+        Parameters
+        ----------
+        targets : Tensor, int64, any shape
+            Only their ``log q`` depends on them, never what is drawn. May be empty.
+        generator : torch.Generator, optional
+            Used instead of the sampler's own or the global one.
+
+        Returns
+        -------
+        (Candidates, Tensor float32 like ``targets``)
+            ``log q`` is the logarithm of the expected count, for both.
+
+        Raises
+        ------
+        TypeError, ValueError   as :meth:`sample`, but any shape is taken.
+
+        Notes
+        -----
+        No host synchronisation; ids are range-checked on the CPU only.
+        """
+        self._check_labels(targets)
+        return self._draw(targets, generator)
+
+    def sample(self, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Draw candidates and return ``(ids, q(labels), q(ids))``, as probabilities.
+
+        Parameters
+        ----------
+        labels : Tensor, int64, [N] or [N, 1] or [1, N]
+
+        Returns
+        -------
+        neg_samples : Tensor, int64, [S]
+        true_probs : Tensor, float32, like ``labels``
+            Expected count of each label in the draw (with ``unique_sampling``: the probability
+            that it is among the candidates).
+        samp_probs : Tensor, float32, [S]
+
+        Raises
+        ------
+        TypeError    if ``labels`` is not a tensor.
+        ValueError   if it is not int64, is empty, has another shape, or (on the CPU) an id lies
+                     outside ``[min_id, max_id)``.
+        """
+        self._check_labels(labels)
+        if labels.dim() == 0 or labels.dim() > 2 or (labels.dim() == 2 and min(labels.shape) > 1):
+            raise ValueError(
+                "Labels must be a 1-dimensional tensor or a 2-dimensional tensor"
+                f"with one of the dimensions equal to 1. Got shape {list(labels.shape)}."
+            )
+        if labels.numel() == 0:
+            raise ValueError("Labels must not be an empty tensor.")
+        candidates, target_log_q = self._draw(labels, None)
+        return candidates.ids, target_log_q.exp(), candidates.log_q.exp()
+
+    def forward(self, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return :meth:`sample` of ``labels``."""
+        return self.sample(labels)
+
+    def get_log_uniform_distr(self, max_id: int, min_id: int = 0) -> torch.Tensor:
+        """Return the table ``p`` [max_id] of the law; zero below ``min_id``.
+
+        Computed in float64 in closed form and returned as float32. For inspection: sampling needs
+        no table.
+        """
+        name = "LogUniformSampler.get_log_uniform_distr"
+        _positive_int(name, "max_id", max_id, "max_id must be a positive integer.")
+        self._check_min_id(name, min_id, max_id)
+        classes = torch.arange(1, max_id - min_id + 1, dtype=torch.float64)
+        total = torch.log1p(torch.tensor(float(max_id - min_id), dtype=torch.float64))
+        probabilities = torch.log1p(classes.reciprocal()) / total
+        return torch.nn.functional.pad(probabilities, (min_id, 0)).float()
+
+    def get_unique_sampling_distr(self, dist: torch.Tensor, n_sample: int) -> torch.Tensor:
+        """Return ``1 - (1 - dist)^n_sample`` as ``-expm1(n_sample * log1p(-dist))``, float32."""
+        name = "LogUniformSampler.get_unique_sampling_distr"
+        if not isinstance(dist, torch.Tensor):
+            raise type_error(name, "dist", "be a torch.Tensor", type(dist).__name__)
+        if not dist.is_floating_point():
+            raise type_error(name, "dist", "be floating", dist.dtype)
+        _positive_int(name, "n_sample", n_sample, "n_sample must be a positive integer.")
+        return torch.log1p(-dist.double()).mul(n_sample).expm1().neg().float()
+
+    @property
+    def dist(self) -> torch.Tensor:
+        """The table of :meth:`get_log_uniform_distr`, made anew at each access."""
+        return self.get_log_uniform_distr(self.max_id, self.min_id)
+
+    @property
+    def unique_sampling_dist(self) -> torch.Tensor:
+        """:meth:`get_unique_sampling_distr` for ``n_sample`` tries, made anew at each access."""
+        return self.get_unique_sampling_distr(self.dist, self.n_sample)
+
+    def extra_repr(self) -> str:
+        """Describe the sampler inside ``repr`` of a model."""
+        return (
+            f"max_n_samples={self.max_n_samples}, max_id={self.max_id}, min_id={self.min_id}, "
+            f"unique_sampling={self.unique_sampling}"
+        )
+
+    def _draw(
+        self, targets: torch.Tensor, generator: torch.Generator | None
+    ) -> tuple[Candidates, torch.Tensor]:
+        with torch.no_grad():
+            candidates = functional.log_uniform_sample(
+                self.max_n_samples,
+                self.max_id,
+                min_id=self.min_id,
+                unique=self.unique_sampling,
+                generator=generator or self._generator(targets.device),
+                device=targets.device,
+            )
+            target_log_q = functional.log_uniform_log_q(
+                targets,
+                self.max_id,
+                min_id=self.min_id,
+                num_tries=candidates.num_tries,
+                unique=self.unique_sampling,
+            )
+        return candidates, target_log_q
+
+    def _generator(self, device: torch.device) -> torch.Generator | None:
+        """Return the sampler's own generator for a device; None without a seed."""
+        if self.seed is None:
+            return None
+        key = str(device)
+        if key not in self._generators:
+            self._generators[key] = torch.Generator(device).manual_seed(self.seed)
+        return self._generators[key]
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # Upstream's checkpoints hold the two [V] tables; nothing here needs them.
+        state_dict.pop(f"{prefix}dist", None)
+        state_dict.pop(f"{prefix}unique_sampling_dist", None)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _check_labels(self, labels: object) -> None:
+        if not isinstance(labels, torch.Tensor):
+            raise TypeError(f"Labels must be a torch.Tensor. Got {type(labels).__name__}.")
+        if labels.dtype != torch.int64:
+            raise ValueError(f"Labels must be a tensor of dtype long. Got {labels.dtype}.")
+        looking_is_free = labels.device.type == "cpu" and not torch.compiler.is_compiling()
+        if labels.numel() and looking_is_free:
+            low, high = (int(bound) for bound in labels.aminmax())
+            if low < self.min_id or high >= self.max_id:
+                raise ValueError(
+                    "All label values must be within the range [0, max_id]. Valid here are "
+                    f"[{self.min_id}, {self.max_id - 1}]; got ids from {low} to {high}."
+                )
+
+    @staticmethod
+    def _check_min_id(function: str, min_id: object, max_id: int) -> None:
+        if isinstance(min_id, bool) or not isinstance(min_id, int):
+            raise type_error(function, "min_id", "be an int", type(min_id).__name__)
+        if not 0 <= min_id < max_id:
+            raise value_error(function, "min_id", f"lie in [0, max_id={max_id})", min_id)
