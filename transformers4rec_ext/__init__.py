@@ -1,0 +1,78 @@
+"""Next-item recommenders over large catalogues, with the API of Transformers4Rec.
+
+``import transformers4rec_ext as tr`` replaces ``import transformers4rec.torch as tr``. Names are
+imported when they are first used, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "block.base": ("Block", "BlockBase", "SequentialBlock", "build_blocks", "right_shift_block"),
+    "block.mlp": ("MLPBlock",),
+    "block.transformer": ("TransformerBlock",),
+    "config.transformer": ("GPT2Config", "T4RecConfig", "XLNetConfig"),
+    "features.embedding": ("FeatureConfig", "SequenceEmbeddingFeatures", "TableConfig"),
+    "features.sequence": ("TabularSequenceFeatures",),
+    "functional": ("Candidates",),
+    "losses": ("SampledSoftmaxLoss",),
+    "model.base": ("PredictionTask",),
+    "model.head": ("Head",),
+    "model.model": ("Model",),
+    "model.prediction_task": (
+        "BinaryClassificationPrepareBlock",
+        "BinaryClassificationTask",
+        "NextItemPredictionPrepareBlock",
+        "NextItemPredictionTask",
+        "RegressionPrepareBlock",
+        "RegressionTask",
+    ),
+    "samplers": ("LogUniformSampler",),
+    "schema": ("ColumnSchema", "Schema", "Tags"),
+    "_backend": ("use_backend",),
+}
+_MODULES = (
+    "block",
+    "config",
+    "data",
+    "features",
+    "functional",
+    "losses",
+    "masking",
+    "model",
+    "ranking_metric",
+    "samplers",
+    "schema",
+)
+_HOME = {name: module for module, names in _EXPORTS.items() for name in names}
+
+__all__ = sorted([*_HOME, *_MODULES])
+
+# Names of upstream's that are not here, and what to do instead.
+_ELSEWHERE = {
+    "TransfoXLConfig": "transformers 5 no longer has TransfoXL; use XLNetConfig",
+    "LabelSmoothCrossEntropyLoss": "use torch.nn.CrossEntropyLoss(label_smoothing=...)",
+    "Trainer": "use Model.fit, or `python -m transformers4rec_ext train` for resumable runs",
+    "T4RecTrainingArguments": "use Model.fit, or `python -m transformers4rec_ext train`",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"{__name__}.{name}")
+    else:
+        hint = _ELSEWHERE.get(name, "see `dir(transformers4rec_ext)` for what there is")
+        upstream = " It is upstream's;" if name in _ELSEWHERE else ""
+        raise AttributeError(f"{__name__} has no {name!r}.{upstream} {hint}.")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,50 @@
+# Two commands for a fresh machine: `make demo` and `make test`. TORCH_SPEC chooses the torch requirement.
+PYTHON ?= python3
+TORCH_SPEC ?= torch
+VENV ?= .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+SOURCES := pyproject.toml setup.py transformers4rec_ext/_build.py $(shell find csrc -type f)
+CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc')
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/installed
+	python -m transformers4rec_ext demo --out demo_run
+
+test: $(VENV)/installed-dev
+	python -m pytest
+
+lint: $(VENV)/installed-dev
+	ruff check .
+	ruff format --check .
+	mypy
+	clang-format --dry-run -Werror $(CXX_FILES)
+
+# Writes benchmarks/results/*.json; TensorFlow, a peer in the same process, lives in an environment of its own.
+bench: $(VENV)-bench/installed
+	$(VENV)-bench/bin/python benchmarks/run.py
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+# torch first: the package is built against it, without an isolated build environment.
+$(VENV)/installed: $(BIN)/python $(SOURCES)
+	$(BIN)/python -m pip install --quiet "$(TORCH_SPEC)" "setuptools>=77" ninja pybind11
+	$(BIN)/python -m pip install --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	touch $@
+
+$(VENV)-bench/installed: $(SOURCES)
+	$(PYTHON) -m venv $(VENV)-bench
+	$(VENV)-bench/bin/python -m pip install --quiet "$(TORCH_SPEC)" "setuptools>=77" ninja pybind11 tensorflow-cpu
+	PATH=$(CURDIR)/$(VENV)-bench/bin:$$PATH $(VENV)-bench/bin/python -m pip install --no-build-isolation --editable .
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(VENV)-bench build *.egg-info transformers4rec_ext/_kernels*.so demo_run

@@ -1,0 +1,1 @@
+"""Benchmarks: ratios within one run, beside their floors and their best peers."""

@@ -1,0 +1,1 @@
+"""What others do, ready to be timed beside ours."""

@@ -1,0 +1,110 @@
+"""Write the tables of benchmarks/README.md and README.md from the JSON results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def _load(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return content
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _items(count: int) -> str:
+    return f"{count // 1_000_000}M" if count >= 1_000_000 else f"{count // 1000}k"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _machine(content: dict[str, Any]) -> str:
+    machine = content["environment"]
+    peer = f", TensorFlow {content['tensorflow']}" if content.get("tensorflow") else ""
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} thread(s), "
+        f"{machine['isa']}, torch {machine['torch']}{peer}, commit {machine['commit']}, "
+        f"load average at the end {machine['load_at_end']}."
+    )
+
+
+def sampler() -> str:
+    """Return the table of the sampler."""
+    content = _load("sampler")
+    rows = []
+    for row in content["rows"]:
+        times = {name: value["median"] for name, value in row["seconds"].items()}
+        fused = times["fused"]
+        cells = [
+            f"{fused / times[name]:.2f}" if name in times else "-" for name in ("tensorflow",)
+        ]
+        cells += [
+            _ratio(times[name] / fused) if name in times else "-" for name in ("upstream", "reference")
+        ]
+        rows.append([_items(row["items"]), str(row["samples"]), f"{fused * 1e6:.0f} us", *cells])
+    header = ["V", "S", "ours", "ours / TensorFlow", "upstream / ours", "reference / ours"]
+    return f"{_table(header, rows)}\n\n{_machine(content)}"
+
+
+def sampled_softmax() -> str:
+    """Return the table of sampled softmax."""
+    content = _load("sampled_softmax")
+    rows = []
+    for row in content["rows"]:
+        times = {name: value["median"] for name, value in row["seconds"].items()}
+        names = ("fused", "tensorflow", "reference", "compiled reference", "upstream")
+        cells = [_ratio(times[name] / times["gemms"]) if name in times else "-" for name in names]
+        shape = [str(row["width"]), str(row["samples"]), f"{times['gemms'] * 1e3:.1f} ms"]
+        rows.append([*shape, *cells])
+    header = ["D", "S", "3 GEMMs", "ours", "TensorFlow", "reference", "compiled reference", "upstream"]
+    return f"{_table(header, rows)}\n\n{_machine(content)}"
+
+
+def startup() -> str:
+    """Return the table of build and import times."""
+    content = _load("startup")
+    rows = [[row["what"], f"{row['seconds']:.2f} s"] for row in content["rows"]]
+    return f"{_table(['what', 'time'], rows)}\n\n{_machine(content)}"
+
+
+TABLES = {"sampler": sampler, "sampled_softmax": sampled_softmax, "startup": startup}
+
+
+def render(text: str) -> str:
+    """Return ``text`` with every ``<!-- table: NAME -->`` section made anew from the results."""
+    for name, table in TABLES.items():
+        begin, end = f"<!-- table: {name} -->", f"<!-- end: {name} -->"
+        if begin in text:
+            head, _, rest = text.partition(begin)
+            _, _, tail = rest.partition(end)
+            text = f"{head}{begin}\n{table()}\n{end}{tail}"
+    return text
+
+
+def main() -> None:
+    """Write the tables, or with --check fail where they differ from the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="only compare")
+    check = parser.parse_args().check
+    for path in (ROOT / "benchmarks" / "README.md", ROOT / "README.md"):
+        text = path.read_text()
+        new = render(text)
+        if check and new != text:
+            sys.exit(f"{path.name} differs from results/*.json; run python -m benchmarks.report")
+        path.write_text(new)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Interleaved timing: every provider once, round after round, so that all see the same machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def interleaved(
+    providers: dict[str, Callable[[], Any]], *, rounds: int, warmup: int = 2
+) -> dict[str, dict[str, float]]:
+    """Time providers round-robin; return median and quartiles in seconds of each.
+
+    Parameters
+    ----------
+    providers : dict of name -> callable
+        Called without arguments.
+    rounds, warmup : int
+        Rounds that count, and rounds before them that do not.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in providers}
+    for turn in range(warmup + rounds):
+        for name, run in providers.items():
+            start = time.perf_counter()
+            run()
+            elapsed = time.perf_counter() - start
+            if turn >= warmup:
+                seconds[name].append(elapsed)
+    summary = {}
+    for name, values in seconds.items():
+        q1, median, q3 = statistics.quantiles(values, n=4, method="inclusive")
+        summary[name] = {"median": median, "q1": q1, "q3": q3}
+    return summary
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if "model name" in line), "unknown")
+
+
+def environment(threads: int) -> dict[str, Any]:
+    """Return what a number means nothing without: machine, versions, commit, threads."""
+    import torch
+
+    from transformers4rec_ext import _native
+
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=RESULTS.parent,
+    ).stdout.strip()
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "isa": _native.isa(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": commit,
+        "load_at_end": round(os.getloadavg()[0], 2),
+    }
+
+
+def save(name: str, threads: int, rows: list[dict[str, Any]], **more: Any) -> None:
+    """Write ``results/<name>.json``."""
+    RESULTS.mkdir(exist_ok=True)
+    content = {"environment": environment(threads), **more, "rows": rows}
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    print(f"wrote benchmarks/results/{name}.json", file=sys.stderr)
