@@ -1,4 +1,4 @@
-"""Build script: metadata is in pyproject.toml, what to compile in transformers4rec_ext/_build.py."""
+"""Build script: metadata in pyproject.toml, what to compile in transformers4rec_ext/_build.py."""
 
 import runpy
 from pathlib import Path

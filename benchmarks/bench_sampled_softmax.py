@@ -52,7 +52,13 @@ def providers(case: cases.SoftmaxCase, tf: Any) -> dict[str, Provider]:
     def ours(backend: str, sparse: bool) -> Provider:
         return step(
             lambda: functional.sampled_softmax_loss(
-                hidden, weight, targets, drawn.ids, sparse_grad=sparse, backend=backend, **corrections
+                hidden,
+                weight,
+                targets,
+                drawn.ids,
+                sparse_grad=sparse,
+                backend=backend,
+                **corrections,
             )
         )
 
@@ -67,9 +73,7 @@ def providers(case: cases.SoftmaxCase, tf: Any) -> dict[str, Provider]:
         "reference": ours("reference", False),
         "compiled reference": step(lambda: compiled(hidden, weight)),
         "upstream": step(
-            lambda: upstream.sampled_softmax(
-                hidden, weight, targets, drawn.ids, log_q, drawn.log_q
-            )
+            lambda: upstream.sampled_softmax(hidden, weight, targets, drawn.ids, log_q, drawn.log_q)
         ),
     }
     if tf is not None:

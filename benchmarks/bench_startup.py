@@ -38,7 +38,10 @@ def cold_build() -> float:
 
 
 def _import_seconds(statement: str) -> float:
-    code = f"import time, torch; start = time.perf_counter(); {statement}; print(time.perf_counter() - start)"
+    code = (
+        f"import time, torch; start = time.perf_counter(); {statement}; "
+        "print(time.perf_counter() - start)"
+    )
     return float(subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True))
 
 

@@ -47,11 +47,10 @@ def sampler() -> str:
     for row in content["rows"]:
         times = {name: value["median"] for name, value in row["seconds"].items()}
         fused = times["fused"]
-        cells = [
-            f"{fused / times[name]:.2f}" if name in times else "-" for name in ("tensorflow",)
-        ]
+        cells = [f"{fused / times[name]:.2f}" if name in times else "-" for name in ("tensorflow",)]
         cells += [
-            _ratio(times[name] / fused) if name in times else "-" for name in ("upstream", "reference")
+            _ratio(times[name] / fused) if name in times else "-"
+            for name in ("upstream", "reference")
         ]
         rows.append([_items(row["items"]), str(row["samples"]), f"{fused * 1e6:.0f} us", *cells])
     header = ["V", "S", "ours", "ours / TensorFlow", "upstream / ours", "reference / ours"]
@@ -68,7 +67,16 @@ def sampled_softmax() -> str:
         cells = [_ratio(times[name] / times["gemms"]) if name in times else "-" for name in names]
         shape = [str(row["width"]), str(row["samples"]), f"{times['gemms'] * 1e3:.1f} ms"]
         rows.append([*shape, *cells])
-    header = ["D", "S", "3 GEMMs", "ours", "TensorFlow", "reference", "compiled reference", "upstream"]
+    header = [
+        "D",
+        "S",
+        "3 GEMMs",
+        "ours",
+        "TensorFlow",
+        "reference",
+        "compiled reference",
+        "upstream",
+    ]
     return f"{_table(header, rows)}\n\n{_machine(content)}"
 
 

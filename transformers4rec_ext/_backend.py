@@ -1,4 +1,7 @@
-"""Which implementation runs: ``auto | fused | reference``; keyword > context > environment > auto."""
+"""Which implementation runs: ``auto | fused | reference``.
+
+The keyword of a function goes before `use_backend`, that before ``T4R_EXT_BACKEND``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of arguments that several functions share; each raises with the function's name and what to do."""
+"""Checks of arguments; each raises with the function's name and what to do."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def int64(function: str, argument: str, value: Any) -> None:
 
 
 def ids_within(function: str, argument: str, ids: Tensor, low: int, high: int) -> None:
-    """Raise if an id is outside ``[low, high)``; on the CPU only, where looking costs no synchronisation."""
+    """Raise if an id is outside ``[low, high)``; CPU only, where a look needs no host sync."""
     if ids.device.type != "cpu" or ids.numel() == 0 or torch.compiler.is_compiling():
         return
     smallest, largest = (int(value) for value in torch.aminmax(ids))
@@ -103,7 +103,7 @@ def sampled_arguments(
     candidate_log_q: Tensor | None,
     temperature: float,
 ) -> tuple[Tensor, tuple[Any, ...]]:
-    """Check the arguments of the sampled functions; return ``hidden`` in the dtype to compute in, and the rest."""
+    """Check what the sampled functions take; return ``hidden`` in the compute dtype, the rest."""
     _floating(function, "hidden", hidden, 2, "[N, D]")
     _floating(function, "weight", weight, 2, "[V, D]")
     num_rows, width = hidden.shape

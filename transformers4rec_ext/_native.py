@@ -1,4 +1,4 @@
-"""Finds and loads the shared library of native kernels; never raises on import, remembers why not."""
+"""Loads the library of native kernels; never raises on import, remembers why not."""
 
 from __future__ import annotations
 

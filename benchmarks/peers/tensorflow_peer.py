@@ -1,4 +1,4 @@
-"""TensorFlow's candidate sampler and sampled softmax; None of it is imported before it is asked for."""
+"""TensorFlow's candidate sampler and sampled softmax, imported only when asked for."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class T4RecConfig:
 
 
 @transformer_registry.register_with_multiple_names("gpt2", "gtp2")
-class GPT2Config(T4RecConfig, transformers.GPT2Config):  # type: ignore[no-untyped-call] # untyped there
+class GPT2Config(T4RecConfig, transformers.GPT2Config):
     """GPT-2: causal attention, learned positions."""
 
     @classmethod
@@ -126,7 +126,7 @@ class GPT2Config(T4RecConfig, transformers.GPT2Config):  # type: ignore[no-untyp
 
 
 @transformer_registry.register_with_multiple_names("xlnet")
-class XLNetConfig(T4RecConfig, transformers.XLNetConfig):  # type: ignore[no-untyped-call] # untyped there
+class XLNetConfig(T4RecConfig, transformers.XLNetConfig):
     """XLNet: relative positions, so no longest session."""
 
     @classmethod

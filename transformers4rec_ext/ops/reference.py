@@ -1,7 +1,8 @@
 """The specification: every operator as plain PyTorch formulas.
 
-Letters: N labelled positions, D width, V items, S candidates, M tries. Everything here is written to be read
-beside section "The mathematics" of ``docs/architecture.md``; the native kernels are tested against it.
+Letters: N labelled positions, D width, V items, S candidates, M tries. Everything here is written
+to be read beside section "The mathematics" of ``docs/architecture.md``; the native kernels are
+tested against it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from torch import Tensor
 
 INT64_MAX = 2**63 - 1
 
-# splitmix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014); the
-# constants are written as the signed 64-bit integers that torch multiplies with.
+# splitmix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014);
+# the constants are written as the signed 64-bit integers that torch multiplies with.
 _GAMMA = 0x9E3779B97F4A7C15 - 2**64
 _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
 _MIX_2 = 0x94D049BB133111EB - 2**64
@@ -45,7 +46,7 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
 
 
 def uniforms(seed: Tensor, start: int, count: int) -> Tensor:
-    """``u_i = (splitmix64(seed, i) >> 11) 2^-53`` for ``i`` in ``[start, start + count)``: float64 in [0, 1).
+    """``u_i = (splitmix64(seed, i) >> 11) 2^-53``, ``start <= i < start + count``: in [0, 1).
 
     53 bits, because 24-bit uniforms cannot reach the tail of a 10M catalogue.
     """
@@ -92,7 +93,7 @@ def log_uniform_log_q(
     """``log q`` of items under the log-uniform law, float32, shape of ``ids``.
 
     ``p = log1p(1 / (c + 1)) / log1p(R)``, ``c = id - min_id``, ``R = num_items - min_id``;
-    ``q = -expm1(M log1p(-p))`` if unique, else ``q = M p``: the expected count of the item among the candidates.
+    ``q = -expm1(M log1p(-p))`` if unique, else ``q = M p``: the expected count of the item.
     """
     classes = (ids - min_id).to(torch.float64)
     p = torch.log1p(1.0 / (classes + 1.0)) / math.log1p(num_items - min_id)
@@ -120,8 +121,9 @@ def log_uniform_sample(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Draw candidates: ``(ids int64 [S], log_q float32 [S], num_tries int64 [], count int64 [])``.
 
-    Unique: draw until S distinct classes are found, in the order found; ``num_tries`` is the number of draws.
-    When S covers the whole range nothing is drawn, and ``num_tries`` is the largest int64, where every q is 1.
+    Unique: draw until S distinct classes are found, in the order found; ``num_tries`` is the number
+    of draws. When S covers the whole range nothing is drawn, and ``num_tries`` is the largest
+    int64, where every q is 1.
     """
     num_classes = num_items - min_id
     if unique and num_samples >= num_classes:
@@ -167,7 +169,7 @@ def sampled_logits(
     temperature: float,
     remove_accidental_hits: bool,
 ) -> Tensor:
-    """``[s_target - log q_target, s_j - log q_j ...]``, ``s = h . w / T``: [N, 1+S]; a hit is -inf."""
+    """``[s_target - log q_target, s_j - log q_j ...]``, ``s = h . w / T``: [N, 1+S]; hits -inf."""
     wide = hidden.to(accumulate_dtype(hidden.dtype))
     target_rows = rows_like(hidden, weight, targets)
     candidate_rows = rows_like(hidden, weight, candidate_ids)
@@ -195,8 +197,9 @@ def sampled_softmax_loss(
 ) -> Tensor:
     """``logsumexp(l) - l_target`` over {target} + candidates, per row [N]; materialises [N, 1+S].
 
-    corrected (arXiv 2507.09331): ``stopgrad(1 - P) (log Z - s_target)`` with ``Z = sum_j e^(l_j)`` over the candidates
-    and ``P = e^(s_target) / (e^(s_target) + Z)``; the positive is always present, so it carries no log q. No candidates
+    corrected (arXiv 2507.09331): ``stopgrad(1 - P) (log Z - s_target)`` with
+    ``Z = sum_j e^(l_j)`` over the candidates and ``P = e^(s_target) / (e^(s_target) + Z)``; the
+    positive is always present, so it carries no log q. No candidates
     left (Z = 0): the row contributes 0.
     """
     logits = sampled_logits(
@@ -233,11 +236,12 @@ def sampled_softmax_tile(
     loss: Tensor,
     target_grad: Tensor,
 ) -> None:
-    """One tile of rows: ``scores`` h.w [n, S] become d loss / d (h.w) in place; fills ``loss`` and ``target_grad`` [n].
+    """One tile of rows: ``scores`` h.w [n, S] become d loss / d (h.w) in place.
 
-    ``sorted_ids, order = candidate_ids.sort()`` where hits are to be excluded, else None. ``row_grad`` [n] is the
-    gradient arriving at each row's loss (None: 1). Without ``with_grad`` the content of ``scores`` is undefined
-    afterwards and ``target_grad`` is not written.
+    Fills ``loss`` and ``target_grad`` [n]. ``sorted_ids, order = candidate_ids.sort()`` where hits
+    are to be excluded, else None. ``row_grad`` [n] is the
+    gradient arriving at each row's loss (None: 1). Without ``with_grad`` the content of ``scores``
+    is undefined afterwards and ``target_grad`` is not written.
     """
     candidates = scores / temperature
     if candidate_log_q is not None:

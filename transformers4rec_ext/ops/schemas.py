@@ -1,7 +1,8 @@
 """All operators: schema, implementation, fake kernel and autograd formula, once for all devices.
 
-The implementation registered here (``CompositeExplicitAutograd``) exists with no compiler at all; a native library
-shadows ``log_uniform_sample``, ``log_uniform_log_q`` and the ``*_tile`` operators for its device.
+The implementation registered here (``CompositeExplicitAutograd``) exists with no compiler at all; a
+native library shadows ``log_uniform_sample``, ``log_uniform_log_q`` and the ``*_tile`` operators
+for its device.
 """
 
 from __future__ import annotations
@@ -20,17 +21,23 @@ _INPUTS = (
     "Tensor hidden, Tensor weight, Tensor targets, Tensor candidate_ids, Tensor? target_log_q, "
     "Tensor? candidate_log_q, float temperature, bool remove_accidental_hits"
 )
-_TILE = "Tensor? sorted_ids, Tensor? order, Tensor? target_log_q, Tensor? candidate_log_q, float temperature"
+_TILE = (
+    "Tensor? sorted_ids, Tensor? order, Tensor? target_log_q, Tensor? candidate_log_q, "
+    "float temperature"
+)
 _SCHEMAS = (
     "log_uniform_sample(Tensor seed, int num_samples, int num_items, int min_id, bool unique) "
     "-> (Tensor ids, Tensor log_q, Tensor num_tries, Tensor count)",
-    "log_uniform_log_q(Tensor ids, Tensor num_tries, int num_items, int min_id, bool unique) -> Tensor",
-    f"sampled_softmax_tile(Tensor(a!) scores, Tensor target_scores, Tensor targets, {_TILE}, bool corrected, "
-    "Tensor? row_grad, bool with_grad, Tensor(b!) loss, Tensor(c!) target_grad) -> ()",
+    "log_uniform_log_q(Tensor ids, Tensor num_tries, int num_items, int min_id, bool unique) "
+    "-> Tensor",
+    f"sampled_softmax_tile(Tensor(a!) scores, Tensor target_scores, Tensor targets, {_TILE}, "
+    "bool corrected, Tensor? row_grad, bool with_grad, Tensor(b!) loss, Tensor(c!) target_grad) "
+    "-> ()",
     f"sampled_logits_tile(Tensor(a!) logits, Tensor targets, {_TILE}) -> ()",
     f"sampled_logits({_INPUTS}) -> Tensor",
-    "sampled_logits_backward(Tensor grad, Tensor hidden, Tensor weight, Tensor targets, Tensor candidate_ids, "
-    "float temperature, bool remove_accidental_hits) -> (Tensor grad_hidden, Tensor grad_rows)",
+    "sampled_logits_backward(Tensor grad, Tensor hidden, Tensor weight, Tensor targets, "
+    "Tensor candidate_ids, float temperature, bool remove_accidental_hits) "
+    "-> (Tensor grad_hidden, Tensor grad_rows)",
     f"sampled_softmax_rows({_INPUTS}, bool corrected, bool sparse_grad) -> Tensor",
     f"sampled_softmax_backward(Tensor row_grad, {_INPUTS}, bool corrected) "
     "-> (Tensor grad_hidden, Tensor grad_rows)",
@@ -39,6 +46,8 @@ _SCHEMAS = (
 )
 for _schema in _SCHEMAS:
     _library.define(_schema)
+
+operators = torch.ops.transformers4rec_ext
 
 
 def _implementation(name: str, function: Any) -> None:
@@ -73,7 +82,11 @@ def _log_uniform_sample_fake(
 def _log_uniform_log_q(
     ids: Tensor, num_tries: Tensor, num_items: int, min_id: int, unique: bool
 ) -> Tensor:
-    if ids.device.type == "cpu" and ids.numel() and not bool(((ids >= min_id) & (ids < num_items)).all()):
+    if (
+        ids.device.type == "cpu"
+        and ids.numel()
+        and not bool(((ids >= min_id) & (ids < num_items)).all())
+    ):
         raise RuntimeError("log_uniform_log_q: an id is out of range")
     return reference.log_uniform_log_q(ids, num_tries, num_items, min_id, unique)
 
@@ -88,14 +101,16 @@ _fake(
     ),
 )
 
-# ---------------------------------------------------------------- tiles (native kernels shadow these)
+# ---------------------------------------------------------------- tiles (native kernels shadow
+# these)
 
 _implementation("sampled_softmax_tile", reference.sampled_softmax_tile)
 _fake("sampled_softmax_tile", lambda *args: None)
 _implementation("sampled_logits_tile", reference.sampled_logits_tile)
 _fake("sampled_logits_tile", lambda *args: None)
 
-# ---------------------------------------------------------------- sampled logits and sampled softmax
+# ---------------------------------------------------------------- sampled logits and sampled
+# softmax
 
 
 def _scatter_rows(
@@ -144,7 +159,7 @@ def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _sampled_logits_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     hidden, weight, targets, ids, _, _ = ctx.saved_tensors
-    grad_hidden, rows = torch.ops.transformers4rec_ext.sampled_logits_backward(
+    grad_hidden, rows = operators.sampled_logits_backward(
         grad, hidden, weight, targets, ids, *ctx.options
     )
     grad_weight = None
@@ -173,9 +188,7 @@ def _rows(*inputs: Any) -> Tensor:
 def _rows_backward(ctx: Any, row_grad: Tensor) -> tuple[Any, ...]:
     hidden, weight, targets, ids, _, _ = saved = ctx.saved_tensors
     *options, sparse_grad = ctx.options
-    grad_hidden, rows = torch.ops.transformers4rec_ext.sampled_softmax_backward(
-        row_grad, *saved, *options
-    )
+    grad_hidden, rows = operators.sampled_softmax_backward(row_grad, *saved, *options)
     grad_weight = None
     if ctx.needs_input_grad[1]:
         grad_weight = _scatter_rows(weight, targets, ids, rows, sparse_grad)

@@ -1,7 +1,8 @@
 """The loops over tiles of rows: two or three GEMMs and one pass over the tile while it is in cache.
 
-One code for all devices: the GEMMs are the BLAS's, the pass dispatches to the native kernel of the device or to the
-reference. Extra memory: the gathered rows, O((N + S) D), and one tile; never [N, S].
+One code for all devices: the GEMMs are the BLAS's, the pass dispatches to the native kernel of the
+device or to the reference. Extra memory: the gathered rows, O((N + S) D), and one tile; never [N,
+S].
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from torch import Tensor
 from transformers4rec_ext.ops.reference import accumulate_dtype, rows_like
 
 _ops = torch.ops.transformers4rec_ext
-# Elements of one tile: small enough to stay in the last-level cache between the GEMM that writes it, the pass, and the
-# GEMMs that read it; large enough for the GEMMs to run at full speed.
+# Elements of one tile: small enough to stay in the last-level cache between the GEMM that writes
+# it, the pass, and the GEMMs that read it; large enough for the GEMMs to run at full speed.
 TILE_ELEMENTS = 512 * 1024
 MIN_TILE_ROWS = 16
 
 
 def tile_rows(num_rows: int, num_candidates: int) -> int:
-    """Rows of a tile of `TILE_ELEMENTS`, at least `MIN_TILE_ROWS`, the tiles of nearly equal size."""
+    """Rows of a tile: `TILE_ELEMENTS` at most, `MIN_TILE_ROWS` at least, all nearly equal."""
     most = max(MIN_TILE_ROWS, TILE_ELEMENTS // max(num_candidates, 1))
     tiles = max(1, -(-num_rows // most))
     return max(1, -(-num_rows // tiles))
@@ -51,8 +52,9 @@ def sampled_softmax(
     row_grad: Tensor | None = None,
     with_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses [N] and, if asked, gradients: of hidden [N, D], of the rows of targets and candidates [N+S, D].
+    """Losses [N] and, if asked, gradients of hidden [N, D] and of the touched rows [N+S, D].
 
+    The rows are those of the targets, then of the candidates.
     All in the accumulation dtype; the gradients are those of ``sum(row_grad * loss)``.
     """
     wide = accumulate_dtype(hidden.dtype)
@@ -111,7 +113,7 @@ def sampled_logits(
     temperature: float,
     remove_accidental_hits: bool,
 ) -> Tensor:
-    """Logits [N, 1+S] in the accumulation dtype: the GEMM writes them in place, one pass corrects them."""
+    """Logits [N, 1+S] in the accumulation dtype: a GEMM writes them, one pass corrects them."""
     wide = accumulate_dtype(hidden.dtype)
     candidate_rows = rows_like(hidden, weight, candidate_ids)
     target_rows = rows_like(hidden, weight, targets)
@@ -141,7 +143,7 @@ def sampled_logits_backward(
     temperature: float,
     remove_accidental_hits: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of `sampled_logits`: of hidden [N, D] and of the rows of targets and candidates [N+S, D]."""
+    """Gradients of `sampled_logits`: of hidden [N, D], of the touched rows [N+S, D]."""
     wide = accumulate_dtype(hidden.dtype)
     grad = grad.to(wide) / temperature
     candidates = grad[:, 1:]
