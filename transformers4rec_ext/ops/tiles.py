@@ -13,15 +13,16 @@ from torch import Tensor
 from transformers4rec_ext.ops.reference import accumulate_dtype, rows_like
 
 _ops = torch.ops.transformers4rec_ext
-# Elements of one tile: small enough to stay in the last-level cache between the GEMM that writes
-# it, the pass, and the GEMMs that read it; large enough for the GEMMs to run at full speed.
-TILE_ELEMENTS = 512 * 1024
+# Rows of a tile. Enough of them that the GEMM that adds to the candidates' gradients [S, D] reads
+# and writes that matrix seldom; few enough that the tile is still in cache when it is read again.
+MAX_TILE_ROWS = 1024
 MIN_TILE_ROWS = 16
+TILE_ELEMENTS = 2 * 1024 * 1024
 
 
 def tile_rows(num_rows: int, num_candidates: int) -> int:
-    """Rows of a tile: `TILE_ELEMENTS` at most, `MIN_TILE_ROWS` at least, all nearly equal."""
-    most = max(MIN_TILE_ROWS, TILE_ELEMENTS // max(num_candidates, 1))
+    """Rows of a tile: `TILE_ELEMENTS` within the two limits, all tiles of nearly equal size."""
+    most = min(MAX_TILE_ROWS, max(MIN_TILE_ROWS, TILE_ELEMENTS // max(num_candidates, 1)))
     tiles = max(1, -(-num_rows // most))
     return max(1, -(-num_rows // tiles))
 
