@@ -1,0 +1,282 @@
+"""Wrong input on the command line: one line, status 2, nothing written over something good."""
+
+from __future__ import annotations
+
+import errno
+import json
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from cli_helpers import TINY
+
+from transformers4rec_ext.__main__ import main
+from transformers4rec_ext.training import RunConfig, load_state, save_state
+
+Fails = Callable[..., str]
+
+
+def _write(path: Path, lists: Any, kind: pa.DataType | None = None) -> Path:
+    pq.write_table(pa.table({"items": pa.array(lists, kind)}), path)
+    return path
+
+
+GOOD = [[1, 2, 3, 4, 5]] * 9
+
+
+@pytest.mark.parametrize(
+    ("lists", "kind", "text"),
+    [
+        ([1, 2, 3], pa.int64(), "be a list of integers or of strings; got int64"),
+        ([[1.5]], pa.list_(pa.float32()), "Floats cannot hold ids"),
+        ([*GOOD, None], pa.list_(pa.int64()), "a null list"),
+        ([*GOOD, [1, None]], pa.list_(pa.int64()), "items must not be null"),
+        ([*GOOD, [1, -1]], pa.list_(pa.int64()), "items must be >= 0; got -1"),
+        ([[], []], pa.list_(pa.int64()), "only empty lists"),
+        ([[1, 2, 3], [1]], pa.list_(pa.int64()), "at least two items to train on"),
+        (
+            [[1, 2], [2, 1]],
+            pa.list_(pa.int64()),
+            "hold one with at least 3 items; got sessions of at most 2",
+        ),
+        ([], pa.list_(pa.int64()), "at least one session"),
+    ],
+)
+def test_train_on_bad_sessions(
+    tmp_path: Path, fails: Fails, lists: Any, kind: pa.DataType, text: str
+) -> None:
+    file = _write(tmp_path / "s.parquet", lists, kind)
+    out = f"--out={tmp_path / 'run'}"
+    assert text in fails("train", file, "--items-column=items", out, *TINY)
+
+
+def test_train_on_bad_files(tmp_path: Path, sessions_file: Path, fails: Fails) -> None:
+    out = f"--out={tmp_path / 'run'}"
+    assert "paths must exist" in fails("train", tmp_path / "gone.parquet", out)
+    (tmp_path / "text").write_text("a,b\n")
+    assert "complete parquet files" in fails("train", tmp_path / "text", out)
+    content = sessions_file.read_bytes()
+    (tmp_path / "cut").write_bytes(content[: len(content) // 2])
+    assert "may be truncated" in fails("train", tmp_path / "cut", out)
+    assert "Its columns are: who, items." in fails("train", sessions_file, out)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("--epochs=0", "epochs must be >= 1; got 0"),
+        ("--batch-size=0", "batch_size must be >= 1"),
+        ("--max-length=0", "max_length must be >= 1"),
+        ("--seed=-1", "seed must be >= 0"),
+        ("--dropout=1", "dropout must be < 1"),
+        ("--dropout=nan", "dropout must be finite"),
+        ("--lr=0", "lr must be > 0"),
+        ("--d-model=10", "multiple of heads=4"),
+        ("--samples=0", "samples must be >= 1"),
+        ("--threads=0", "--threads must be >= 1"),
+        ("--loss=hinge", "invalid choice: 'hinge'"),
+        ("--epochs=many", "invalid int value: 'many'"),
+        ("--epohcs=3", "unrecognized arguments: --epohcs=3"),
+    ],
+)
+def test_options(tmp_path: Path, sessions_file: Path, fails: Fails, option: str, text: str) -> None:
+    out = tmp_path / "run"
+    message = fails(
+        "train", sessions_file, "--items-column=items", f"--out={out}", *TINY, "--heads=4", option
+    )
+    assert text in message
+    assert not out.exists()
+
+
+def test_missing_command_and_file(fails: Fails) -> None:
+    assert "required: COMMAND" in fails()
+    assert "invalid choice: 'tarin'" in fails("tarin")
+    assert "FILE.parquet must be given" in fails("train")
+
+
+def test_resume_needs_the_same_run(tmp_path: Path, finished: Path, fails: Fails) -> None:
+    assert "must hold a run" in fails("train", "--resume", f"--out={tmp_path}")
+    out = f"--out={finished}"
+    assert "--lr must be 0.01 as the run began; got 0.5" in fails(
+        "train", "--resume", out, "--lr=0.5"
+    )
+    assert "must be those of the run" in fails("train", "other.parquet", "--resume", out)
+    assert "not go with --resume" in fails("train", "--resume", "--overwrite", out)
+
+
+def test_resume_notices_another_data_file(
+    tmp_path: Path, finished: Path, sessions_file: Path, fails: Fails
+) -> None:
+    data, run = tmp_path / "data.parquet", tmp_path / "run"
+    shutil.copy(sessions_file, data)
+    shutil.copytree(finished, run)
+    (run / "metrics.json").unlink()
+    known = json.loads((run / "run.json").read_text())
+    known["files"][0]["path"] = str(data.resolve())
+    (run / "run.json").write_text(json.dumps(known))
+    _write(data, GOOD)
+    assert "be what the run began with" in fails("train", "--resume", f"--out={run}")
+    data.unlink()
+    assert "paths must exist" in fails("train", "--resume", f"--out={run}")
+
+
+@pytest.mark.parametrize("name", ["run.json", "catalogue.parquet", "model.pt"])
+def test_damaged_or_missing_run_files(
+    tmp_path: Path, finished: Path, sessions_file: Path, fails: Fails, name: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    content = (run / name).read_bytes()
+    (run / name).write_bytes(content[: len(content) // 2])
+    assert run.name in fails("evaluate", run)
+    assert run.name in fails("recommend", run, sessions_file, "--out", tmp_path / "recs.parquet")
+    (run / name).unlink()
+    assert name in fails("evaluate", run)
+    assert not (tmp_path / "recs.parquet").exists()
+
+
+def test_damaged_checkpoint(tmp_path: Path, finished: Path, fails: Fails) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (run / "metrics.json").unlink()
+    content = (run / "checkpoint.pt").read_bytes()
+    (run / "checkpoint.pt").write_bytes(content[: len(content) // 2])
+    assert "be a complete file of save_state" in fails("train", "--resume", f"--out={run}")
+    torch.save({"model": {}}, run / "checkpoint.pt")
+    assert "belong to this model" in fails("train", "--resume", f"--out={run}")
+
+
+@pytest.mark.parametrize("k", [0, -3, 41])
+def test_top_k_outside_the_catalogue(
+    tmp_path: Path, finished: Path, sessions_file: Path, fails: Fails, k: int
+) -> None:
+    out = tmp_path / "recs.parquet"
+    message = fails("recommend", finished, sessions_file, f"--top-k={k}", "--out", out)
+    assert f"top_k must be in [1, 40], the number of items; got {k}" in message
+    assert not out.exists()
+
+
+def test_recommend_to_a_bad_place(
+    tmp_path: Path, finished: Path, sessions_file: Path, fails: Fails
+) -> None:
+    place = tmp_path / "none" / "recs.parquet"
+    assert "folder of --out must exist" in fails(
+        "recommend", finished, sessions_file, "--out", place
+    )
+    before = sessions_file.read_bytes()
+    assert "another file than the sessions" in fails(
+        "recommend", finished, sessions_file, "--out", sessions_file
+    )
+    assert sessions_file.read_bytes() == before
+
+
+def test_recommend_with_integer_ids_for_a_model_of_strings(
+    tmp_path: Path, finished: Path, fails: Fails
+) -> None:
+    file, out = _write(tmp_path / "s.parquet", GOOD), tmp_path / "recs.parquet"
+    out.write_text("good")
+    message = fails("recommend", finished, file, "--out", out, "--no-progress")
+    assert "be string as in training; got int64" in message
+    assert out.read_text() == "good"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["recs.parquet", "s.parquet"]
+
+
+def _full_disk(state: Any, file: Any) -> None:
+    file.write(b"half of a checkpoint")
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_full_disk_keeps_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "checkpoint.pt"
+    save_state(path, {"a": torch.ones(2)})
+    monkeypatch.setattr(torch, "save", _full_disk)
+    text = r"checkpoint\.pt could not be written \(No space left on device\); an earlier file is"
+    with pytest.raises(OSError, match=text) as caught:
+        save_state(path, {"a": torch.zeros(2)})
+    assert caught.value.errno == errno.ENOSPC
+    assert load_state(path)["a"].tolist() == [1, 1]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_full_disk_while_training(
+    tmp_path: Path, sessions_file: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run stops with one line, and goes on when there is room again."""
+    run, saves, save = tmp_path / "run", [], torch.save
+
+    def sometimes(state: Any, file: Any) -> None:
+        saves.append(1)
+        _full_disk(state, file) if len(saves) == 3 else save(state, file)
+
+    monkeypatch.setattr(torch, "save", sometimes)
+    train = ["train", sessions_file, "--items-column=items", f"--out={run}", *TINY]
+    assert "No space left on device" in fails(*train)
+    assert load_state(run / "checkpoint.pt")["position"]["step"] == 8
+    assert not list(run.glob(".*"))
+    assert main(["train", "--resume", f"--out={run}", "--no-progress"]) == 0
+
+
+_LIMITED = """
+import resource, sys, torch
+from transformers4rec_ext.training import save_state
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    save_state(sys.argv[1], {"a": torch.zeros(100_000)})
+except OSError as error:
+    print("refused:", error)
+"""
+
+
+def test_a_real_failing_write(tmp_path: Path) -> None:
+    """The operating system refuses the write in the middle of torch's own writer."""
+    assert hasattr(resource, "RLIMIT_FSIZE")
+    path = tmp_path / "checkpoint.pt"
+    save_state(path, {"a": torch.ones(2)})
+    done = subprocess.run(
+        [sys.executable, "-c", _LIMITED, str(path)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    assert "refused: save_state:" in done.stdout, done.stderr
+    assert "could not be written (File too large)" in done.stdout
+    assert load_state(path)["a"].tolist() == [1, 1]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_infinite_loss_is_an_error(tmp_path: Path, sessions_file: Path, fails: Fails) -> None:
+    out = f"--out={tmp_path / 'run'}"
+    options = ["--items-column=items", *TINY, "--lr=1e30", "--clip=0"]
+    assert "Lower the learning rate" in fails("train", sessions_file, out, *options)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error", "text"),
+    [
+        ("epochs", 1.5, TypeError, "epochs must be an integer; got 1.5"),
+        ("epochs", True, TypeError, "epochs must be an integer; got True"),
+        ("lr", "fast", TypeError, "lr must be a number; got 'fast'"),
+        ("body", "bert", ValueError, r"body must be one of \('gpt2', 'xlnet'\); got 'bert'"),
+        ("schedule", "step", ValueError, "schedule must be one of"),
+        ("clip", -1.0, ValueError, "clip must be finite and >= 0"),
+    ],
+)
+def test_config_checks(field: str, value: Any, error: Any, text: str) -> None:
+    with pytest.raises(error, match=text):
+        RunConfig(**{"items_column": "items", field: value})
+
+
+def test_config_of_another_version() -> None:
+    values = RunConfig(items_column="items").as_dict()
+    assert RunConfig.from_dict(values) == RunConfig(items_column="items")
+    with pytest.raises(ValueError, match=r"exactly the fields of a run; got \['speed'\]"):
+        RunConfig.from_dict({**values, "speed": 1})

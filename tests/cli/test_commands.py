@@ -1,0 +1,228 @@
+"""The commands on good input: what they write, print and return."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from cli_helpers import TINY
+
+from transformers4rec_ext.__main__ import main
+from transformers4rec_ext.cli.train import _DEFAULTS, _SCHEDULES
+from transformers4rec_ext.data import Catalogue
+from transformers4rec_ext.training import RunConfig, read_log
+from transformers4rec_ext.training.config import SCHEDULES
+from transformers4rec_ext.training.run import RunFolder
+
+
+def test_train_writes_the_run(finished: Path, sessions_file: Path) -> None:
+    assert sorted(path.name for path in finished.iterdir()) == [
+        "catalogue.parquet", "checkpoint.pt", "curves.png", "log.jsonl", "metrics.json",
+        "model.pt", "run.json",
+    ]  # fmt: skip
+    assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
+    log = read_log(finished / "log.jsonl")
+    losses = [line["loss"] for line in log if line["event"] == "train"]
+    assert losses[-1] < losses[0] - 0.2
+    assert [line["epoch"] for line in log if line["event"] == "validation"] == [1, 2, 3]
+    result = json.loads((finished / "metrics.json").read_text())
+    assert result["model"]["ndcg_at_10"] > result["popularity"]["ndcg_at_10"]
+    catalogue = Catalogue.load(finished / "catalogue.parquet")
+    names = set(pq.read_table(sessions_file)["items"].combine_chunks().flatten().to_pylist())
+    assert set(catalogue.items.to_pylist()) == names
+
+
+def test_evaluate_repeats_the_metrics_of_training(
+    finished: Path, sessions_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = json.loads((finished / "metrics.json").read_text())
+    model = [f"{value:.4f}" for value in result["model"].values()]
+    popularity = [f"{value:.4f}" for value in result["popularity"].values()]
+    # Every session is long enough, so the last items of the same file are the test items.
+    for file in ([], [str(sessions_file)]):
+        assert main(["evaluate", str(finished), *file, "--threads=1"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == "300 sessions ranked, 0 of their targets unknown to the model"
+        assert lines[1].split()[:3] == ["NDCG@5", "Recall@5", "NDCG@10"]
+        assert lines[2].split() == ["model", *model]
+        assert lines[3].split() == ["popularity", *popularity]
+
+
+def test_excluding_seen_items_changes_the_ranking(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = []
+    for option in ("--exclude-seen", "--no-exclude-seen"):
+        assert main(["evaluate", str(finished), option, "--threads=1"]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] != printed[1]
+
+
+@pytest.mark.parametrize("exclude", [True, False])
+def test_recommend(finished: Path, sessions_file: Path, tmp_path: Path, exclude: bool) -> None:
+    out = tmp_path / "recs.parquet"
+    option = "--exclude-seen" if exclude else "--no-exclude-seen"
+    arguments = ["recommend", str(finished), str(sessions_file), "--top-k=5", option]
+    assert main([*arguments, f"--out={out}", "--threads=1", "--no-progress"]) == 0
+    sessions, recs = pq.read_table(sessions_file), pq.read_table(out)
+    assert recs.column_names == ["who", "items", "scores"]
+    assert recs["who"].to_pylist() == sessions["who"].to_pylist()
+    known = set(Catalogue.load(finished / "catalogue.parquet").items.to_pylist())
+    repeated = 0
+    columns = (sessions["items"], recs["items"], recs["scores"])
+    rows = zip(*(column.to_pylist() for column in columns), strict=True)
+    for seen, items, scores in rows:
+        assert len(items) == len(scores) == len(set(items)) == 5
+        assert set(items) <= known
+        assert scores == sorted(scores, reverse=True)
+        repeated += len(set(seen) & set(items))
+    assert (repeated == 0) is exclude
+
+
+def test_recommendations_are_those_of_the_model(
+    finished: Path, sessions_file: Path, tmp_path: Path
+) -> None:
+    """Row by row, without batching: the path of the command line mixes up nothing."""
+    out = tmp_path / "recs.parquet"
+    assert main(["recommend", str(finished), str(sessions_file), f"--out={out}", "--top-k=3"]) == 0
+    config, catalogue, model = RunFolder(finished).load()
+    recs = pq.read_table(out)
+    sessions = pq.read_table(sessions_file)["items"].to_pylist()
+    for row in (0, 7, 299):
+        ids = catalogue.encode(pa.array(sessions[row]))[-config.max_length :]
+        with torch.no_grad():
+            scores = model({"item_id": torch.from_numpy(ids)[None]})[0]
+        scores[0] = -torch.inf
+        top = scores.topk(3)
+        assert recs["items"][row].as_py() == catalogue.decode(top.indices.numpy()).to_pylist()
+        np.testing.assert_allclose(recs["scores"][row].as_py(), top.values, rtol=1e-4)
+
+
+def test_recommend_for_unknown_items_and_without_session_column(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = Catalogue.load(finished / "catalogue.parquet").items[0].as_py()
+    file, out = tmp_path / "new.parquet", tmp_path / "recs.parquet"
+    pq.write_table(pa.table({"items": [["new"], [known, "new"], []]}), file)
+    assert main(["recommend", str(finished), str(file), f"--out={out}", "--top-k=4"]) == 0
+    assert "2 of them without a known item" in capsys.readouterr().out
+    recs = pq.read_table(out)
+    assert recs["row"].to_pylist() == [0, 1, 2]
+    assert [len(items) for items in recs["items"].to_pylist()] == [0, 4, 0]
+    assert [len(scores) for scores in recs["scores"].to_pylist()] == [0, 4, 0]
+
+
+def test_recommend_gives_what_is_left(finished: Path, tmp_path: Path) -> None:
+    items = Catalogue.load(finished / "catalogue.parquet").items.to_pylist()
+    file, out = tmp_path / "new.parquet", tmp_path / "recs.parquet"
+    pq.write_table(pa.table({"items": [items[:-2]]}), file)
+    arguments = [str(finished), str(file), f"--out={out}", "--top-k=10", "--exclude-seen"]
+    assert main(["recommend", *arguments]) == 0
+    assert set(pq.read_table(out)["items"][0].as_py()) == set(items[-2:])
+
+
+def test_evaluate_counts_unknown_targets_as_misses(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = Catalogue.load(finished / "catalogue.parquet").items[0].as_py()
+    file = tmp_path / "new.parquet"
+    pq.write_table(pa.table({"items": [[known, "new"], ["new", known], [known]]}), file)
+    assert main(["evaluate", str(finished), str(file)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "2 sessions ranked, 1 of their targets unknown to the model"
+    assert set(lines[2].split()[1:7]) == {"0.0000"}
+
+
+def test_several_files_and_xlnet_and_full_loss(
+    tmp_path: Path, sessions_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pq.read_table(sessions_file)
+    parts = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    pq.write_table(table.slice(0, 100), parts[0])
+    pq.write_table(table.slice(100, 60), parts[1])
+    for option in ("--body=xlnet", "--loss=full"):
+        out = tmp_path / option[2:]
+        arguments = ["train", *map(str, parts), "--items-column=items", f"--out={out}", *TINY]
+        assert main([*arguments, "--epochs=1", option, "--inner=16"]) == 0
+        assert "160 sessions, 40 items" in capsys.readouterr().out
+
+
+def test_more_samples_than_items(tmp_path: Path, sessions_file: Path) -> None:
+    arguments = ["train", str(sessions_file), "--items-column=items", f"--out={tmp_path / 'run'}"]
+    assert main([*arguments, *TINY, "--samples=5000", "--epochs=1"]) == 0
+
+
+def test_early_stop(tmp_path: Path, sessions_file: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ["train", str(sessions_file), "--items-column=items", f"--out={out}", *TINY]
+    assert main([*arguments, "--epochs=50", "--patience=2", "--lr=1e-9"]) == 0
+    result = json.loads((out / "metrics.json").read_text())
+    assert result["epochs"] == result["best_epoch"] + 2 < 50
+
+
+def test_overwrite_and_finished_runs(
+    tmp_path: Path, finished: Path, sessions_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    (out / "notes.txt").write_text("mine")
+    train = ["train", str(sessions_file), "--items-column=items", f"--out={out}", *TINY]
+    assert main(train) == 2
+    assert "hold no run; got the finished" in capsys.readouterr().err
+    assert main(["train", "--resume", f"--out={out}"]) == 0
+    assert "is finished; nothing to resume" in capsys.readouterr().out
+    assert main(["train", "--resume", f"--out={out}", "--epochs=4", "--no-progress"]) == 0
+    assert json.loads((out / "metrics.json").read_text())["epochs"] == 4
+    assert main([*train, "--epochs=1", "--overwrite"]) == 0
+    assert json.loads((out / "metrics.json").read_text())["epochs"] == 1
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    assert torch.__version__.split("+")[0] in printed
+    for operator in ("log_uniform_sample", "sampled_softmax_tile"):
+        (line,) = [line for line in printed.splitlines() if line.startswith(operator)]
+        assert line.split()[1] in ("fused", "reference")
+
+
+def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], finished: Path) -> None:
+    out = tmp_path / "demo"
+    arguments = ["demo", f"--out={out}", "--sessions=1500", "--items=100", "--epochs=3"]
+    for _ in range(2):  # a demo may be repeated
+        assert main([*arguments, "--threads=1", "--no-progress"]) == 0
+    result = json.loads((out / "metrics.json").read_text())
+    assert result["model"]["ndcg_at_10"] > 1.3 * result["popularity"]["ndcg_at_10"]
+    assert (out / "curves.png").stat().st_size > 5000
+    assert "NDCG@10" in capsys.readouterr().out
+    assert main(["demo", f"--out={finished}"]) == 2
+    assert "must be new or of an earlier demo" in capsys.readouterr().err
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, words in (
+        ([], ["train", "evaluate", "recommend", "demo", "doctor", "examples:", "Exit status"]),
+        (["train"], ["--items-column", "default: 1000", "examples:", "--resume", "checkpoint.pt"]),
+        (["recommend"], ["--top-k", "default: 10", "empty list", "example:"]),
+        (["evaluate"], ["--exclude-seen", "counts as a miss"]),
+    ):
+        with pytest.raises(SystemExit, match="0"):
+            main([*command, "--help"])
+        printed = capsys.readouterr().out
+        assert [word for word in words if word not in printed] == []
+
+
+def test_defaults_of_the_help_are_those_of_a_run() -> None:
+    fields = {f.name: f.default for f in dataclasses.fields(RunConfig)}
+    for name in ("items_column", "session_column", "exclude_seen"):
+        fields.pop(name)
+    assert fields == _DEFAULTS
+    assert _SCHEDULES == SCHEDULES

@@ -1,0 +1,130 @@
+"""Ranks, metrics, the popularity baseline and the top-k of the command line against brute force."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor
+
+from transformers4rec_ext.baselines import popularity_metrics
+from transformers4rec_ext.data import Catalogue, Contexts, ParquetSessions, held_out
+from transformers4rec_ext.training import evaluation, held_out_ranks, summarize
+from transformers4rec_ext.training.recommend import best_items
+
+
+def _contexts(lists: list[list[int]], targets: list[int]) -> Contexts:
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in lists])])
+    flat = np.array([item for row in lists for item in row], np.int64)
+    return Contexts(flat, offsets[:-1], offsets[1:], np.array(targets), None, 0, 0)
+
+
+SCORES = torch.tensor([9.0, 5.0, 4.0, 4.0, 3.0, 1.0])  # padding scores highest
+
+
+def _constant(ids: Tensor) -> Tensor:
+    return SCORES.expand(len(ids), -1)
+
+
+@pytest.mark.parametrize(
+    ("target", "exclude", "rank"),
+    [
+        (1, False, 1),
+        (2, False, 3),  # ties count against the model
+        (4, False, 4),
+        (5, False, 5),
+        (5, True, 3),  # 1 and 4 are seen
+        (2, True, 2),
+        (4, True, 6),  # seen itself: never recommended
+        (0, False, 6),  # unknown
+    ],
+)
+def test_rank_by_hand(target: int, exclude: bool, rank: int) -> None:
+    ranks = held_out_ranks(
+        _constant,
+        [_contexts([[1, 4, 4]], [target])],
+        num_items=6,
+        max_length=2,
+        exclude_seen=exclude,
+    )
+    assert ranks.tolist() == [rank]
+
+
+def test_empty_context_and_nan_are_misses() -> None:
+    chunk = _contexts([[], [1]], [2, 2])
+
+    def nan(ids: Tensor) -> Tensor:
+        return torch.full((len(ids), 6), torch.nan)
+
+    assert held_out_ranks(_constant, [chunk], num_items=6, max_length=2).tolist() == [6, 3]
+    assert held_out_ranks(nan, [chunk], num_items=6, max_length=2).tolist() == [6, 6]
+
+
+@pytest.mark.parametrize("exclude", [False, True])
+def test_ranks_against_brute_force(exclude: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random contexts in batches of another order than the file, few rows at once."""
+    monkeypatch.setattr(evaluation, "_SCORES_AT_ONCE", 90)
+    rng = np.random.default_rng(0)
+    table = torch.from_numpy(rng.integers(0, 4, (30, 30))).float()  # many ties
+    lists = [rng.integers(1, 30, rng.integers(1, 12)).tolist() for _ in range(60)]
+    targets = rng.integers(1, 30, 60).tolist()
+
+    def last_item(ids: Tensor) -> Tensor:
+        assert len(ids) <= 3
+        last = ids.gather(1, (ids > 0).sum(dim=1, keepdim=True) - 1)[:, 0]
+        return table[last]
+
+    ranks = held_out_ranks(
+        last_item,
+        [_contexts(lists[:25], targets[:25]), _contexts(lists[25:], targets[25:])],
+        num_items=30,
+        max_length=4,
+        exclude_seen=exclude,
+    )
+    for seen, target, rank in zip(lists, targets, ranks.tolist(), strict=True):
+        scores = table[seen[-1]]
+        rivals = [i for i in range(1, 30) if i != target and not (exclude and i in seen)]
+        expected = 1 + sum(bool(scores[i] >= scores[target]) for i in rivals)
+        assert rank == (30 if exclude and target in seen else expected)
+
+
+def test_metrics_by_hand() -> None:
+    metrics = summarize(torch.tensor([1, 3, 6, 100]))
+    assert metrics["ndcg_at_5"] == pytest.approx((1 + 0.5) / 4)
+    assert metrics["ndcg_at_10"] == pytest.approx((1 + 0.5 + 1 / math.log2(7)) / 4)
+    assert metrics["recall_at_5"] == 0.5
+    assert metrics["recall_at_10"] == 0.75
+    assert metrics["mrr"] == pytest.approx((1 + 1 / 3 + 1 / 6 + 1 / 100) / 4)
+    with pytest.raises(ValueError, match="hold at least one held-out item"):
+        summarize(torch.zeros(0, dtype=torch.int64))
+
+
+def test_popularity_ranks_by_training_counts(tmp_path: Path) -> None:
+    path = tmp_path / "s.parquet"
+    pq.write_table(pa.table({"items": [[7, 7, 7, 8, 8], [8, 8, 9, 9, 7]]}), path)
+    sessions = ParquetSessions(path, "items")
+    catalogue = Catalogue.fit(sessions)  # training: 7 7 7, 8 8 9
+    assert catalogue.counts.tolist() == [3, 2, 1]
+    metrics = popularity_metrics(catalogue, held_out(sessions, catalogue, "test"))
+    assert metrics["mrr"] == pytest.approx((1 / 2 + 1) / 2)
+    seen = popularity_metrics(catalogue, held_out(sessions, catalogue, "test"), exclude_seen=True)
+    assert seen["mrr"] == pytest.approx((1 / 4 + 1) / 2)
+
+
+def test_best_items() -> None:
+    scores = torch.stack([SCORES, SCORES.flip(0)])
+    values, ids = best_items(scores, 2)
+    assert values.tolist() == [[5, 4], [9, 5]]
+    assert ids[:, 0].tolist() == [1, 5]
+    values, ids = best_items(scores, 3, torch.tensor([[1, 2, 3, -1], [5, 4, -1, -1]]))
+    assert ids[0, :2].tolist() == [4, 5]
+    assert values[0].tolist() == [3, 1, -torch.inf]
+    assert set(ids[1].tolist()) == {1, 2, 3}
+    for k in (0, 6):
+        with pytest.raises(ValueError, match=r"k must be in \[1, 5\], the number of items; got"):
+            best_items(scores, k)

@@ -1,0 +1,169 @@
+"""A run that was killed continues as if it had not been: same losses, same weights, bit by bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cli_helpers import TINY
+
+from transformers4rec_ext.__main__ import main
+from transformers4rec_ext.training import load_state, read_log
+from transformers4rec_ext.training.run import RunFolder, train_run
+
+
+class Killed(Exception):
+    """Stands for a kill: nothing of the run may be used but what is on the disk."""
+
+
+def _begin(out: Path, file: Path, *more: str) -> RunFolder:
+    """Write run.json as ``train`` does, without training."""
+    from transformers4rec_ext.cli import build_parser
+    from transformers4rec_ext.cli.train import _prepare_new
+
+    options = ["train", str(file), f"--out={out}", "--items-column=items", *TINY, *more]
+    _prepare_new(RunFolder(out), build_parser().parse_args(options))
+    return RunFolder(out)
+
+
+def _run(folder: RunFolder, **hooks: Any) -> Any:
+    torch.set_num_threads(1)
+    return train_run(folder, progress=False, say=lambda line: None, **hooks)
+
+
+def _same(one: Path, other: Path) -> None:
+    assert (one / "log.jsonl").read_bytes() == (other / "log.jsonl").read_bytes()
+    for name in ("model.pt", "checkpoint.pt"):
+        left, right = load_state(one / name), load_state(other / name)
+        left, right = left.get("model", left), right.get("model", right)
+        assert left.keys() == right.keys()
+        for key, tensor in left.items():
+            assert torch.equal(tensor, right[key]), key
+    results = [json.loads((path / "metrics.json").read_text()) for path in (one, other)]
+    for result in results:
+        result.pop("training_seconds")
+    assert results[0] == results[1]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, sessions_file: Path) -> RunFolder:
+    folder = _begin(tmp_path_factory.mktemp("runs") / "whole", sessions_file)
+    assert _run(folder) is not None
+    return folder
+
+
+# 15 steps an epoch, checkpoints after steps 4, 8, 12 and the epoch's end.
+@pytest.mark.parametrize("step", [2, 7, 8, 15, 16, 23, 44])
+def test_killed_at_a_step(
+    tmp_path: Path, sessions_file: Path, uninterrupted: RunFolder, step: int
+) -> None:
+    def kill(done: int) -> None:
+        if done == step:
+            raise Killed
+
+    folder = _begin(tmp_path, sessions_file)
+    with pytest.raises(Killed):
+        _run(folder, on_step=kill)
+    assert folder.status() == ("unfinished" if step > 4 else "new")
+    torch.manual_seed(999)
+    torch.rand(7)
+    assert _run(folder) is not None
+    _same(tmp_path, uninterrupted.path)
+
+
+def test_the_steps_of_the_test_are_where_they_should_be(uninterrupted: RunFolder) -> None:
+    log = read_log(uninterrupted.path / "log.jsonl")
+    ends = [line["step"] for line in log if line["event"] == "validation"]
+    assert ends[0] * 3 == ends[2]
+    assert 12 < ends[0] <= 23 < ends[1]
+
+
+def test_another_seed_gives_another_run(
+    tmp_path: Path, sessions_file: Path, uninterrupted: RunFolder
+) -> None:
+    folder = _begin(tmp_path, sessions_file, "--seed=1")
+    _run(folder)
+    with pytest.raises(AssertionError):
+        _same(tmp_path, uninterrupted.path)
+
+
+def test_losing_the_random_state_would_be_noticed(
+    tmp_path: Path, sessions_file: Path, uninterrupted: RunFolder
+) -> None:
+    """Planted fault: a checkpoint whose random state is not that of the run."""
+
+    def stop(count: list[int] = []) -> bool:  # noqa: B006 - the list counts the calls
+        count.append(1)
+        return len(count) == 6
+
+    folder = _begin(tmp_path, sessions_file)
+    assert _run(folder, should_stop=stop) is None
+    state = load_state(tmp_path / "checkpoint.pt")
+    torch.manual_seed(5)
+    state["torch_rng"] = torch.get_rng_state()
+    torch.save(state, tmp_path / "checkpoint.pt")
+    _run(folder)
+    with pytest.raises(AssertionError):
+        _same(tmp_path, uninterrupted.path)
+
+
+def test_asked_to_stop(tmp_path: Path, sessions_file: Path, uninterrupted: RunFolder) -> None:
+    steps: list[int] = []
+    folder = _begin(tmp_path, sessions_file)
+    assert _run(folder, on_step=steps.append, should_stop=lambda: len(steps) == 6) is None
+    assert folder.status() == "unfinished"
+    assert load_state(tmp_path / "checkpoint.pt")["position"]["step"] == 6
+    _run(folder, on_step=steps.append)
+    assert steps[:8] == [1, 2, 3, 4, 5, 6, 7, 8]  # nothing is done twice
+    _same(tmp_path, uninterrupted.path)
+
+
+_SCRIPT = """
+import os, signal, sys
+from transformers4rec_ext.__main__ import main
+from transformers4rec_ext.training.loop import TrainingLoop
+
+step = TrainingLoop._step
+
+def until(self, batch):
+    if self.global_step == int(sys.argv[1]):
+        os.kill(os.getpid(), int(sys.argv[2]))
+    return step(self, batch)
+
+TrainingLoop._step = until
+sys.exit(main(sys.argv[3:]))
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 130)])
+def test_process_killed_and_resumed_on_the_command_line(
+    tmp_path: Path,
+    sessions_file: Path,
+    uninterrupted: RunFolder,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    status: int,
+) -> None:
+    out = f"--out={tmp_path / 'run'}"
+    train = ["train", str(sessions_file), out, "--items-column=items", *TINY]
+    command = [sys.executable, "-c", _SCRIPT, "21", str(int(number)), *train]
+    repository = Path(__file__).resolve().parents[2]
+    path = os.pathsep.join(filter(None, (str(repository), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == status, done.stderr
+    capsys.readouterr()
+    assert main(train) == 2
+    assert "Continue it with `train --resume --out" in capsys.readouterr().err
+    assert main(["train", "--resume", out, "--threads=1", "--no-progress"]) == 0
+    assert "resumed after epoch 1" in capsys.readouterr().out
+    _same(tmp_path / "run", uninterrupted.path)
+    assert not list((tmp_path / "run").glob(".*"))

@@ -1,0 +1,134 @@
+"""Training batches: complete, shuffled by (seed, epoch), the same from any step on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from transformers4rec_ext.data import Catalogue, ParquetSessions, SessionLoader
+
+WIDTH = 6
+
+
+@pytest.fixture
+def sessions(tmp_path: Path) -> ParquetSessions:
+    rng = np.random.default_rng(3)
+    lists = [rng.integers(0, 60, rng.integers(0, 20)).tolist() for _ in range(200)]
+    path = tmp_path / "s.parquet"
+    pq.write_table(pa.table({"items": lists}), path, row_group_size=23)
+    return ParquetSessions(path, "items")
+
+
+def _loader(sessions: ParquetSessions, **options: Any) -> SessionLoader:
+    merged = {"max_length": WIDTH - 1, "batch_size": 4, "seed": 5, **options}
+    return SessionLoader(sessions, Catalogue.fit(sessions), **merged)
+
+
+def _rows(loader: SessionLoader, epoch: int, start: int = 0) -> list[np.ndarray]:
+    return [batch["item_id"].numpy() for batch in loader.batches(epoch, start)]
+
+
+def _bag(batches: list[np.ndarray]) -> Counter[tuple[int, ...]]:
+    return Counter(tuple(row[row > 0].tolist()) for batch in batches for row in batch)
+
+
+@pytest.mark.parametrize("buffer", [1, 300, 65_536])
+def test_an_epoch_holds_every_window_once(sessions: ParquetSessions, buffer: int) -> None:
+    plain = _loader(sessions, shuffle=False)
+    expected = _bag(_rows(plain, 0))
+    loader = _loader(sessions, buffer_windows=buffer)
+    for epoch in (0, 1):
+        batches = _rows(loader, epoch)
+        assert _bag(batches) == expected
+        assert len(batches) == len(loader)
+        assert sum(len(batch) for batch in batches) == loader.num_windows
+        assert sorted(map(len, batches))[1] == 4  # one batch may be smaller
+
+
+def test_targets_are_all_training_items_but_the_first(sessions: ParquetSessions) -> None:
+    lengths = np.concatenate([np.diff(chunk.offsets) for chunk in sessions.chunks()])
+    kept = np.where(lengths >= 3, lengths - 2, lengths)
+    targets = sum(int((b > 0).sum()) - len(b) for b in _rows(_loader(sessions), 0))
+    assert targets == np.maximum(kept - 1, 0).sum()
+    everything = sum(int((b > 0).sum()) - len(b) for b in _rows(_loader(sessions, part="all"), 0))
+    assert everything == np.maximum(lengths - 1, 0).sum()
+
+
+def test_batches_are_int64_right_padded_and_trimmed(sessions: ParquetSessions) -> None:
+    for batch in _loader(sessions).batches(0):
+        ids = batch["item_id"]
+        assert ids.dtype == torch.int64
+        assert ids.is_contiguous()
+        assert ids.shape[1] <= WIDTH
+        real = ids > 0
+        assert bool((real[:, 1:] <= real[:, :-1]).all())  # no item after padding
+        assert bool(real[:, -1].any())  # as wide as the longest row
+
+
+@pytest.mark.parametrize("buffer", [1, 65_536])
+def test_resuming_at_any_step(sessions: ParquetSessions, buffer: int) -> None:
+    loader = _loader(sessions, buffer_windows=buffer)
+    whole = _rows(loader, 2)
+    for start in (0, 1, 17, len(whole) - 1, len(whole)):
+        rest = _rows(loader, 2, start)
+        assert len(rest) == len(whole) - start
+        for one, other in zip(rest, whole[start:], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_order_depends_on_seed_and_epoch_only(sessions: ParquetSessions) -> None:
+    first = [b.tolist() for b in _rows(_loader(sessions), 1)]
+    assert first == [b.tolist() for b in _rows(_loader(sessions), 1)]
+    assert first != [b.tolist() for b in _rows(_loader(sessions), 0)]
+    assert first != [b.tolist() for b in _rows(_loader(sessions, seed=6), 1)]
+
+
+def test_shuffling_reaches_over_row_groups(sessions: ParquetSessions) -> None:
+    """With a buffer for everything, early sessions turn up late; planted fault: no shuffle."""
+    early = {tuple(row) for row in _rows(_loader(sessions, shuffle=False), 0)[0].tolist()}
+
+    def place(loader: SessionLoader) -> float:
+        rows = [tuple(row) for batch in _rows(loader, 0) for row in batch.tolist()]
+        return max(i for i, row in enumerate(rows) if row in early) / len(rows)
+
+    assert place(_loader(sessions)) > 0.3
+    assert place(_loader(sessions, shuffle=False)) < 0.05
+
+
+def test_iterating_moves_on_to_the_next_epoch(sessions: ParquetSessions) -> None:
+    loader = _loader(sessions, name="clicks")
+    first = [batch["clicks"].tolist() for batch in loader]
+    second = [batch["clicks"].tolist() for batch in loader]
+    assert first == [batch["clicks"].tolist() for batch in loader.batches(0)]
+    assert second == [batch["clicks"].tolist() for batch in loader.batches(1)]
+    assert len(first) == len(loader)
+
+
+def test_unknown_items_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "s.parquet"
+    pq.write_table(pa.table({"items": [[1, 9, 2, 9, 9, 3], [9, 9, 9], [1, 2]]}), path)
+    known = Catalogue(pa.array([1, 2, 3]), np.array([3, 2, 1]))
+    loader = SessionLoader(
+        ParquetSessions(path, "items"), known, max_length=5, batch_size=9, part="all", shuffle=False
+    )
+    assert [batch["item_id"].tolist() for batch in loader] == [[[1, 2, 3], [1, 2, 0]]]
+
+
+def test_sessions_too_short(tmp_path: Path) -> None:
+    path = tmp_path / "s.parquet"
+    pq.write_table(pa.table({"items": [[1, 2, 3], [4], []]}), path)
+    with pytest.raises(ValueError, match=r"got 3 shorter ones\..* needs four"):
+        _loader(ParquetSessions(path, "items"))
+
+
+@pytest.mark.parametrize("option", ["max_length", "batch_size", "buffer_windows"])
+def test_numbers_are_checked(sessions: ParquetSessions, option: str) -> None:
+    with pytest.raises(ValueError, match=f"SessionLoader: {option} must be >= 1; got 0"):
+        _loader(sessions, **{option: 0})

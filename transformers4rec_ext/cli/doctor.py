@@ -1,0 +1,68 @@
+"""``doctor``: what is installed, how it was built, and which operators run fused, and why not."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import platform
+from importlib import metadata
+from typing import Any
+
+from transformers4rec_ext.cli import options as shared
+
+_EPILOG = """\
+`fused` operators run in the compiled kernels, `reference` ones in plain PyTorch: the same results,
+slower. Nothing falls back silently; T4R_EXT_BACKEND=fused makes a missing kernel an error.
+"""
+_PACKAGES = (
+    "transformers4rec_ext",
+    "torch",
+    "transformers",
+    "torchmetrics",
+    "numpy",
+    "pyarrow",
+    "matplotlib",
+)
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    shared.add_command(commands, "doctor", "what is installed, built and fused", _EPILOG, run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the report."""
+    import torch
+
+    from transformers4rec_ext import _native
+
+    # Registers the operators and loads the library, as a training step would.
+    importlib.import_module("transformers4rec_ext.functional")
+    lines = [("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
+    lines += [(name, _version(name)) for name in _PACKAGES]
+    lines.append(("threads", str(torch.get_num_threads())))
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none visible"
+    lines.append(("gpu", gpu))
+    for name, value in lines:
+        shared.say(f"{name:<24}{value}")
+    shared.say("")
+    for name, value in _native.report().items():
+        if name == "ops":
+            _say_ops(value)
+        elif name != "torch" and (name != "reason" or value):
+            shared.say(f"{name:<24}{'none' if value is None else value}")
+    return 0
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _say_ops(ops: dict[str, dict[str, str]]) -> None:
+    devices = list(next(iter(ops.values()), {}))
+    shared.say(f"\n{'operator':<24}" + "".join(f"{device:<12}" for device in devices))
+    for name, state in ops.items():
+        shared.say(f"{name:<24}" + "".join(f"{state[device]:<12}" for device in devices))

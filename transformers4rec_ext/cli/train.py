@@ -1,0 +1,240 @@
+"""``train``: from a parquet file of sessions to a model, resumable at every checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers4rec_ext._errors import value_error
+from transformers4rec_ext.cli import options as shared
+
+if TYPE_CHECKING:
+    from transformers4rec_ext.training.config import RunConfig
+    from transformers4rec_ext.training.run import RunFolder
+
+_EPILOG = """\
+Each session of three items or more is split: the last item is the test target, the last but one
+the validation target, the rest is trained on (shorter sessions are only trained on). Sessions
+longer than --max-length are cut into windows, so that no interaction is lost. Items are re-ranked
+by popularity on the way in, as the log-uniform sampler assumes, and mapped back on the way out.
+Metrics rank the target among all items; ties count against the model.
+
+The folder --out receives run.json, catalogue.parquet (your ids by rank), model.pt (weights of the
+best validation NDCG@10), checkpoint.pt, log.jsonl, and at the end metrics.json and curves.png. A
+run that was killed or stopped continues with --resume as if it had not been.
+
+examples:
+  python -m transformers4rec_ext train sessions.parquet --items-column item_id --out runs/first
+  python -m transformers4rec_ext train week1.parquet week2.parquet --items-column items \\
+      --session-column session_id --max-length 20 --samples 4000 --out runs/weeks --seed 1
+  python -m transformers4rec_ext train --resume --out runs/first
+"""
+# What may differ between the beginning and the continuation of a run.
+_FREE_ON_RESUME = {"epochs", "patience", "checkpoint_every"}
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = shared.add_command(commands, "train", "train a model on sessions", _EPILOG, run)
+    parser.add_argument("files", nargs="*", metavar="FILE.parquet", help="sessions, one a row")
+    parser.add_argument("--out", default="run", metavar="DIR", help="run folder (default: run)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="start again in --out, removing its earlier run"
+    )
+    _add_config(parser)
+    shared.add_common(parser)
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    """Add an option for each field of RunConfig; only those given reach the namespace."""
+
+    def add(name: str, text: str, **more: Any) -> None:
+        default = _DEFAULTS.get(name.replace("-", "_"))
+        shown = text if default is None else f"{text} (default: {default})"
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=shown, **more)
+
+    number = {"type": int, "metavar": "N"}
+    real = {"type": float, "metavar": "X"}
+    add("items-column", "list column with the items in time order (default: item_id)", metavar="C")
+    add("session-column", "column carried to recommendations (default: none)", metavar="C")
+    add("seed", "seed of weights, shuffling, dropout and negatives", **number)
+    add("epochs", "passes over the training part, at most", **number)
+    add("batch-size", "windows in a batch", **number)
+    add("max-length", "items that the model sees, T", **number)
+    add("d-model", "width of the embeddings and the transformer", **number)
+    add("layers", "transformer layers", **number)
+    add("heads", "attention heads; divides --d-model", **number)
+    add("inner", "width of the feed-forward layers; 0: 4 x --d-model", **number)
+    add("dropout", "dropout, 0 <= X < 1", **real)
+    add("lr", "learning rate of Adam", **real)
+    add("schedule", "learning rate over the epochs; cosine ends at 0", choices=_SCHEDULES)
+    add("clip", "largest gradient norm; 0: no clipping", **real)
+    add("loss", "softmax over negatives, or over all items", choices=("sampled", "full"))
+    add("samples", "negatives for each batch, S", **number)
+    add("body", "transformer", choices=("gpt2", "xlnet"))
+    parser.add_argument(
+        "--exclude-seen",
+        action=argparse.BooleanOptionalAction,
+        default=argparse.SUPPRESS,
+        help="rank only items that the session has not held yet (default: --no-exclude-seen)",
+    )
+    add(
+        "patience", "epochs without a better validation NDCG@10 before stopping; 0: never", **number
+    )
+    add("checkpoint-every", "steps between checkpoints; 0: at the end of epochs only", **number)
+    add("validation-sessions", "validate on a sample of at most N sessions", **number)
+    add("eval-batch-size", "sessions scored at once", **number)
+
+
+# Kept here as plain values, so that --help does not import torch; a test compares them.
+_SCHEDULES = ("constant", "cosine")
+_DEFAULTS: dict[str, Any] = {
+    "seed": 0,
+    "epochs": 20,
+    "batch_size": 128,
+    "max_length": 50,
+    "d_model": 64,
+    "layers": 2,
+    "heads": 2,
+    "inner": 0,
+    "dropout": 0.1,
+    "lr": 1e-3,
+    "schedule": "constant",
+    "clip": 1.0,
+    "loss": "sampled",
+    "samples": 1000,
+    "body": "gpt2",
+    "patience": 5,
+    "checkpoint_every": 500,
+    "validation_sessions": 20_000,
+    "eval_batch_size": 256,
+}
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train or resume."""
+    from transformers4rec_ext.training.run import RunFolder, train_run
+
+    shared.use_threads(options)
+    folder = RunFolder(Path(options.out))
+    if options.resume:
+        if not _prepare_resume(folder, options):
+            return 0
+    else:
+        _prepare_new(folder, options)
+    with _stop_on_signals() as should_stop:
+        result = train_run(
+            folder,
+            progress=not options.no_progress,
+            say=shared.say,
+            should_stop=should_stop,
+        )
+    if result is None:
+        shared.say(f"stopped; continue with: train --resume --out {options.out}")
+        return 130
+    report(folder, result)
+    return 0
+
+
+def report(folder: RunFolder, result: dict[str, Any]) -> None:
+    """Print the metrics table of a finished run and where its files are."""
+    config, _ = folder.read()
+    ranked = "items not seen in the session" if config.exclude_seen else "all items"
+    shared.say(
+        f"\ntest: the last item of each session, ranked among {ranked}; best epoch "
+        f"{result['best_epoch']} of {result['epochs']}, {result['training_seconds']:.0f} s"
+    )
+    rows = {name: result[name] for name in ("model", "popularity")}
+    shared.say(shared.metrics_table(rows))
+    shared.say(f"model, log and curves: {folder.path}")
+
+
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of RunConfig that were given on the command line."""
+    from transformers4rec_ext.training.config import RunConfig
+
+    names = {field.name for field in dataclasses.fields(RunConfig)}
+    return {name: value for name, value in vars(options).items() if name in names}
+
+
+def _prepare_new(folder: RunFolder, options: argparse.Namespace) -> None:
+    from transformers4rec_ext.data.parquet import ParquetSessions
+    from transformers4rec_ext.training.config import RunConfig
+
+    if not options.files:
+        raise value_error("train", "FILE.parquet", "be given", "none", "Or --resume a run.")
+    config = RunConfig(**{"items_column": "item_id", **_given(options)})
+    # Everything is checked before an earlier run is touched.
+    sessions = ParquetSessions(options.files, config.items_column, config.session_column)
+    status = folder.status()
+    if status != "new" and not options.overwrite:
+        hint = "Add --overwrite to start again."
+        if status == "unfinished":
+            hint = f"Continue it with `train --resume --out {options.out}`. {hint}"
+        raise value_error("train", "--out", "hold no run", f"the {status} {options.out}", hint)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.clear()
+    folder.describe(config, sessions.paths)
+
+
+def _prepare_resume(folder: RunFolder, options: argparse.Namespace) -> bool:
+    """Check the options against those of the run; return whether there is something to do."""
+    if options.overwrite:
+        raise value_error("train", "--overwrite", "not go with --resume", "both")
+    config, files = folder.read()
+    known = [Path(file["path"]) for file in files]
+    if options.files and [Path(file).resolve() for file in options.files] != known:
+        raise value_error(
+            "train", "FILE.parquet", f"be those of the run ({', '.join(map(str, known))})", "others"
+        )
+    changed = _changed(config, _given(options))
+    if folder.status() == "finished":
+        if "epochs" not in changed:
+            shared.say(f"{options.out} is finished; nothing to resume (more --epochs would be)")
+            return False
+        (folder.path / "metrics.json").unlink()
+    if changed:
+        folder.describe(dataclasses.replace(config, **changed), known)
+    return True
+
+
+def _changed(config: RunConfig, given: dict[str, Any]) -> dict[str, Any]:
+    changed = {name: new for name, new in given.items() if getattr(config, name) != new}
+    for name in changed:
+        if name not in _FREE_ON_RESUME or (name == "epochs" and config.schedule != "constant"):
+            raise value_error(
+                "train",
+                f"--{name.replace('_', '-')}",
+                f"be {getattr(config, name)!r} as the run began",
+                repr(given[name]),
+                "Leave it out to resume, or start another run.",
+            )
+    return changed
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[Any]:
+    """Turn the first Ctrl-C or SIGTERM into a stop after the step, with a checkpoint."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def ask(number: int, frame: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,28 @@
+"""Sessions from parquet files: reading, the catalogue, the split, batches, synthetic sessions."""
+
+from __future__ import annotations
+
+from transformers4rec_ext.data.catalogue import Catalogue
+from transformers4rec_ext.data.contexts import ContextBatch, Contexts, held_out, whole_sessions
+from transformers4rec_ext.data.loader import SessionLoader
+from transformers4rec_ext.data.parquet import ParquetSessions, RowGroup, SessionChunk
+from transformers4rec_ext.data.split import padded, target_positions, training_bounds, windows
+from transformers4rec_ext.data.synthetic import synthetic_sessions, write_sessions
+
+__all__ = [
+    "Catalogue",
+    "ContextBatch",
+    "Contexts",
+    "ParquetSessions",
+    "RowGroup",
+    "SessionChunk",
+    "SessionLoader",
+    "held_out",
+    "padded",
+    "synthetic_sessions",
+    "target_positions",
+    "training_bounds",
+    "whole_sessions",
+    "windows",
+    "write_sessions",
+]

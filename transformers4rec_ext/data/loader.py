@@ -1,0 +1,191 @@
+"""Training batches: windows of sessions, shuffled by (seed, epoch), resumable at any step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from transformers4rec_ext._errors import value_error
+from transformers4rec_ext.data.catalogue import Catalogue
+from transformers4rec_ext.data.parquet import ParquetSessions, SessionChunk
+from transformers4rec_ext.data.split import Part, padded, training_bounds, windows
+
+_BATCHES_PER_GROUP = 16
+
+
+class KnownItems(NamedTuple):
+    """A chunk's items as ids of the catalogue, the unknown ones left out."""
+
+    ids: np.ndarray
+    """int64, all > 0."""
+    position: np.ndarray
+    """Maps a position in the chunk (0 .. len) to the position in ``ids``."""
+    num_unknown: int
+
+    @classmethod
+    def of(cls, chunk: SessionChunk, catalogue: Catalogue) -> KnownItems:
+        """Encode a chunk."""
+        ranks = catalogue.encode(chunk.items)
+        known = ranks > 0
+        position = np.concatenate([np.zeros(1, np.int64), np.cumsum(known)])
+        return cls(ranks[known], position, int(len(ranks) - position[-1]))
+
+
+class SessionLoader:
+    """Batches ``{items_name: int64 [B, T]}`` of training windows, right-padded with 0.
+
+    A session longer than a row is cut into windows (:func:`transformers4rec_ext.data.windows`), so
+    that no interaction is lost. Shuffling is a pure function of ``(seed, epoch)``: the row groups
+    are read in a random order, their windows go through a shuffle buffer, and inside every 16
+    batches' worth of shuffled windows those of like length share a batch, whose width is that of
+    its longest (this saves the padding; the batches then go out in random order). So
+    ``batches(epoch, start)`` gives exactly what a run that was stopped before step ``start`` would
+    have seen next.
+
+    Parameters
+    ----------
+    sessions : ParquetSessions
+    catalogue : Catalogue
+        Items it does not know are left out of their session.
+    max_length : int
+        Items that the model sees: rows hold up to ``max_length + 1``, the last being a target.
+    batch_size : int
+        Windows in a batch (the last batch of an epoch may be smaller).
+    part : "train" or "all"
+        Leave out the last two items of each session, or not.
+    shuffle : bool
+        Off: file order, and rows as long as the longest of their batch.
+    seed : int
+    buffer_windows : int
+        Windows held in memory by the shuffle buffer, ``8 (max_length + 1)`` bytes each.
+    name : str
+        The key of the batches' dictionary.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range, or no session has two known items to train on.
+
+    Notes
+    -----
+    Iterating the loader itself yields one epoch and moves on to the next, so it can be given to
+    ``Model.fit``.
+    """
+
+    def __init__(
+        self,
+        sessions: ParquetSessions,
+        catalogue: Catalogue,
+        *,
+        max_length: int,
+        batch_size: int,
+        part: Part = "train",
+        shuffle: bool = True,
+        seed: int = 0,
+        buffer_windows: int = 65_536,
+        name: str = "item_id",
+    ) -> None:
+        for argument, value, least in (
+            ("max_length", max_length, 1),
+            ("batch_size", batch_size, 1),
+            ("seed", seed, 0),
+            ("buffer_windows", buffer_windows, 1),
+        ):
+            if value < least:
+                raise value_error("SessionLoader", argument, f"be >= {least}", value)
+        self.sessions = sessions
+        self.catalogue = catalogue
+        self.width = max_length + 1
+        self.batch_size = batch_size
+        self.part = part
+        self.shuffle = shuffle
+        self.seed = seed
+        self.name = name
+        self.epoch = 0
+        # What leaves the buffer at once is a whole number of groups of batches.
+        group = batch_size * _BATCHES_PER_GROUP
+        self._emit = group * max(1, buffer_windows // (2 * group))
+        self.num_windows = sum(len(start) for _, start, _ in self._windows(None))
+        if self.num_windows == 0:
+            raise value_error(
+                "SessionLoader",
+                "sessions",
+                "hold a session with at least two items to train on",
+                f"{sessions.num_sessions} shorter ones",
+                "The last two items of each session are held out, so a session needs four.",
+            )
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return -(-self.num_windows // self.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """Yield the current epoch and move on to the next."""
+        epoch = self.epoch
+        self.epoch += 1
+        yield from self.batches(epoch)
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[dict[str, Tensor]]:
+        """Yield the batches of ``epoch`` from step ``start`` on.
+
+        Parameters
+        ----------
+        epoch : int
+        start : int
+            How many batches to leave out; they are read but not made into tensors.
+        """
+        for step, rows in enumerate(self._batched(epoch)):
+            if step >= start:
+                longest = int((rows != 0).sum(axis=1).max())
+                yield {self.name: torch.from_numpy(np.ascontiguousarray(rows[:, :longest]))}
+
+    def _batched(self, epoch: int) -> Iterator[np.ndarray]:
+        """Yield the rows of each batch, [B, width]."""
+        rng = np.random.default_rng([self.seed, epoch])
+        size = self.batch_size
+        for block in self._blocks(rng):
+            for at in range(0, len(block), size * _BATCHES_PER_GROUP):
+                group = block[at : at + size * _BATCHES_PER_GROUP]
+                starts = np.arange(0, len(group), size)
+                if self.shuffle:
+                    length = (group != 0).sum(axis=1)
+                    group = group[np.argsort(length, kind="stable")]
+                    starts = rng.permutation(starts)
+                for first in starts:
+                    yield group[first : first + size]
+
+    def _blocks(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        """Yield blocks of padded windows; all but the last hold a multiple of the batch size."""
+        order = rng.permutation(len(self.sessions.row_groups)) if self.shuffle else None
+        held: list[np.ndarray] = []
+        count = 0
+        for ids, start, stop in self._windows(order):
+            held.append(padded(ids, start, stop, self.width))
+            count += len(start)
+            while count >= 2 * self._emit:
+                rows = self._mixed(held, rng)
+                yield rows[: self._emit]
+                held = [rows[self._emit :]]
+                count -= self._emit
+        yield self._mixed(held, rng)
+
+    def _mixed(self, held: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+        rows = np.concatenate(held)
+        return rows[rng.permutation(len(rows))] if self.shuffle else rows
+
+    def _windows(
+        self, order: np.ndarray | None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield known ids and the windows' bounds, chunk by chunk."""
+        wanted = None if order is None else order.tolist()
+        for chunk in self.sessions.chunks(wanted):
+            known = KnownItems.of(chunk, self.catalogue)
+            start, stop = training_bounds(chunk.offsets, self.part)
+            yield (
+                known.ids,
+                *windows(known.position[start], known.position[stop], self.width),
+            )

@@ -1,0 +1,246 @@
+"""Sessions streamed from parquet files: one row is a session, one list column holds its items."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from transformers4rec_ext._errors import type_error, value_error
+
+_CHUNK_ROWS = 8192
+
+
+class SessionChunk(NamedTuple):
+    """Some consecutive sessions of a file, ragged.
+
+    ``items[offsets[i]:offsets[i + 1]]`` are the items of session ``i`` in time order.
+    """
+
+    items: pa.Array
+    """The items of all sessions, int64 or string, one after the other."""
+    offsets: np.ndarray
+    """int64 [sessions + 1], rising from 0 to ``len(items)``."""
+    sessions: pa.Array | None
+    """The session column, or None where none was asked for."""
+    first: int
+    """The number of the first session, counted over all files."""
+
+
+class RowGroup(NamedTuple):
+    """One row group: the unit that is read, and that is put in another order by shuffling."""
+
+    file: int
+    group: int
+    first: int
+    rows: int
+
+
+class ParquetSessions:
+    """Sessions in parquet files, read as a stream of chunks.
+
+    Parameters
+    ----------
+    paths : path or sequence of paths
+        Parquet files with the same columns; their sessions follow each other.
+    items_column : str
+        A list column of integers >= 0 or of strings: the items of a session in time order. The
+        ids are the caller's own; any integer or string will do.
+    session_column : str, optional
+        A column carried through to recommendations.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a path is absent.
+    ValueError
+        If a file is not a complete parquet file, has no such column or no rows; while reading, if
+        the column holds nulls or negative ids.
+    TypeError
+        If the items are not a list of integers or strings, or files disagree on the type.
+
+    Notes
+    -----
+    Memory is bounded by a row group's compressed pages and one chunk of sessions.
+    """
+
+    def __init__(
+        self,
+        paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        items_column: str,
+        session_column: str | None = None,
+    ) -> None:
+        self.paths = _path_list(paths)
+        self.items_column = items_column
+        self.session_column = session_column
+        self.row_groups: list[RowGroup] = []
+        self.num_sessions = 0
+        self.item_type: pa.DataType | None = None
+        self.columns: list[str] = []
+        for number, path in enumerate(self.paths):
+            self._inspect(number, path)
+        if self.num_sessions == 0:
+            raise value_error(
+                "ParquetSessions", "paths", "hold at least one session", f"no rows in {paths!r}"
+            )
+
+    def _inspect(self, number: int, path: Path) -> None:
+        with _open(path) as file:
+            schema = file.schema_arrow
+            self.columns = schema.names
+            for column in filter(None, (self.items_column, self.session_column)):
+                if column not in schema.names:
+                    raise value_error(
+                        "ParquetSessions",
+                        "column",
+                        f"be a column of {path}",
+                        repr(column),
+                        f"Its columns are: {', '.join(schema.names)}.",
+                    )
+            kind = _item_type(schema.field(self.items_column).type, self.items_column, path)
+            if self.item_type is not None and kind != self.item_type:
+                raise type_error(
+                    "ParquetSessions",
+                    f"column {self.items_column!r}",
+                    f"have one type in all files ({self.item_type})",
+                    f"{kind} in {path}",
+                )
+            self.item_type = kind
+            for group in range(file.metadata.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                self.row_groups.append(RowGroup(number, group, self.num_sessions, rows))
+                self.num_sessions += rows
+
+    def chunks(
+        self, order: Sequence[int] | None = None, rows: int = _CHUNK_ROWS
+    ) -> Iterator[SessionChunk]:
+        """Yield the sessions in chunks of at most ``rows``.
+
+        Parameters
+        ----------
+        order : sequence of int, optional
+            Positions in ``row_groups`` in the order to read them; all, in file order, by default.
+        rows : int
+            The largest number of sessions in a chunk.
+        """
+        wanted = range(len(self.row_groups)) if order is None else order
+        for position in wanted:
+            yield from self._row_group(self.row_groups[position], rows)
+
+    def _row_group(self, unit: RowGroup, rows: int) -> Iterator[SessionChunk]:
+        path = self.paths[unit.file]
+        columns = [c for c in (self.items_column, self.session_column) if c is not None]
+        first = unit.first
+        with _open(path) as file:
+            batches = file.iter_batches(rows, row_groups=[unit.group], columns=columns)
+            while True:
+                try:
+                    batch = next(batches, None)
+                except (pa.ArrowException, OSError) as error:
+                    raise _unreadable(path, error) from error
+                if batch is None:
+                    return
+                where = f"{path}, sessions from {first - unit.first} of row group {unit.group}"
+                items, offsets = _ragged(batch.column(self.items_column), where)
+                sessions = (
+                    None if self.session_column is None else batch.column(self.session_column)
+                )
+                yield SessionChunk(items, offsets, sessions, first)
+                first += batch.num_rows
+
+
+def _path_list(
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+) -> list[Path]:
+    found = [Path(paths)] if isinstance(paths, (str, os.PathLike)) else [Path(p) for p in paths]
+    if not found:
+        raise value_error("ParquetSessions", "paths", "name at least one file", "none")
+    return found
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    if not path.exists():
+        raise FileNotFoundError(f"ParquetSessions: paths must exist; {path} does not.")
+    if not path.is_file():
+        raise value_error("ParquetSessions", "paths", "be files", f"{path}, which is not a file")
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split()).rstrip(".")
+    return value_error(
+        "ParquetSessions",
+        "paths",
+        "be complete parquet files",
+        f"{path} ({reason})",
+        "The file may be truncated or of another format; write it again.",
+    )
+
+
+def _item_type(kind: pa.DataType, column: str, path: Path) -> pa.DataType:
+    """Return int64 or string, the type that items of the column are read as."""
+    is_list = (
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
+    value = kind.value_type if is_list else None
+    if value is not None and pa.types.is_dictionary(value):
+        value = value.value_type
+    if value is not None and pa.types.is_integer(value):
+        return pa.int64()
+    if value is not None and (pa.types.is_string(value) or pa.types.is_large_string(value)):
+        return pa.string()
+    hint = "Group the file by session, so that one row is the list of a session's items."
+    if value is not None and pa.types.is_floating(value):
+        hint = "Floats cannot hold ids exactly; write the ids as integers or strings."
+    raise type_error(
+        "ParquetSessions",
+        f"column {column!r}",
+        "be a list of integers or of strings",
+        f"{kind} in {path}",
+        hint,
+    )
+
+
+def _ragged(column: pa.Array, where: str) -> tuple[pa.Array, np.ndarray]:
+    """Return the column's values as int64 or string, and the sessions' offsets from 0."""
+    if column.null_count:
+        row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+        raise value_error(
+            "ParquetSessions", "sessions", "not be null", f"a null list in {where}, row {row}"
+        )
+    lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False).astype(np.int64)
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    items = column.flatten()
+    if pa.types.is_dictionary(items.type):
+        items = items.dictionary_decode()
+    if items.null_count:
+        position = int(np.flatnonzero(items.is_null().to_numpy(zero_copy_only=False))[0])
+        row = int(np.searchsorted(offsets, position, side="right")) - 1
+        raise value_error(
+            "ParquetSessions", "items", "not be null", f"a null in {where}, row {row}"
+        )
+    if not pa.types.is_integer(items.type):
+        return items.cast(pa.string()), offsets
+    try:
+        items = items.cast(pa.int64())
+    except pa.ArrowInvalid as error:
+        raise value_error(
+            "ParquetSessions", "items", "fit in 63 bits", f"a larger id in {where}"
+        ) from error
+    values = items.to_numpy()
+    if len(values) and values.min() < 0:
+        position = int(np.flatnonzero(values < 0)[0])
+        row = int(np.searchsorted(offsets, position, side="right")) - 1
+        raise value_error(
+            "ParquetSessions", "items", "be >= 0", f"{values[position]} in {where}, row {row}"
+        )
+    return items, offsets

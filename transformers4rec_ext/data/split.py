@@ -1,0 +1,109 @@
+"""Which items of a session are trained on, and which are held out; windows and padding.
+
+A session of ``n`` items is split by leaving out its last two: *test* is the last item given all
+before it, *validation* the last but one given all before it, and training uses ``items[:-2]``.
+A session with fewer than three items is too short for that and belongs wholly to training.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from transformers4rec_ext._errors import value_error
+
+Part = Literal["train", "validation", "test", "all", "last"]
+HELD_OUT_MINIMUM = 3
+
+
+def training_bounds(offsets: np.ndarray, part: Part) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``(start, stop)`` of the items of each session that belong to training.
+
+    Parameters
+    ----------
+    offsets : int64 [sessions + 1]
+    part : "train" or "all"
+        ``items[:-2]`` of sessions with three items or more and the whole of shorter ones; or all.
+    """
+    start, stop = offsets[:-1], offsets[1:]
+    if part == "all":
+        return start, stop
+    if part == "train":
+        return start, np.where(stop - start >= HELD_OUT_MINIMUM, stop - 2, stop)
+    raise value_error("training_bounds", "part", "be 'train' or 'all'", repr(part))
+
+
+def target_positions(offsets: np.ndarray, part: Part) -> np.ndarray:
+    """Return the position of each session's held-out item, -1 for a session without one.
+
+    Parameters
+    ----------
+    offsets : int64 [sessions + 1]
+    part : "validation", "test" or "last"
+        The last but one, the last (both of sessions with three items or more), or the last item
+        of every session with at least two.
+    """
+    lengths = np.diff(offsets)
+    back = {"validation": 2, "test": 1, "last": 1}
+    if part not in back:
+        raise value_error(
+            "target_positions", "part", "be 'validation', 'test' or 'last'", repr(part)
+        )
+    minimum = 2 if part == "last" else HELD_OUT_MINIMUM
+    return np.where(lengths >= minimum, offsets[1:] - back[part], -1)
+
+
+def windows(start: np.ndarray, stop: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cut ``[start, stop)`` of each session into windows of at most ``width`` items.
+
+    The windows are laid from the end, and each begins with the item that the one before it ends
+    with: of a session of ``n`` items exactly the last ``n - 1`` are predicted, each once, whatever
+    its length, and the most recent window is the full one. Sessions with fewer than two items
+    give no window.
+
+    Parameters
+    ----------
+    start, stop : int64 [sessions]
+    width : int
+        At least 2: the model sees ``width - 1`` items and predicts the ``width - 1`` after them.
+
+    Returns
+    -------
+    tuple of int64 [windows]
+        Starts and stops.
+
+    Examples
+    --------
+    >>> windows(np.array([0]), np.array([10]), 5)
+    (array([5, 1, 0]), array([10,  6,  2]))
+    """
+    if width < 2:
+        raise value_error("windows", "width", "be >= 2", width)
+    stride = width - 1
+    count = -(-np.maximum(stop - start - 1, 0) // stride)
+    session = np.repeat(np.arange(len(start)), count)
+    back = np.arange(len(session)) - np.repeat(np.cumsum(count) - count, count)
+    window_stop = stop[session] - back * stride
+    return np.maximum(window_stop - width, start[session]), window_stop
+
+
+def padded(
+    ids: np.ndarray, start: np.ndarray, stop: np.ndarray, width: int, fill: int = 0
+) -> np.ndarray:
+    """Return ``[rows, width]`` with ``ids[start:stop]`` at the left of each row, then ``fill``.
+
+    Of a longer stretch the last ``width`` ids are kept.
+
+    Examples
+    --------
+    >>> padded(np.arange(1, 6), np.array([0, 2]), np.array([2, 5]), 2)
+    array([[1, 2],
+           [4, 5]])
+    """
+    start = np.maximum(start, stop - width)
+    position = start[:, None] + np.arange(width)
+    inside = position < stop[:, None]
+    if not len(ids):
+        return np.full(position.shape, fill, np.int64)
+    return np.where(inside, ids[np.minimum(position, len(ids) - 1)], fill)

@@ -1,0 +1,27 @@
+"""Training, resuming and evaluating a next-item model; what the command line is made of."""
+
+from __future__ import annotations
+
+from transformers4rec_ext.training.checkpoint import load_state, save_state
+from transformers4rec_ext.training.config import RunConfig
+from transformers4rec_ext.training.evaluation import held_out_ranks, rows_at_once, summarize
+from transformers4rec_ext.training.log import RunLog, plot_curves, read_log
+from transformers4rec_ext.training.loop import Position, TrainingLoop
+from transformers4rec_ext.training.network import build_model, evaluating, model_scorer
+
+__all__ = [
+    "Position",
+    "RunConfig",
+    "RunLog",
+    "TrainingLoop",
+    "build_model",
+    "evaluating",
+    "held_out_ranks",
+    "load_state",
+    "model_scorer",
+    "plot_curves",
+    "read_log",
+    "rows_at_once",
+    "save_state",
+    "summarize",
+]

@@ -1,0 +1,151 @@
+"""What a training run is made of: one frozen record, saved as JSON beside the model."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from transformers4rec_ext._errors import type_error, value_error
+
+LOSSES = ("sampled", "full")
+BODIES = ("gpt2", "xlnet")
+SCHEDULES = ("constant", "cosine")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides the numbers of a run, besides the files and the machine.
+
+    Parameters
+    ----------
+    items_column : str
+        The list column that holds each session's items.
+    session_column : str, optional
+        A column carried through to recommendations.
+    seed : int
+        Of the initial weights, the shuffling, dropout and the negative samples.
+    epochs, batch_size : int
+        At most this many passes; windows in a batch.
+    max_length : int
+        T, the number of items the model sees; longer sessions are trained on in windows.
+    d_model, layers, heads, dropout
+        The transformer's width (also of the item embeddings), depth, attention heads, dropout.
+    inner : int
+        Width of the feed-forward layers; 0 for ``4 * d_model``.
+    lr : float
+        Adam's learning rate at the start.
+    schedule : str
+        "constant", or "cosine" from ``lr`` to 0 over ``epochs``.
+    clip : float
+        Largest norm of the gradient; 0 for no clipping.
+    loss : str
+        "sampled": softmax over the target and ``samples`` log-uniform negatives; "full": over all.
+    samples : int
+        S, negatives drawn for each batch.
+    body : str
+        "gpt2" or "xlnet".
+    exclude_seen : bool
+        Whether validation and test rank among the items that the session has not held yet.
+    patience : int
+        Stop after this many epochs without a better validation NDCG@10; 0 for never.
+    checkpoint_every : int
+        Steps between checkpoints inside an epoch; 0 for only at its end.
+    validation_sessions : int
+        Validate on a sample of at most this many sessions (the test uses all).
+    eval_batch_size : int
+        Sessions scored at once.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a value has the wrong type or is out of its range.
+    """
+
+    items_column: str
+    session_column: str | None = None
+    seed: int = 0
+    epochs: int = 20
+    batch_size: int = 128
+    max_length: int = 50
+    d_model: int = 64
+    layers: int = 2
+    heads: int = 2
+    inner: int = 0
+    dropout: float = 0.1
+    lr: float = 1e-3
+    schedule: str = "constant"
+    clip: float = 1.0
+    loss: str = "sampled"
+    samples: int = 1000
+    body: str = "gpt2"
+    exclude_seen: bool = False
+    patience: int = 5
+    checkpoint_every: int = 500
+    validation_sessions: int = 20_000
+    eval_batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        for name, least in _INTEGERS.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise type_error("RunConfig", name, "be an integer", repr(value))
+            if value < least:
+                raise value_error("RunConfig", name, f"be >= {least}", value)
+        for name in ("dropout", "lr", "clip"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise type_error("RunConfig", name, "be a number", repr(value))
+            if not (math.isfinite(value) and value >= 0):
+                raise value_error("RunConfig", name, "be finite and >= 0", value)
+        if self.dropout >= 1:
+            raise value_error("RunConfig", "dropout", "be < 1", self.dropout)
+        if self.lr == 0:
+            raise value_error("RunConfig", "lr", "be > 0", self.lr)
+        for name, allowed in (("loss", LOSSES), ("body", BODIES), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in allowed:
+                raise value_error(
+                    "RunConfig", name, f"be one of {allowed}", repr(getattr(self, name))
+                )
+        if self.d_model % self.heads:
+            raise value_error(
+                "RunConfig", "d_model", f"be a multiple of heads={self.heads}", self.d_model
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> RunConfig:
+        """Make a config of what :meth:`as_dict` returned.
+
+        Raises
+        ------
+        ValueError
+            If a field is missing or unknown.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        if set(values) != names:
+            odd = sorted(names.symmetric_difference(values))
+            raise value_error(
+                "RunConfig.from_dict", "values", "hold exactly the fields of a run", odd
+            )
+        return cls(**values)
+
+
+_INTEGERS = {
+    "seed": 0,
+    "epochs": 1,
+    "batch_size": 1,
+    "max_length": 1,
+    "d_model": 1,
+    "layers": 1,
+    "heads": 1,
+    "inner": 0,
+    "samples": 1,
+    "patience": 0,
+    "checkpoint_every": 0,
+    "validation_sessions": 1,
+    "eval_batch_size": 1,
+}

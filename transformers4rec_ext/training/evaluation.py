@@ -1,0 +1,112 @@
+"""Ranking metrics over held-out items: all items ranked, ties counted against the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from transformers4rec_ext._errors import value_error
+from transformers4rec_ext.data.contexts import Contexts
+from transformers4rec_ext.ranking_metric import target_rank
+from transformers4rec_ext.training.network import Scorer
+
+_SCORES_AT_ONCE = 1 << 26
+TOP_KS = (5, 10, 20)
+
+
+def rows_at_once(batch_size: int, num_items: int) -> int:
+    """Return how many sessions to score together, so that [B, V] stays below 2^26 scores."""
+    return max(1, min(batch_size, _SCORES_AT_ONCE // num_items))
+
+
+def held_out_ranks(
+    score: Scorer,
+    contexts: Iterable[Contexts],
+    *,
+    num_items: int,
+    max_length: int,
+    batch_size: int = 256,
+    exclude_seen: bool = False,
+) -> Tensor:
+    """Rank every held-out item among all items, given what came before it.
+
+    Parameters
+    ----------
+    score : callable
+        ids [B, T] -> scores [B, V].
+    contexts : iterable of Contexts
+        From :func:`transformers4rec_ext.data.held_out`.
+    num_items : int
+        V, padding included; the padding item is not ranked.
+    max_length : int
+        T, how much of a context the scorer sees.
+    batch_size : int
+    exclude_seen : bool
+        Leave the items of the whole context (not only of its last T) out of the ranking. A target
+        that the context holds already is then a miss: it would never be recommended.
+
+    Returns
+    -------
+    Tensor, int64, [sessions]
+        From 1. A target that is not in the catalogue, or that has no known item before it, gets
+        V: the last place.
+    """
+    batch = rows_at_once(batch_size, num_items)
+    found: list[Tensor] = []
+    for chunk in contexts:
+        ranks = torch.full((len(chunk.targets),), num_items, dtype=torch.int64)
+        targets = torch.from_numpy(chunk.targets)
+        for rows, ids, seen in chunk.batches(batch, max_length):
+            at = torch.from_numpy(rows)
+            target = targets[at]
+            repeated = (seen == target[:, None]).any(dim=1)
+            known = target > 0
+            rank = target_rank(
+                score(ids),
+                target.clamp(min=1),
+                exclude_ids=seen if exclude_seen else None,
+                padding_idx=0,
+            )
+            missed = ~known | repeated if exclude_seen else ~known
+            # target_rank counts from 0, and NaN scores are a rank past every item.
+            place = rank.clamp(max=num_items - 1) + 1
+            ranks[at] = place.masked_fill(missed, num_items)
+        found.append(ranks)
+    return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
+
+
+def summarize(ranks: Tensor) -> dict[str, float]:
+    """Return NDCG@k, Recall@k (k in 5, 10, 20) and MRR of ranks that count from 1.
+
+    Parameters
+    ----------
+    ranks : Tensor, int64, [sessions]
+
+    Raises
+    ------
+    ValueError
+        If there are none.
+
+    Examples
+    --------
+    >>> summarize(torch.tensor([1, 40]))["recall_at_10"]
+    0.5
+    """
+    if ranks.numel() == 0:
+        raise value_error(
+            "summarize",
+            "ranks",
+            "hold at least one held-out item",
+            "none",
+            "Sessions need three items to leave two out, or two items for `evaluate FILE`.",
+        )
+    place = ranks.double()
+    gain = 1 / torch.log2(place + 1)
+    metrics = {}
+    for k in TOP_KS:
+        metrics[f"ndcg_at_{k}"] = float(torch.where(ranks <= k, gain, 0.0).mean())
+        metrics[f"recall_at_{k}"] = float((ranks <= k).double().mean())
+    metrics["mrr"] = float((1 / place).mean())
+    return metrics

@@ -1,0 +1,231 @@
+"""A training loop that continues after a kill as if nothing had happened."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from transformers4rec_ext._errors import value_error
+from transformers4rec_ext.data.loader import SessionLoader
+from transformers4rec_ext.training.checkpoint import load_state, save_state
+from transformers4rec_ext.training.config import RunConfig
+from transformers4rec_ext.training.log import RunLog
+
+_LOG_STEPS = 10
+SELECTION_METRIC = "ndcg_at_10"
+
+
+@dataclass
+class Position:
+    """Where a run stands; saved with every checkpoint."""
+
+    epoch: int = 0
+    step: int = 0
+    best_epoch: int = 0
+    best_metric: float = -1.0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    seconds: float = 0.0
+    log_bytes: int = 0
+
+    def stale(self, patience: int) -> bool:
+        """Whether validation has not improved for ``patience`` epochs."""
+        return patience > 0 and self.epoch - self.best_epoch >= patience
+
+
+@dataclass
+class TrainingLoop:
+    """Train ``model`` on a loader's batches, keep the best weights, leave checkpoints.
+
+    Parameters
+    ----------
+    model : nn.Module
+        ``model(batch, training=True)["loss"]`` is what is minimised, with Adam.
+    loader : SessionLoader
+    validate : callable
+        Returns metrics with the key ``"ndcg_at_10"``; runs after every epoch.
+    folder : path
+        Receives ``checkpoint.pt`` (where the run stands), ``model.pt`` (the best weights so far)
+        and ``log.jsonl``.
+    config : RunConfig
+    progress : bool
+        Show a progress bar.
+    on_step : callable, optional
+        Called with the number of steps done after each step (and its checkpoint).
+    should_stop : callable
+        Asked after each step; True leaves a checkpoint and returns.
+
+    Notes
+    -----
+    A checkpoint holds the weights, the optimizer, torch's random state and the position. With the
+    loader's batches a pure function of (seed, epoch, step), a resumed run repeats the remaining
+    steps bit by bit (same machine, same number of threads).
+    """
+
+    model: nn.Module
+    loader: SessionLoader
+    validate: Callable[[], dict[str, float]]
+    folder: str | os.PathLike[str]
+    config: RunConfig
+    progress: bool = True
+    on_step: Callable[[int], None] = lambda step: None
+    should_stop: Callable[[], bool] = lambda: False
+    position: Position = field(default_factory=Position)
+
+    def __post_init__(self) -> None:
+        self.folder = Path(self.folder)
+        self.checkpoint = self.folder / "checkpoint.pt"
+        self.best = self.folder / "model.pt"
+        self.optimizer = torch.optim.Adam(self.model.parameters(), self.config.lr, fused=True)
+
+    @property
+    def global_step(self) -> int:
+        """Steps done since the beginning."""
+        return self.position.epoch * len(self.loader) + self.position.step
+
+    def restore(self) -> bool:
+        """Take up the checkpoint of the folder, if there is one; return whether there was.
+
+        Raises
+        ------
+        ValueError
+            If the checkpoint is damaged or of another model.
+        """
+        if not self.checkpoint.exists():
+            return False
+        state = load_state(self.checkpoint)
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.position = Position(**state["position"])
+            torch.set_rng_state(state["torch_rng"])
+        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+            raise value_error(
+                "TrainingLoop.restore",
+                "checkpoint",
+                "belong to this model",
+                f"{self.checkpoint} ({' '.join(str(error).split())[:200]})",
+            ) from error
+        return True
+
+    def run(self) -> bool:
+        """Train to the end (or to the early stop); return False if asked to stop before it."""
+        log = RunLog(Path(self.folder) / "log.jsonl", self.position.log_bytes)
+        started = time.monotonic() - self.position.seconds
+        try:
+            while self.position.epoch < self.config.epochs and not self.position.stale(
+                self.config.patience
+            ):
+                if not self._train_epoch(log, started):
+                    return False
+                self._end_epoch(log, started)
+        finally:
+            log.close()
+        return True
+
+    def _train_epoch(self, log: RunLog, started: float) -> bool:
+        from tqdm import tqdm
+
+        position = self.position
+        self.model.train()
+        bar = tqdm(
+            total=len(self.loader),
+            initial=position.step,
+            desc=f"epoch {position.epoch + 1}/{self.config.epochs}",
+            unit="step",
+            disable=not self.progress,
+            mininterval=0.5,
+        )
+        with bar:
+            for batch in self.loader.batches(position.epoch, position.step):
+                loss = self._step(batch)
+                position.step += 1
+                position.loss_sum += loss
+                position.loss_count += 1
+                done = self.global_step
+                if done % _LOG_STEPS == 0:
+                    bar.set_postfix(loss=f"{self._log_loss(log):.4f}", refresh=False)
+                every = self.config.checkpoint_every
+                if every and position.step % every == 0:
+                    self._save(log, started)
+                bar.update()
+                self.on_step(done)
+                if self.should_stop():
+                    self._save(log, started)
+                    return False
+        return True
+
+    def _step(self, batch: dict[str, Tensor]) -> float:
+        rate = self.learning_rate(self.global_step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss: Tensor = self.model(batch, training=True)["loss"]
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise value_error(
+                "TrainingLoop",
+                "loss",
+                "be finite",
+                f"{value} at step {self.global_step + 1}",
+                "Lower the learning rate, or clip the gradient.",
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        if self.config.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.optimizer.step()
+        return value
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0 over the whole run."""
+        if self.config.schedule == "constant":
+            return self.config.lr
+        total = self.config.epochs * len(self.loader)
+        return self.config.lr * 0.5 * (1 + math.cos(math.pi * step / total))
+
+    def _log_loss(self, log: RunLog) -> float:
+        position = self.position
+        mean = position.loss_sum / position.loss_count
+        log.write("train", epoch=position.epoch + 1, step=self.global_step, loss=mean)
+        position.loss_sum, position.loss_count = 0.0, 0
+        return mean
+
+    def _end_epoch(self, log: RunLog, started: float) -> None:
+        position = self.position
+        metrics = self.validate()
+        position.epoch, position.step = position.epoch + 1, 0
+        better = metrics[SELECTION_METRIC] > position.best_metric
+        log.write("validation", epoch=position.epoch, step=self.global_step, **metrics)
+        if better:
+            position.best_epoch = position.epoch
+            position.best_metric = metrics[SELECTION_METRIC]
+            save_state(self.best, self.model.state_dict())
+        self._save(log, started)
+        if self.progress:
+            from tqdm import tqdm
+
+            tqdm.write(
+                f"epoch {position.epoch}: validation NDCG@10 {metrics[SELECTION_METRIC]:.4f}, "
+                f"Recall@10 {metrics['recall_at_10']:.4f}{' (best)' if better else ''}"
+                f", {position.seconds:.0f} s"
+            )
+
+    def _save(self, log: RunLog, started: float) -> None:
+        position = self.position
+        position.seconds = time.monotonic() - started
+        position.log_bytes = log.sync()
+        state: dict[str, Any] = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "position": vars(position).copy(),
+            "torch_rng": torch.get_rng_state(),
+        }
+        save_state(self.checkpoint, state)

@@ -1,0 +1,92 @@
+"""The model of the command line: item embeddings, a causal transformer, tied output weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from transformers4rec_ext.block.base import SequentialBlock
+from transformers4rec_ext.block.transformer import TransformerBlock
+from transformers4rec_ext.config.transformer import GPT2Config, XLNetConfig
+from transformers4rec_ext.features.sequence import TabularSequenceFeatures
+from transformers4rec_ext.model.head import Head
+from transformers4rec_ext.model.model import Model
+from transformers4rec_ext.model.prediction_task import NextItemPredictionTask
+from transformers4rec_ext.schema import Schema
+from transformers4rec_ext.training.config import RunConfig
+
+ITEM = "item_id"
+Scorer = Callable[[Tensor], Tensor]
+
+
+def build_model(config: RunConfig, num_items: int) -> Model:
+    """Return an untrained model for a catalogue of V = ``num_items`` (padding included).
+
+    The weights come from torch's global generator: seed it first.
+
+    Parameters
+    ----------
+    config : RunConfig
+    num_items : int
+        V, rows of the item table.
+    """
+    # A row is a context of max_length items and one target.
+    length = config.max_length + 1
+    inputs = TabularSequenceFeatures.from_schema(
+        Schema.from_item_column(ITEM, num_items=num_items - 1, max_length=length),
+        max_sequence_length=length,
+        embedding_dim_default=config.d_model,
+        masking="causal",
+        aggregation="concat",
+    )
+    inner = config.inner or 4 * config.d_model
+    maker: Any
+    if config.body == "gpt2":
+        # Dropout inside the attention would rule out the flash kernel, the only one on the CPU
+        # that does not write the [T, T] weights.
+        maker, more = GPT2Config, {"n_inner": inner, "attn_pdrop": 0.0}
+    else:
+        maker, more = XLNetConfig, {"d_inner": inner}
+    transformer = maker.build(
+        d_model=config.d_model,
+        n_head=config.heads,
+        n_layer=config.layers,
+        total_seq_length=length,
+        initializer_range=0.02,
+        layer_norm_eps=1e-8,
+        dropout=config.dropout,
+        **more,
+    )
+    body = SequentialBlock(inputs, TransformerBlock(transformer, masking=inputs.masking))
+    task = NextItemPredictionTask(
+        weight_tying=True,
+        sampled_softmax=config.loss == "sampled",
+        max_n_samples=config.samples,
+    )
+    return Model(Head(body, task, inputs=inputs))
+
+
+def model_scorer(model: nn.Module) -> Scorer:
+    """Return a function from ids [B, T] to the scores of all items [B, V] of what comes next."""
+
+    def score(ids: Tensor) -> Tensor:
+        scores: Tensor = model({ITEM: ids})
+        return scores
+
+    return score
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch a module to evaluation without gradients; restore its mode afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)

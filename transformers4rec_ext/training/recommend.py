@@ -1,0 +1,152 @@
+"""The best k items of each session, written as a stream."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor, nn
+
+from transformers4rec_ext._errors import value_error
+from transformers4rec_ext._files import atomic_path
+from transformers4rec_ext.data.catalogue import Catalogue
+from transformers4rec_ext.data.contexts import Contexts, whole_sessions
+from transformers4rec_ext.data.parquet import ParquetSessions
+from transformers4rec_ext.training.config import RunConfig
+from transformers4rec_ext.training.evaluation import rows_at_once
+from transformers4rec_ext.training.network import Scorer, evaluating, model_scorer
+
+
+def best_items(scores: Tensor, k: int, exclude: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return the k highest scores and their ids, without padding and the excluded ids.
+
+    Parameters
+    ----------
+    scores : Tensor, floating, [B, V]
+    k : int
+        At most V - 1.
+    exclude : Tensor, int64, [B, L], optional
+        Ids to leave out, -1 for none.
+
+    Returns
+    -------
+    tuple of Tensor
+        Scores float32 [B, k], falling, and ids int64 [B, k]; where fewer than k items are left,
+        the score is -inf.
+
+    Raises
+    ------
+    ValueError
+        If ``k`` is not in [1, V - 1].
+    """
+    if not 1 <= k < scores.shape[1]:
+        raise value_error(
+            "best_items", "k", f"be in [1, {scores.shape[1] - 1}], the number of items", k
+        )
+    scores = scores.float()
+    barred = torch.zeros(scores.shape, dtype=torch.bool)
+    if exclude is not None:
+        barred.scatter_(1, exclude.clamp(min=0), True)
+    barred[:, 0] = True
+    top = scores.masked_fill(barred, -torch.inf).topk(k, dim=1)
+    return top.values, top.indices
+
+
+def write_recommendations(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    sessions: ParquetSessions,
+    catalogue: Catalogue,
+    config: RunConfig,
+    *,
+    top_k: int,
+    exclude_seen: bool,
+    progress: bool = False,
+) -> int:
+    """Write the best ``top_k`` items of every session, in the caller's ids.
+
+    Parameters
+    ----------
+    path : path
+        A parquet file, complete or not there: the session column (or ``row``), ``items``,
+        ``scores``.
+    model : nn.Module
+    sessions : ParquetSessions
+    catalogue : Catalogue
+    config : RunConfig
+    top_k : int
+    exclude_seen : bool
+        Leave out what the session holds; a row is shorter where fewer than ``top_k`` are left.
+    progress : bool
+
+    Returns
+    -------
+    int
+        The number of sessions without a known item; their lists are empty.
+
+    Raises
+    ------
+    ValueError
+        If ``top_k`` is not in [1, V - 1].
+    """
+    from tqdm import tqdm
+
+    if not 1 <= top_k < catalogue.num_items:
+        raise value_error(
+            "write_recommendations",
+            "top_k",
+            f"be in [1, {catalogue.num_items - 1}], the number of items",
+            top_k,
+        )
+    score = model_scorer(model)
+    writer: pq.ParquetWriter | None = None
+    empty = 0
+    bar = tqdm(total=sessions.num_sessions, unit="session", disable=not progress)
+    with atomic_path(path) as temporary, bar, evaluating(model):
+        try:
+            for chunk in whole_sessions(sessions, catalogue):
+                table = _recommend(score, chunk, sessions, catalogue, config, top_k, exclude_seen)
+                empty += int((chunk.lengths == 0).sum())
+                if writer is None:
+                    writer = pq.ParquetWriter(temporary, table.schema, compression="zstd")
+                writer.write_table(table)
+                bar.update(table.num_rows)
+        finally:
+            if writer is not None:
+                writer.close()
+    return empty
+
+
+def _recommend(
+    score: Scorer,
+    chunk: Contexts,
+    sessions: ParquetSessions,
+    catalogue: Catalogue,
+    config: RunConfig,
+    top_k: int,
+    exclude_seen: bool,
+) -> pa.Table:
+    """Return the recommendations of a chunk of sessions."""
+    num_rows = len(chunk.start)
+    scores = np.full((num_rows, top_k), -np.inf, np.float32)
+    ids = np.zeros((num_rows, top_k), np.int64)
+    batch = rows_at_once(config.eval_batch_size, catalogue.num_items)
+    for rows, context, seen in chunk.batches(batch, config.max_length):
+        values, found = best_items(score(context), top_k, seen if exclude_seen else None)
+        scores[rows], ids[rows] = values.numpy(), found.numpy()
+    kept = np.isfinite(scores)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(kept.sum(axis=1))]), pa.int32())
+    if chunk.sessions is None:
+        name, key = "row", pa.array(np.arange(chunk.first, chunk.first + num_rows))
+    else:
+        name, key = str(sessions.session_column), chunk.sessions
+    return pa.table(
+        {
+            name: key,
+            "items": pa.ListArray.from_arrays(offsets, catalogue.decode(ids[kept])),
+            "scores": pa.ListArray.from_arrays(offsets, pa.array(scores[kept])),
+        }
+    )

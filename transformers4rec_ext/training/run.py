@@ -1,0 +1,282 @@
+"""A run in a folder: started, resumed after a kill, finished, read again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from transformers4rec_ext._errors import value_error
+from transformers4rec_ext._files import write_text
+from transformers4rec_ext.baselines import popularity_metrics
+from transformers4rec_ext.data.catalogue import Catalogue
+from transformers4rec_ext.data.contexts import held_out
+from transformers4rec_ext.data.loader import SessionLoader
+from transformers4rec_ext.data.parquet import ParquetSessions
+from transformers4rec_ext.data.split import HELD_OUT_MINIMUM, Part
+from transformers4rec_ext.model.model import Model
+from transformers4rec_ext.training.checkpoint import load_state
+from transformers4rec_ext.training.config import RunConfig
+from transformers4rec_ext.training.evaluation import held_out_ranks, summarize
+from transformers4rec_ext.training.log import plot_curves, read_log
+from transformers4rec_ext.training.loop import TrainingLoop
+from transformers4rec_ext.training.network import build_model, evaluating, model_scorer
+
+_FOOTER_BYTES = 1 << 16
+_FILES = (
+    "run.json",
+    "metrics.json",
+    "catalogue.parquet",
+    "checkpoint.pt",
+    "model.pt",
+    "log.jsonl",
+    "curves.png",
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of a run.
+
+    ``run.json`` (options and the fingerprints of the data files), ``catalogue.parquet`` (the
+    caller's ids by rank), ``checkpoint.pt`` (to resume from), ``model.pt`` (the best weights),
+    ``log.jsonl``, and at the end ``metrics.json`` and ``curves.png``.
+    """
+
+    path: Path
+
+    def status(self) -> str:
+        """Return "new" (nothing to lose yet), "unfinished" or "finished"."""
+        if (self.path / "metrics.json").exists():
+            return "finished"
+        return "unfinished" if (self.path / "checkpoint.pt").exists() else "new"
+
+    def clear(self) -> None:
+        """Remove the files of a run, and nothing else."""
+        for name in _FILES:
+            (self.path / name).unlink(missing_ok=True)
+
+    def describe(self, config: RunConfig, files: list[Path]) -> None:
+        """Write ``run.json``."""
+        known = {"config": config.as_dict(), "files": [_fingerprint(path) for path in files]}
+        write_text(self.path / "run.json", json.dumps(known, indent=2) + "\n")
+
+    def read(self) -> tuple[RunConfig, list[dict[str, Any]]]:
+        """Return the config and the data files' fingerprints of ``run.json``.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no run in the folder.
+        ValueError
+            If ``run.json`` is damaged.
+        """
+        path = self.path / "run.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"RunFolder: path must hold a run; {path} does not exist.")
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+            return RunConfig.from_dict(known["config"]), known["files"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise value_error(
+                "RunFolder", "run.json", "be as `train` wrote it", f"{path} ({error})"
+            ) from error
+
+    def sessions(self) -> ParquetSessions:
+        """Open the data files of the run, after checking that they are still the same.
+
+        Raises
+        ------
+        ValueError
+            If a file is not what it was.
+        """
+        config, files = self.read()
+        for known in files:
+            path = Path(known["path"])
+            if path.is_file() and _fingerprint(path) != known:
+                raise value_error(
+                    "RunFolder", "data", "be what the run began with", f"another {path}"
+                )
+        return ParquetSessions(
+            [known["path"] for known in files], config.items_column, config.session_column
+        )
+
+    def load(self) -> tuple[RunConfig, Catalogue, Model]:
+        """Return the config, the catalogue and the model with its best weights.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If a file is absent or damaged.
+        """
+        config, _ = self.read()
+        catalogue = Catalogue.load(self.path / "catalogue.parquet")
+        state = load_state(self.path / "model.pt")
+        model = build_model(config, catalogue.num_items)
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            raise value_error(
+                "RunFolder", "model.pt", "fit run.json and the catalogue", f"{error}"[:300]
+            ) from error
+        model.eval()
+        return config, catalogue, model
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    """Return path, size and a hash of the end, where a parquet file keeps its statistics."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        file.seek(max(0, size - _FOOTER_BYTES))
+        digest = hashlib.sha256(file.read()).hexdigest()
+    return {"path": str(path.resolve()), "bytes": size, "sha256_of_last_64_KiB": digest}
+
+
+def evaluate_model(
+    model: Model,
+    sessions: ParquetSessions,
+    catalogue: Catalogue,
+    config: RunConfig,
+    part: Part,
+    *,
+    limit: int | None = None,
+) -> dict[str, float]:
+    """Return the ranking metrics of a model on a held-out part.
+
+    Parameters
+    ----------
+    model : Model
+    sessions, catalogue, config
+        As of the run; ``config.exclude_seen`` says what is ranked.
+    part : "validation", "test" or "last"
+    limit : int, optional
+        At most this many sessions.
+    """
+    with evaluating(model):
+        ranks = held_out_ranks(
+            model_scorer(model),
+            held_out(sessions, catalogue, part, limit=limit, seed=config.seed),
+            num_items=catalogue.num_items,
+            max_length=config.max_length,
+            batch_size=config.eval_batch_size,
+            exclude_seen=config.exclude_seen,
+        )
+    return summarize(ranks)
+
+
+def train_run(
+    folder: RunFolder,
+    *,
+    progress: bool = True,
+    say: Callable[[str], None] = print,
+    on_step: Callable[[int], None] = lambda step: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any] | None:
+    """Begin or continue the run that ``run.json`` of the folder describes.
+
+    Parameters
+    ----------
+    folder : RunFolder
+        After :meth:`RunFolder.describe`.
+    progress : bool
+        Show progress bars.
+    say : callable
+        Receives one line at a time.
+    on_step, should_stop : callable
+        See :class:`TrainingLoop`.
+
+    Returns
+    -------
+    dict or None
+        What ``metrics.json`` holds: test metrics of the best epoch and of the popularity
+        baseline. None if it was asked to stop before the end.
+    """
+    config, _ = folder.read()
+    torch.manual_seed(config.seed)
+    sessions = folder.sessions()
+    catalogue = _catalogue(folder.path, sessions)
+    _check_lengths(sessions)
+    loader = SessionLoader(
+        sessions,
+        catalogue,
+        max_length=config.max_length,
+        batch_size=config.batch_size,
+        seed=config.seed,
+    )
+    model = build_model(config, catalogue.num_items)
+    say(
+        f"{sessions.num_sessions:,} sessions, {len(catalogue.items):,} items, "
+        f"{int(catalogue.counts.sum()):,} training interactions, {len(loader):,} steps an epoch, "
+        f"{sum(p.numel() for p in model.parameters()):,} parameters"
+    )
+    limit = config.validation_sessions
+    loop = TrainingLoop(
+        model,
+        loader,
+        lambda: evaluate_model(model, sessions, catalogue, config, "validation", limit=limit),
+        folder.path,
+        config,
+        progress,
+        on_step,
+        should_stop,
+    )
+    if loop.restore():
+        say(f"resumed after epoch {loop.position.epoch}, step {loop.position.step}")
+    if not loop.run():
+        return None
+    return _finish(folder.path, model, loop, sessions, catalogue, config)
+
+
+def _check_lengths(sessions: ParquetSessions) -> None:
+    """Raise before the training, not after it, if there is nothing to validate on."""
+    longest = 0
+    for chunk in sessions.chunks():
+        longest = max(longest, int(np.diff(chunk.offsets).max(initial=0)))
+        if longest >= HELD_OUT_MINIMUM:
+            return
+    raise value_error(
+        "train_run",
+        "sessions",
+        f"hold one with at least {HELD_OUT_MINIMUM} items",
+        f"sessions of at most {longest}",
+        "The last two items of each session are held out for validation and test.",
+    )
+
+
+def _catalogue(path: Path, sessions: ParquetSessions) -> Catalogue:
+    file = path / "catalogue.parquet"
+    if file.exists():
+        return Catalogue.load(file)
+    catalogue = Catalogue.fit(sessions)
+    catalogue.save(file)
+    return catalogue
+
+
+def _finish(
+    path: Path,
+    model: Model,
+    loop: TrainingLoop,
+    sessions: ParquetSessions,
+    catalogue: Catalogue,
+    config: RunConfig,
+) -> dict[str, Any]:
+    model.load_state_dict(load_state(loop.best))
+    contexts = held_out(sessions, catalogue, "test")
+    popularity = popularity_metrics(catalogue, contexts, exclude_seen=config.exclude_seen)
+    result = {
+        "model": evaluate_model(model, sessions, catalogue, config, "test"),
+        "popularity": popularity,
+        "best_epoch": loop.position.best_epoch,
+        "epochs": loop.position.epoch,
+        "training_seconds": round(loop.position.seconds, 1),
+    }
+    plot_curves(path / "curves.png", read_log(path / "log.jsonl"), popularity["ndcg_at_10"])
+    # Last: a folder with metrics.json is a finished run.
+    write_text(path / "metrics.json", json.dumps(result, indent=2) + "\n")
+    return result
