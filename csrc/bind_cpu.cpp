@@ -10,6 +10,7 @@
 #include <numeric>
 #include <optional>
 #include <tuple>
+#include <vector>
 
 #include "kernels.h"
 
@@ -24,17 +25,19 @@ const T* pointer(const std::optional<Tensor>& tensor) {
 }
 
 // An uninitialised contiguous tensor; the shim's own function, which skips the dispatcher (a third of a small call).
-Tensor empty(std::initializer_list<int64_t> sizes, ScalarType dtype) {
-  int64_t strides[1] = {1};  // all of ours have at most one dimension
+Tensor empty(torch::headeronly::IntHeaderOnlyArrayRef sizes, ScalarType dtype) {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t stride = 1;
+  for (size_t i = sizes.size(); i-- > 0; stride *= sizes[i]) strides[i] = stride;
   AtenTensorHandle handle;
   const int32_t dtype_code = dtype == ScalarType::Long ? aoti_torch_dtype_int64() : aoti_torch_dtype_float32();
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.begin(), strides,
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
                                                   dtype_code, aoti_torch_device_type_cpu(), 0, &handle));
   return Tensor(handle);
 }
 
 Tensor scalar(int64_t value) {
-  Tensor tensor = empty({}, ScalarType::Long);
+  Tensor tensor = empty(std::initializer_list<int64_t>{}, ScalarType::Long);
   *static_cast<int64_t*>(tensor.mutable_data_ptr()) = value;
   return tensor;
 }
@@ -86,9 +89,10 @@ bool all_within(const Tensor& ids, int64_t low, int64_t high) {
 }
 
 Tensor log_uniform_log_q(const Tensor& ids, const Tensor& num_tries, int64_t num_items, int64_t min_id, bool unique) {
-  STD_TORCH_CHECK(all_within(ids, min_id, num_items), "log_uniform_log_q: an id is out of range");
-  Tensor log_q = empty({ids.numel()}, ScalarType::Float);
-  fill_log_q(ids, *static_cast<const int64_t*>(num_tries.const_data_ptr()), num_items, min_id, unique, log_q);
+  const Tensor contiguous = ids.is_contiguous() ? ids : torch::stable::contiguous(ids);
+  STD_TORCH_CHECK(all_within(contiguous, min_id, num_items), "log_uniform_log_q: an id is out of range");
+  Tensor log_q = empty(ids.sizes(), ScalarType::Float);
+  fill_log_q(contiguous, *static_cast<const int64_t*>(num_tries.const_data_ptr()), num_items, min_id, unique, log_q);
   return log_q;
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ def why_not() -> str:
     return _reason
 
 
+@functools.cache  # the answer does not change after `load`, and the question is on the hot path
 def has_kernel(op: str, device_type: str) -> bool:
     """Tell whether the dispatcher has a native kernel of ``op`` for ``device_type``."""
     key = _KEYS.get(device_type)

@@ -171,11 +171,11 @@ def log_uniform_log_q(
         _checks.ids_within(name, "ids", ids, min_id, num_items)
         return reference.log_uniform_log_q(ids, tries, num_items, min_id, unique)
     try:
-        flat: Tensor = _ops.log_uniform_log_q(ids.reshape(-1), tries, num_items, min_id, unique)
+        log_q: Tensor = _ops.log_uniform_log_q(ids, tries, num_items, min_id, unique)
     except RuntimeError:
         _checks.ids_within(name, "ids", ids, min_id, num_items)
         raise
-    return flat.view(ids.shape)
+    return log_q
 
 
 def sampled_logits(
