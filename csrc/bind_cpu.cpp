@@ -21,6 +21,7 @@ using torch::stable::Tensor;
 
 template <typename T>
 const T* pointer(const std::optional<Tensor>& tensor) {
+  STD_TORCH_CHECK(!tensor.has_value() || tensor->is_contiguous(), "a tile's vectors must be contiguous");
   return tensor.has_value() ? static_cast<const T*>(tensor->const_data_ptr()) : nullptr;
 }
 
@@ -103,11 +104,12 @@ void run_tile(Tensor& scores, const std::optional<Tensor>& target_scores, const 
               double temperature, bool corrected, const std::optional<Tensor>& row_grad, bool with_grad,
               const std::optional<Tensor>& loss, const std::optional<Tensor>& target_grad, int64_t num_candidates,
               Kernel kernel) {
+  STD_TORCH_CHECK(scores.stride(1) == 1, "a tile's rows must be contiguous");
   const t4r::SampledTile<T> tile{static_cast<T*>(scores.mutable_data_ptr()),
                                  scores.stride(0),
                                  num_candidates,
                                  pointer<T>(target_scores),
-                                 static_cast<const int64_t*>(targets.const_data_ptr()),
+                                 pointer<int64_t>(targets),
                                  pointer<int64_t>(sorted_ids),
                                  pointer<int64_t>(order),
                                  pointer<T>(target_log_q),

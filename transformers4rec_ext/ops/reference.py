@@ -7,10 +7,16 @@ tested against it.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 INT64_MAX = 2**63 - 1
 
@@ -148,6 +154,20 @@ def log_uniform_sample(
     return ids, log_q, num_tries, count
 
 
+def outside_autocast(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Run ``function`` with autocast off: its dtypes are chosen already, and sums stay wide."""
+
+    @functools.wraps(function)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        device_type = next(arg for arg in args if isinstance(arg, Tensor)).device.type
+        if not torch.is_autocast_enabled(device_type):
+            return function(*args, **kwargs)
+        with torch.autocast(device_type, enabled=False):
+            return function(*args, **kwargs)
+
+    return run
+
+
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 for float64, else float32: the type in which sums are formed."""
     return torch.float64 if dtype == torch.float64 else torch.float32
@@ -159,6 +179,7 @@ def rows_like(hidden: Tensor, weight: Tensor, ids: Tensor) -> Tensor:
     return rows.to(accumulate_dtype(hidden.dtype))
 
 
+@outside_autocast
 def sampled_logits(
     hidden: Tensor,
     weight: Tensor,
@@ -176,14 +197,15 @@ def sampled_logits(
     target = (wide * target_rows).sum(-1) / temperature
     candidates = wide @ candidate_rows.T / temperature
     if target_log_q is not None:
-        target = target - target_log_q
+        target = target - target_log_q.to(target.dtype)
     if candidate_log_q is not None:
-        candidates = candidates - candidate_log_q
+        candidates = candidates - candidate_log_q.to(target.dtype)
     if remove_accidental_hits:
         candidates = candidates.masked_fill(candidate_ids == targets[:, None], -math.inf)
     return torch.cat([target[:, None], candidates], dim=1)
 
 
+@outside_autocast
 def sampled_softmax_loss(
     hidden: Tensor,
     weight: Tensor,

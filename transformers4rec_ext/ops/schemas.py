@@ -125,12 +125,21 @@ def _scatter_rows(
 
 
 def _no_second_derivative(ctx: Any, *grads: Tensor | None) -> None:
-    if any(grad is not None for grad in grads):
-        raise RuntimeError(
-            "transformers4rec_ext: a second derivative was asked for; sampled_logits and "
-            "sampled_softmax_loss have none. Use backend='reference', which autograd "
-            "differentiates as often as you like."
-        )
+    raise RuntimeError(
+        "transformers4rec_ext: a second derivative was asked for; sampled_logits and "
+        "sampled_softmax_loss have none. Use backend='reference', which autograd differentiates "
+        "as often as you like."
+    )
+
+
+class _Refuse(torch.autograd.Function):
+    """Pass gradients on; refuse to be differentiated, instead of being taken for a constant."""
+
+    @staticmethod
+    def forward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        return tuple(gradient.clone() for gradient in gradients)
+
+    backward = staticmethod(_no_second_derivative)
 
 
 def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -233,24 +242,23 @@ def _sum_fake(
 
 
 def _save_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.set_materialize_grads(False)
     hidden, weight, targets, candidate_ids = inputs[:4]
+    ctx.mark_non_differentiable(output[1], output[2])
     ctx.save_for_backward(weight, targets, candidate_ids, output[1], output[2])
     ctx.hidden_dtype, ctx.sparse_grad = hidden.dtype, inputs[-1]
 
 
-def _sum_backward(
-    ctx: Any, grad: Tensor | None, grad_of_hidden: Tensor | None, grad_of_rows: Tensor | None
-) -> tuple[Any, ...]:
-    # the gradients are outputs of the operator, so a second derivative arrives as *their* gradient
-    _no_second_derivative(ctx, grad_of_hidden, grad_of_rows)
-    if grad is None:
-        return (None,) * 10
+def _sum_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Any, ...]:
     weight, targets, ids, grad_hidden, rows = ctx.saved_tensors
+    grad_hidden, rows = grad_hidden * grad, rows * grad
+    if torch.is_grad_enabled():  # create_graph=True
+        grad_hidden, rows = _Refuse.apply(
+            grad_hidden.detach().requires_grad_(), rows.detach().requires_grad_()
+        )
     grad_weight = None
     if ctx.needs_input_grad[1]:
-        grad_weight = _scatter_rows(weight, targets, ids, rows * grad, ctx.sparse_grad)
-    return (grad_hidden * grad).to(ctx.hidden_dtype), grad_weight, *([None] * 8)
+        grad_weight = _scatter_rows(weight, targets, ids, rows, ctx.sparse_grad)
+    return grad_hidden.to(ctx.hidden_dtype), grad_weight, *([None] * 8)
 
 
 _implementation("sampled_softmax_sum", _sum)

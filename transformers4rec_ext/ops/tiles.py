@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from transformers4rec_ext.ops.reference import accumulate_dtype, rows_like
+from transformers4rec_ext.ops.reference import accumulate_dtype, outside_autocast, rows_like
 
 _ops = torch.ops.transformers4rec_ext
 # Rows of a tile. Enough of them that the GEMM that adds to the candidates' gradients [S, D] reads
@@ -31,7 +31,7 @@ def _sorted(candidate_ids: Tensor, remove_hits: bool) -> tuple[Tensor | None, Te
     """Sort once, so that a row finds its hits in log S steps instead of S comparisons."""
     if not remove_hits:
         return None, None
-    ids, order = candidate_ids.sort()
+    ids, order = candidate_ids.contiguous().sort()
     return ids, order
 
 
@@ -39,6 +39,7 @@ def _widen(log_q: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return None if log_q is None else log_q.to(dtype).contiguous()
 
 
+@outside_autocast
 def sampled_softmax(
     hidden: Tensor,
     weight: Tensor,
@@ -64,6 +65,7 @@ def sampled_softmax(
     candidate_rows = rows_like(hidden, weight, candidate_ids)
     target_rows = rows_like(hidden, weight, targets)
     hidden = hidden.to(wide).contiguous()
+    targets = targets.contiguous()
     target_scores = torch.linalg.vecdot(hidden, target_rows)
     sorted_ids, order = _sorted(candidate_ids, remove_accidental_hits)
     target_log_q = _widen(target_log_q, wide)
@@ -104,6 +106,7 @@ def sampled_softmax(
     return loss, grad_hidden, grad_rows
 
 
+@outside_autocast
 def sampled_logits(
     hidden: Tensor,
     weight: Tensor,
@@ -135,6 +138,7 @@ def sampled_logits(
     return logits
 
 
+@outside_autocast
 def sampled_logits_backward(
     grad: Tensor,
     hidden: Tensor,
