@@ -163,6 +163,9 @@ def log_uniform_log_q(
     num_items, min_id = _checks.id_range(name, num_items, min_id)
     if isinstance(num_tries, Tensor):
         _checks.int64(name, "num_tries", num_tries)
+        if num_tries.dim() != 0:
+            got = _checks.describe(num_tries)
+            raise value_error(name, "num_tries", "be an int or of shape []", got)
         tries = num_tries.to(ids.device)
     else:
         num_tries = _checks.integer(name, "num_tries", num_tries, minimum=1)

@@ -106,9 +106,11 @@ def _tile(with_grad: bool) -> tuple[Any, ...]:
     ids, order = data.candidate_ids.sort()
     scores = (data.hidden @ data.weight[data.candidate_ids].T).detach()
     target_scores = (data.hidden * data.weight[data.targets]).sum(1).detach()
+    scored = (scores, target_scores)
+    hits = (data.targets, ids, order)
     log_q = (data.target_log_q, data.candidate_log_q)
     outputs = (torch.empty(5, dtype=torch.float64), torch.empty(5, dtype=torch.float64))
-    return (scores, target_scores, data.targets, ids, order, *log_q, 0.7, False, None, with_grad, *outputs)
+    return (*scored, *hits, *log_q, 0.7, False, None, with_grad, *outputs)
 
 
 def _logits_tile() -> tuple[Any, ...]:

@@ -1,0 +1,137 @@
+"""Which implementation runs, without a native library too."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from transformers4rec_ext import _backend, _native, functional, use_backend
+
+PACKAGE = Path(functional.__file__).parent
+ISA = """
+import torch
+from transformers4rec_ext import _native, functional as F
+generator = torch.Generator().manual_seed(3)
+drawn = F.log_uniform_sample(700, 10**7, generator=generator)
+scores = torch.randn(50, 700, generator=generator)
+target, loss, grad = torch.zeros(3, 50)
+ids, order = torch.arange(700).sort()
+torch.ops.transformers4rec_ext.sampled_softmax_tile(
+    scores, target, torch.arange(50), ids, order, None, drawn.log_q, 0.7, False, None, True,
+    loss, grad
+)
+print(_native.isa())
+for tensor in (drawn.ids, drawn.log_q, drawn.num_tries, scores, loss, grad):
+    print(hash(tensor.numpy().tobytes()))
+"""
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONHASHSEED": "0", **environment},
+        cwd=PACKAGE.parent,
+    )
+
+
+def test_keyword_before_context_before_environment() -> None:
+    def is_reference(backend: str | None = None) -> bool:
+        return _backend.use_reference(backend, "test", "log_uniform_sample", "cpu")
+
+    assert not is_reference()
+    with use_backend("reference"):
+        assert is_reference()
+        assert not is_reference("auto")
+        with use_backend("fused"):
+            assert not is_reference()
+        assert is_reference()
+    assert not is_reference()
+    code = (
+        "from transformers4rec_ext import _backend; "
+        "print(_backend.use_reference(None, 'test', 'log_uniform_sample', 'cpu'))"
+    )
+    assert python(code, T4R_EXT_BACKEND="reference").stdout.strip() == "True"
+    assert "T4R_EXT_BACKEND: backend must be one of" in python(code, T4R_EXT_BACKEND="x").stderr
+
+
+def test_context_is_restored_after_an_error() -> None:
+    with pytest.raises(KeyError), use_backend("reference"):
+        raise KeyError
+    assert _backend._current == "auto"
+    with pytest.raises(ValueError, match="use_backend: backend must be one of"):
+        use_backend("cuda").__enter__()
+
+
+def test_fused_raises_where_there_is_no_kernel() -> None:
+    with pytest.raises(RuntimeError, match="backend 'fused' needs a native kernel on meta"):
+        functional.log_uniform_sample(3, 10, device="meta", backend="fused")
+
+
+def test_the_dispatcher_says_fused() -> None:
+    report = _native.report()
+    assert report["library"]
+    assert report["isa"] in {"baseline", "avx2", "avx512"}
+    assert {name: where["cpu"] for name, where in report["ops"].items()} == dict.fromkeys(
+        _native.NATIVE_OPS, "fused"
+    )
+
+
+def test_everything_works_without_the_library(tmp_path: Path) -> None:
+    ignore = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(PACKAGE, tmp_path / "transformers4rec_ext", ignore=ignore)
+    code = f"""
+import sys; sys.path.insert(0, {str(tmp_path)!r})
+import torch
+from transformers4rec_ext import _native, functional as F
+assert F.__file__.startswith({str(tmp_path)!r})
+print(_native.why_not(), _native.report()["ops"]["log_uniform_sample"]["cpu"])
+generator = torch.Generator().manual_seed(3)
+drawn = F.log_uniform_sample(7, 100, generator=generator)
+print(drawn.ids.tolist())
+weight = torch.ones(100, 2, requires_grad=True)
+loss = F.sampled_softmax_loss(torch.ones(1, 2), weight, drawn.ids[:1], drawn.ids, sparse_grad=True)
+loss.backward()
+print(weight.grad.is_sparse)
+F.log_uniform_sample(7, 100, backend="fused")
+"""
+    done = python(code)
+    why, ids, sparse = done.stdout.strip().splitlines()
+    assert why.startswith("no compiled library beside the package; reinstall with a C++ compiler")
+    assert why.endswith("reference")
+    generator = torch.Generator().manual_seed(3)
+    assert ids == str(functional.log_uniform_sample(7, 100, generator=generator).ids.tolist())
+    assert sparse == "True"
+    assert "RuntimeError: log_uniform_sample: backend 'fused' needs a native kernel" in done.stderr
+
+
+@pytest.mark.parametrize("narrow", ["baseline", "avx2"])
+def test_every_instruction_set_gives_the_same_bits(narrow: str) -> None:
+    widest, narrower = python(ISA), python(ISA, T4R_EXT_ISA=narrow)
+    assert widest.returncode == 0, widest.stderr
+    assert narrower.returncode == 0, narrower.stderr
+    name, *bits = narrower.stdout.split()
+    assert name == narrow
+    assert widest.stdout.split()[1:] == bits
+
+
+def test_a_library_that_does_not_load_is_explained(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "_kernels.so"
+    broken.write_bytes(b"not a library")
+    monkeypatch.setattr(_native, "_path", None)
+    monkeypatch.setattr(_native, "_reason", "")
+    monkeypatch.setattr(_native, "_find", lambda: broken)
+    _native.load()
+    assert _native.why_not().startswith("the native library does not load:")
+    assert _native.isa() is None

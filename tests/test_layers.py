@@ -1,0 +1,95 @@
+"""The layers of docs/architecture.md: imports go down, never up; files stay small."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "transformers4rec_ext"
+# From the bottom to the top; a name stands for a module or for all of a package.
+LAYERS = [
+    ["_errors", "_files", "registry", "_build"],
+    ["_native"],
+    ["_backend", "_checks"],
+    ["ops.reference"],
+    ["ops.tiles", "ops.schemas", "ops"],
+    ["functional"],
+    ["samplers", "losses", "schema", "ranks"],
+    ["masking", "ranking_metric", "block", "features", "config"],
+    ["model"],
+    ["data"],
+    ["training", "baselines"],
+    ["cli", "__main__", "__init__"],
+]
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def _name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def _level(module: str) -> int:
+    for level, names in enumerate(LAYERS):
+        if any(module == name or module.startswith(f"{name}.") for name in names if name != "ops"):
+            return level
+    assert module == "ops", f"{module} is in no layer; add it to LAYERS and docs/architecture.md"
+    return 4
+
+
+def _imports(path: Path) -> set[str]:
+    """Return the modules of the package that a file imports, wherever the statement stands."""
+    here = ["transformers4rec_ext", *path.relative_to(PACKAGE).parts[:-1]]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: len(here) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+    names = {name.removeprefix("transformers4rec_ext.") for name in found if "4rec_ext." in name}
+    files = {_name(module) for module in MODULES}
+    return names & files
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_imports_go_down(path: Path) -> None:
+    name = _name(path)
+    if name == "__init__":
+        assert not _imports(path), "the package's __init__ imports nothing before it is asked"
+        return
+    for imported in _imports(path) - {name}:
+        assert _level(imported) <= _level(name), f"{name} imports {imported}, which lies above it"
+
+
+def test_an_upward_import_is_noticed(tmp_path: Path) -> None:
+    assert _level("functional") < _level("model.head")
+    assert "ops.reference" in _imports(PACKAGE / "ops" / "tiles.py")
+
+
+def test_the_reference_reads_like_a_paper() -> None:
+    tree = ast.parse((PACKAGE / "ops" / "reference.py").read_text())
+    modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    modules |= {
+        a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names
+    }
+    assert modules <= {"__future__", "collections.abc", "functools", "math", "torch", "typing"}
+
+
+@pytest.mark.parametrize("folder", ["transformers4rec_ext", "csrc", "tests", "benchmarks"])
+def test_no_file_is_a_room_too_large_to_know(folder: str) -> None:
+    suffixes = {".py", ".cpp", ".h", ".inc", ".cu", ".cuh"}
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in suffixes and (lines := len(path.read_text().splitlines())) > 400
+    }
+    assert not long
+
+
+def test_setup_is_short() -> None:
+    assert len((ROOT / "setup.py").read_text().splitlines()) < 80
