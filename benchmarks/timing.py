@@ -17,9 +17,12 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def interleaved(
-    providers: dict[str, Callable[[], Any]], *, rounds: int, warmup: int = 2
+    providers: dict[str, Callable[[], Any]], *, rounds: int, warmup: int = 1
 ) -> dict[str, dict[str, float]]:
     """Time providers round-robin; return median and quartiles in seconds of each.
+
+    A turn is a call that is not timed and one that is: a training loop calls the same thing again
+    and again, and does not find its caches full of what a competitor left behind.
 
     Parameters
     ----------
@@ -31,6 +34,7 @@ def interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in providers}
     for turn in range(warmup + rounds):
         for name, run in providers.items():
+            run()
             start = time.perf_counter()
             run()
             elapsed = time.perf_counter() - start
