@@ -13,17 +13,23 @@ from torch import Tensor
 from transformers4rec_ext.ops.reference import accumulate_dtype, outside_autocast, rows_like
 
 _ops = torch.ops.transformers4rec_ext
-# Rows of a tile. Enough of them that the GEMM that adds to the candidates' gradients [S, D] reads
-# and writes that matrix seldom; few enough that the tile is still in cache when it is read again.
-MAX_TILE_ROWS = 1024
-MIN_TILE_ROWS = 16
-TILE_ELEMENTS = 2 * 1024 * 1024
+# A tile should be small enough that it is still in cache when it is read again, and have rows enough
+# that the GEMM that adds to the candidates' gradients [S, D] reads and writes that matrix seldom.
+# With many candidates the two disagree; the limit on memory has the last word.
+CACHED_ELEMENTS = 512 * 1024
+ENOUGH_ROWS = 256
+MOST_ELEMENTS = 2 * 1024 * 1024
+LEAST_ROWS = 16
 
 
 def tile_rows(num_rows: int, num_candidates: int) -> int:
-    """Rows of a tile: `TILE_ELEMENTS` within the two limits, all tiles of nearly equal size."""
-    most = min(MAX_TILE_ROWS, max(MIN_TILE_ROWS, TILE_ELEMENTS // max(num_candidates, 1)))
-    tiles = max(1, -(-num_rows // most))
+    """Rows of a tile, all tiles of nearly equal size; the tile has at most `MOST_ELEMENTS`.
+
+    (Unless `LEAST_ROWS` rows are more than that: from 131,072 candidates on.)
+    """
+    wanted = max(ENOUGH_ROWS, CACHED_ELEMENTS // max(num_candidates, 1))
+    most = max(LEAST_ROWS, MOST_ELEMENTS // max(num_candidates, 1))
+    tiles = max(1, -(-num_rows // min(wanted, most)))
     return max(1, -(-num_rows // tiles))
 
 
