@@ -8,8 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
+
+# the same examples everywhere and every time: a failure is the change's, not the day's
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("fixed")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

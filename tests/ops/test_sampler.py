@@ -17,7 +17,7 @@ def draw(samples: int, items: int, seed: int, **options: object) -> functional.C
     return functional.log_uniform_sample(samples, items, generator=generator, **options)  # type: ignore[arg-type]
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(
     items=st.sampled_from([2, 3, 4, 10, 1000, 100_000, 10_000_000, 10**9, 2**40]),
     share=st.sampled_from([0.0, 0.3, 0.8, 1.0, 2.0]),
@@ -44,7 +44,7 @@ def test_kernel_equals_reference(
         assert found.ids.unique().numel() == found.ids.numel() == min(samples, items - min_id)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(
     items=st.sampled_from([1, 2, 3, 4, 100, 3706, 10**6, 10**9, 2**53]),
     tries=st.sampled_from([1, 2, 17, 2000, 10**6, 10**12, INT64_MAX]),

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers4rec_ext.ops.reference import accumulate_dtype, outside_autocast, rows_like
 
 _ops = torch.ops.transformers4rec_ext
-# A tile should be small enough that it is still in cache when it is read again, and have rows enough
+# A tile should be small enough to be in cache still when it is read again, and have rows enough
 # that the GEMM that adds to the candidates' gradients [S, D] reads and writes that matrix seldom.
 # With many candidates the two disagree; the limit on memory has the last word.
 CACHED_ELEMENTS = 512 * 1024
