@@ -92,9 +92,10 @@ def providers(case: cases.SoftmaxCase, tf: Any) -> dict[str, Provider]:
 def main() -> None:
     """Measure every case and write ``results/sampled_softmax.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7, help="rounds of each case (default: 7)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each case (default: 5)")
     parser.add_argument("--no-tensorflow", action="store_true", help="leave TensorFlow out")
     options = parser.parse_args()
+    timing.keep_memory()
     threads = os.cpu_count() or 1
     torch.set_num_threads(threads)
     tf = None if options.no_tensorflow else tensorflow_peer.load(threads)

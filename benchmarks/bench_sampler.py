@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=25, help="rounds of each case (default: 25)")
     parser.add_argument("--no-tensorflow", action="store_true", help="leave TensorFlow out")
     options = parser.parse_args()
+    timing.keep_memory()
     torch.set_num_threads(THREADS)
     tf = None if options.no_tensorflow else tensorflow_peer.load(THREADS)
     rows = []

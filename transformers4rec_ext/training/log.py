@@ -83,6 +83,7 @@ def plot_curves(
         right.axhline(baseline, color="gray", linestyle="--", label="popularity")
     right.set(title="validation NDCG@10", xlabel="epoch")
     right.set_ylim(bottom=0)
+    right.xaxis.get_major_locator().set_params(integer=True)
     right.legend(loc="lower right")
     for axis in (left, right):
         axis.grid(alpha=0.3)
