@@ -93,18 +93,30 @@ def main() -> None:
     """Measure every case and write ``results/sampled_softmax.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each case (default: 5)")
+    widths = sorted({case.width for case in cases.SOFTMAX})
+    parser.add_argument(
+        "--widths",
+        type=int,
+        nargs="+",
+        choices=widths,
+        default=widths,
+        help="measure these D only and keep the other rows of the result (default: all)",
+    )
     parser.add_argument("--no-tensorflow", action="store_true", help="leave TensorFlow out")
     options = parser.parse_args()
     timing.keep_memory()
     threads = os.cpu_count() or 1
     torch.set_num_threads(threads)
     tf = None if options.no_tensorflow else tensorflow_peer.load(threads)
-    rows = []
+    rows = timing.kept_rows("sampled_softmax", "width", options.widths)
     for case in cases.SOFTMAX:
+        if case.width not in options.widths:
+            continue
         times = timing.interleaved(providers(case, tf), rounds=options.rounds)
         rows.append({**case._asdict(), "seconds": times})
         floor = times["gemms"]["median"]
         print(case, {name: f"{t['median'] / floor:.2f}" for name, t in times.items()}, flush=True)
+    rows.sort(key=lambda row: (row["width"], row["samples"]))
     timing.save("sampled_softmax", threads, rows, tensorflow=getattr(tf, "__version__", None))
 
 

@@ -94,6 +94,13 @@ def environment(threads: int) -> dict[str, Any]:
     }
 
 
+def kept_rows(name: str, key: str, measured: list[int]) -> list[dict[str, Any]]:
+    """Return the rows of an earlier ``results/<name>.json`` whose ``key`` is not measured now."""
+    path = RESULTS / f"{name}.json"
+    earlier = json.loads(path.read_text())["rows"] if path.exists() else []
+    return [row for row in earlier if row[key] not in measured]
+
+
 def save(name: str, threads: int, rows: list[dict[str, Any]], **more: Any) -> None:
     """Write ``results/<name>.json``."""
     RESULTS.mkdir(exist_ok=True)
