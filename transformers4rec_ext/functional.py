@@ -151,7 +151,8 @@ def log_uniform_log_q(
     TypeError
         if ``ids`` or ``num_tries`` is not int64.
     ValueError
-        if an id is outside ``[min_id, num_items)`` (checked on the CPU), or ``num_tries < 1``.
+        if an id is outside ``[min_id, num_items)`` or ``num_tries < 1`` (tensors are
+        checked on the CPU only).
 
     Examples
     --------
@@ -166,6 +167,8 @@ def log_uniform_log_q(
         if num_tries.dim() != 0:
             got = _checks.describe(num_tries)
             raise value_error(name, "num_tries", "be an int or of shape []", got)
+        if num_tries.device.type == "cpu" and not torch.compiler.is_compiling():
+            _checks.integer(name, "num_tries", int(num_tries), minimum=1)
         tries = num_tries.to(ids.device)
     else:
         num_tries = _checks.integer(name, "num_tries", num_tries, minimum=1)

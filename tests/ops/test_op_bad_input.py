@@ -124,6 +124,7 @@ def test_log_uniform_sample_options(
         (IDS, {"num_tries": 0}, ValueError, "num_tries must be at least 1; got 0"),
         (IDS, {"num_tries": 1.5}, TypeError, "num_tries must be an int; got float"),
         (IDS, {"num_tries": FLOATS}, TypeError, "num_tries must be int64"),
+        (IDS, {"num_tries": IDS[0]}, ValueError, "num_tries must be at least 1; got 0"),
         (IDS, {"num_tries": IDS}, ValueError, "num_tries must be an int or of shape []"),
     ],
 )
