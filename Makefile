@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH_SPEC ?= torch
 VENV ?= .venv
 BIN := $(VENV)/bin
-export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PATH := $(abspath $(BIN)):$(PATH)
 
 SOURCES := pyproject.toml setup.py transformers4rec_ext/_build.py $(shell find csrc -type f)
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc')

@@ -1,5 +1,5 @@
 // exp and log without branches, tables or libm, so that loops over them vectorise and every machine gives the same
-// bits. Compile with -ffp-contract=off: each operation is rounded on its own, as in ops/reference.py.
+// bits. Compile with -ffp-contract=off: each operation is rounded on its own, as in ops/reference.
 #pragma once
 
 #include "portable.h"
@@ -23,7 +23,7 @@ T4R_HD double reduce(double x, int64_t& k) {
 }
 
 // sum of c[i] x^i by Estrin's scheme: pairs, then pairs of pairs in x^2, ...; short chains of dependent operations.
-// ops/reference.py evaluates in the same order, so both give the same bits.
+// ops/reference evaluates in the same order, so both give the same bits.
 template <typename T, int N>
 T4R_HD T estrin(const T (&c)[N], T x) {
   if constexpr (N == 1) {

@@ -15,18 +15,11 @@
 
 namespace t4r {
 namespace avx2 {
+#define ISA_NAME "avx2"
 #include "kernels_cpu.inc"
 }  // namespace avx2
 
-const CpuKernels kAvx2Kernels = {
-    "avx2",
-    avx2::draw,
-    avx2::log_q,
-    avx2::sampled_tile<float>,
-    avx2::sampled_tile<double>,
-    avx2::logits_tile<float>,
-    avx2::logits_tile<double>,
-};
+constinit const CpuKernels kAvx2Kernels = avx2::kernels;
 }  // namespace t4r
 
 #if defined(__clang__)

@@ -16,18 +16,11 @@
 
 namespace t4r {
 namespace avx512 {
+#define ISA_NAME "avx512"
 #include "kernels_cpu.inc"
 }  // namespace avx512
 
-const CpuKernels kAvx512Kernels = {
-    "avx512",
-    avx512::draw,
-    avx512::log_q,
-    avx512::sampled_tile<float>,
-    avx512::sampled_tile<double>,
-    avx512::logits_tile<float>,
-    avx512::logits_tile<double>,
-};
+constinit const CpuKernels kAvx512Kernels = avx512::kernels;
 }  // namespace t4r
 
 #if defined(__clang__)

@@ -6,16 +6,9 @@
 
 namespace t4r {
 namespace baseline {
+#define ISA_NAME "baseline"
 #include "kernels_cpu.inc"
 }  // namespace baseline
 
-const CpuKernels kBaselineKernels = {
-    "baseline",
-    baseline::draw,
-    baseline::log_q,
-    baseline::sampled_tile<float>,
-    baseline::sampled_tile<double>,
-    baseline::logits_tile<float>,
-    baseline::logits_tile<double>,
-};
+constinit const CpuKernels kBaselineKernels = baseline::kernels;
 }  // namespace t4r

@@ -13,7 +13,7 @@ import torch
 
 from transformers4rec_ext import _backend, _native, functional, use_backend
 
-PACKAGE = Path(functional.__file__).parent
+PACKAGE = Path(functional.__file__).parent.parent
 ISA = """
 import torch
 from transformers4rec_ext import _native, functional as F

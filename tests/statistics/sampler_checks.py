@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from transformers4rec_ext import functional
-from transformers4rec_ext.ops import reference
+from transformers4rec_ext.ops.reference import log_uniform as reference
 
 LIMIT = 6.6
 Sampler = Callable[[int, int, int, bool], tuple[Tensor, int]]  # (S, V, seed, unique) -> ids, M

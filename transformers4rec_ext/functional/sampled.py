@@ -1,187 +1,17 @@
-"""The public functions of the engine: checks, autocast, choice of backend.
+"""Logits and loss over {target} + sampled candidates.
 
-Letters: N labelled positions, D width, V items (rows of the table, padding included), S candidates,
-M tries.
+Letters: N labelled positions, D width, V items (rows of the table, padding included), S candidates.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from transformers4rec_ext import _backend, _checks, _native
-from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext import _backend, _checks
+from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.ops import reference
 from transformers4rec_ext.ops.schemas import operators as _ops
-
-_native.load()
-
-
-class Candidates(NamedTuple):
-    """A set of candidate (negative) items shared by all rows of a batch.
-
-    Attributes
-    ----------
-    ids : Tensor, int64, [S]
-        Item ids.
-    log_q : Tensor, float32, [S]
-        Log of each item's expected count among the candidates.
-    num_tries : Tensor, int64, []
-        Number of draws M that produced the set; the largest int64 when the set is the whole range.
-    count : Tensor, int64, []
-        Number of valid entries of ``ids``.
-    """
-
-    ids: Tensor
-    log_q: Tensor
-    num_tries: Tensor
-    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody asks of candidates
-
-
-def log_uniform_sample(
-    num_samples: int,
-    num_items: int,
-    *,
-    min_id: int = 0,
-    unique: bool = True,
-    generator: torch.Generator | None = None,
-    device: torch.device | str | None = None,
-    backend: str | None = None,
-) -> Candidates:
-    """Draw candidates with ``p(id) = log1p(1 / (id - min_id + 1)) / log1p(num_items - min_id)``.
-
-    With ``unique=True`` it draws until exactly S distinct ids are found and reports the true
-    number of tries M; ``log_q = log(-expm1(M log1p(-p)))``. Otherwise S draws with repetitions,
-    ``log_q = log(S p)``. The law
-    assumes ids sorted by decreasing frequency. No table of length V exists; time and memory
-    depend on S only.
-
-    Parameters
-    ----------
-    num_samples : int
-        S > 0. With ``unique=True`` and ``num_samples >= num_items - min_id`` the whole range is
-        returned, with ``log_q = 0``: sampled softmax then equals the full one.
-    num_items : int
-        V: ids lie in ``[min_id, num_items)``. At most 2^53.
-    min_id : int
-        First id that can be drawn (``padding_idx + 1``).
-    unique : bool
-        Whether the ids are distinct.
-    generator : torch.Generator, optional
-        Source of the seed; torch's default generator otherwise. One seed gives one result on every
-        device, for the native kernel and the reference alike.
-    device : torch.device or str, optional
-        Where the result lies; the generator's device, else the CPU.
-    backend : str, optional
-        ``auto``, ``fused`` or ``reference``.
-
-    Returns
-    -------
-    Candidates
-        ids [S] in the order found, log_q [S], num_tries [], count [].
-
-    Raises
-    ------
-    TypeError
-        if a count is not an int, or the generator not a ``torch.Generator``.
-    ValueError
-        if ``num_samples < 1`` or the range of ids is empty or too large.
-
-    Notes
-    -----
-    Time is O(M). M grows without bound as S approaches the size of the range; ask for all of it
-    instead. No host synchronisation.
-
-    Examples
-    --------
-    >>> candidates = log_uniform_sample(5, 1_000_000_000)
-    >>> candidates.ids.unique().numel(), int(candidates.count)
-    (5, 5)
-    """
-    name = "log_uniform_sample"
-    num_samples = _checks.integer(name, "num_samples", num_samples, minimum=1)
-    num_items, min_id = _checks.id_range(name, num_items, min_id)
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise type_error(
-            name, "generator", "be a torch.Generator or None", type(generator).__name__
-        )
-    if device is None:
-        device = generator.device if generator is not None else "cpu"
-    device = torch.device(device)
-    seed = torch.randint(reference.INT64_MAX, (), generator=generator, device=device)
-    if _backend.use_reference(backend, name, "log_uniform_sample", device.type):
-        return Candidates(
-            *reference.log_uniform_sample(seed, num_samples, num_items, min_id, unique)
-        )
-    return Candidates(*_ops.log_uniform_sample(seed, num_samples, num_items, min_id, unique))
-
-
-def log_uniform_log_q(
-    ids: Tensor,
-    num_items: int,
-    *,
-    min_id: int = 0,
-    num_tries: int | Tensor,
-    unique: bool = True,
-    backend: str | None = None,
-) -> Tensor:
-    """``log q`` of given items: ``log(-expm1(M log1p(-p)))`` if unique, else ``log(M p)``.
-
-    Computed in float64 from the closed form; stable from q = 1 down to the rarest of 2^53 items.
-
-    Parameters
-    ----------
-    ids : Tensor, int64, any shape
-        Items in ``[min_id, num_items)``.
-    num_items, min_id, unique
-        As in `log_uniform_sample`.
-    num_tries : int or Tensor, int64, []
-        M as reported by `log_uniform_sample`; S if not unique.
-    backend : str, optional
-        ``auto``, ``fused`` or ``reference``.
-
-    Returns
-    -------
-    Tensor, float32, the shape of ids
-
-    Raises
-    ------
-    TypeError
-        if ``ids`` or ``num_tries`` is not int64.
-    ValueError
-        if an id is outside ``[min_id, num_items)`` or ``num_tries < 1`` (tensors are
-        checked on the CPU only).
-
-    Examples
-    --------
-    >>> log_uniform_log_q(torch.tensor([0, 999]), 1000, num_tries=1).exp()
-    tensor([0.1003, 0.0001])
-    """
-    name = "log_uniform_log_q"
-    _checks.int64(name, "ids", ids)
-    num_items, min_id = _checks.id_range(name, num_items, min_id)
-    if isinstance(num_tries, Tensor):
-        _checks.int64(name, "num_tries", num_tries)
-        if num_tries.dim() != 0:
-            got = _checks.describe(num_tries)
-            raise value_error(name, "num_tries", "be an int or of shape []", got)
-        if num_tries.device.type == "cpu" and not torch.compiler.is_compiling():
-            _checks.integer(name, "num_tries", int(num_tries), minimum=1)
-        tries = num_tries.to(ids.device)
-    else:
-        num_tries = _checks.integer(name, "num_tries", num_tries, minimum=1)
-        tries = torch.tensor(num_tries, dtype=torch.int64, device=ids.device)
-    if _backend.use_reference(backend, name, "log_uniform_log_q", ids.device.type):
-        _checks.ids_within(name, "ids", ids, min_id, num_items)
-        return reference.log_uniform_log_q(ids, tries, num_items, min_id, unique)
-    try:
-        log_q: Tensor = _ops.log_uniform_log_q(ids, tries, num_items, min_id, unique)
-    except RuntimeError:
-        _checks.ids_within(name, "ids", ids, min_id, num_items)
-        raise
-    return log_q
 
 
 def sampled_logits(
@@ -319,6 +149,7 @@ def sampled_softmax_loss(
 
     Examples
     --------
+    >>> from transformers4rec_ext.functional import log_uniform_log_q, log_uniform_sample
     >>> hidden, weight = torch.randn(4, 8), torch.randn(1000, 8, requires_grad=True)
     >>> candidates = log_uniform_sample(16, 1000, min_id=1)
     >>> targets = torch.tensor([1, 5, 9, 999])

@@ -1,0 +1,42 @@
+"""The specification: every operator as plain PyTorch formulas.
+
+Letters: N labelled positions, D width, V items, S candidates, M tries. Everything here is written
+to be read beside section "The mathematics" of ``docs/architecture.md``; the native kernels are
+tested against it.
+"""
+
+from __future__ import annotations
+
+from transformers4rec_ext.ops.reference.common import (
+    accumulate_dtype,
+    outside_autocast,
+    rows_like,
+)
+from transformers4rec_ext.ops.reference.log_uniform import (
+    INT64_MAX,
+    log_uniform_classes,
+    log_uniform_log_q,
+    log_uniform_sample,
+    uniforms,
+)
+from transformers4rec_ext.ops.reference.sampled import (
+    sampled_logits,
+    sampled_logits_tile,
+    sampled_softmax_loss,
+    sampled_softmax_tile,
+)
+
+__all__ = [
+    "INT64_MAX",
+    "accumulate_dtype",
+    "log_uniform_classes",
+    "log_uniform_log_q",
+    "log_uniform_sample",
+    "outside_autocast",
+    "rows_like",
+    "sampled_logits",
+    "sampled_logits_tile",
+    "sampled_softmax_loss",
+    "sampled_softmax_tile",
+    "uniforms",
+]

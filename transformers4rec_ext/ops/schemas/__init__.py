@@ -1,0 +1,8 @@
+"""All operators: schema, implementation, fake kernel and autograd formula, for all devices."""
+
+from __future__ import annotations
+
+from transformers4rec_ext.ops.schemas import log_uniform, sampled
+from transformers4rec_ext.ops.schemas.library import DEFINED, operators
+
+__all__ = ["DEFINED", "log_uniform", "operators", "sampled"]

@@ -1,0 +1,184 @@
+"""Sampled logits and sampled softmax: schemas, implementations, fakes, autograd formulas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from transformers4rec_ext.ops import reference
+from transformers4rec_ext.ops.schemas.library import (
+    Refuse,
+    autograd,
+    define,
+    no_second_derivative,
+    operators,
+    save_nothing,
+)
+from transformers4rec_ext.ops.tiles import sampled as tiles
+
+_INPUTS = (
+    "Tensor hidden, Tensor weight, Tensor targets, Tensor candidate_ids, Tensor? target_log_q, "
+    "Tensor? candidate_log_q, float temperature, bool remove_accidental_hits"
+)
+_TILE = (
+    "Tensor? sorted_ids, Tensor? order, Tensor? target_log_q, Tensor? candidate_log_q, "
+    "float temperature"
+)
+
+define(
+    f"sampled_softmax_tile(Tensor(a!) scores, Tensor target_scores, Tensor targets, {_TILE}, "
+    "bool corrected, Tensor? row_grad, bool with_grad, Tensor(b!) loss, Tensor(c!) target_grad) "
+    "-> ()",
+    reference.sampled_softmax_tile,
+    lambda *args: None,
+)
+define(
+    f"sampled_logits_tile(Tensor(a!) logits, Tensor targets, {_TILE}) -> ()",
+    reference.sampled_logits_tile,
+    lambda *args: None,
+)
+
+
+def _scatter_rows(
+    weight: Tensor, targets: Tensor, candidate_ids: Tensor, rows: Tensor, sparse: bool
+) -> Tensor:
+    """Gradient of ``weight`` [V, D] from its touched rows: sparse COO (uncoalesced), or dense."""
+    ids = torch.cat([targets, candidate_ids])
+    rows = rows.to(weight.dtype)
+    if sparse:
+        return torch.sparse_coo_tensor(ids[None], rows, weight.shape, check_invariants=False)
+    return torch.zeros_like(weight).index_add_(0, ids, rows)
+
+
+def _gradients_fake(hidden: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    wide = reference.accumulate_dtype(hidden.dtype)
+    return (
+        hidden.new_empty(hidden.shape, dtype=wide),
+        hidden.new_empty((count, hidden.shape[1]), dtype=wide),
+    )
+
+
+def _sampled_logits_fake(
+    hidden: Tensor, weight: Tensor, targets: Tensor, ids: Tensor, *_: Any
+) -> Tensor:
+    wide = reference.accumulate_dtype(hidden.dtype)
+    return hidden.new_empty((hidden.shape[0], 1 + ids.shape[0]), dtype=wide)
+
+
+def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs[:6])
+    ctx.options = inputs[6:]
+
+
+def _sampled_logits_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    hidden, weight, targets, ids, _, _ = ctx.saved_tensors
+    grad_hidden, rows = operators.sampled_logits_backward(
+        grad, hidden, weight, targets, ids, *ctx.options
+    )
+    grad_weight = None
+    if ctx.needs_input_grad[1]:
+        grad_weight = _scatter_rows(weight, targets, ids, rows, sparse=False)
+    return grad_hidden.to(hidden.dtype), grad_weight, *([None] * 6)
+
+
+define(f"sampled_logits({_INPUTS}) -> Tensor", tiles.sampled_logits, _sampled_logits_fake)
+autograd("sampled_logits", _sampled_logits_backward, _save_inputs)
+define(
+    "sampled_logits_backward(Tensor grad, Tensor hidden, Tensor weight, Tensor targets, "
+    "Tensor candidate_ids, float temperature, bool remove_accidental_hits) "
+    "-> (Tensor grad_hidden, Tensor grad_rows)",
+    tiles.sampled_logits_backward,
+    lambda grad, hidden, weight, targets, ids, *_: _gradients_fake(
+        hidden, targets.shape[0] + ids.shape[0]
+    ),
+)
+autograd("sampled_logits_backward", no_second_derivative, save_nothing)
+
+
+def _rows(*inputs: Any) -> Tensor:
+    return tiles.sampled_softmax(*inputs[:9], with_grad=False)[0]
+
+
+def _rows_backward(ctx: Any, row_grad: Tensor) -> tuple[Any, ...]:
+    hidden, weight, targets, ids, _, _ = saved = ctx.saved_tensors
+    *options, sparse_grad = ctx.options
+    grad_hidden, rows = operators.sampled_softmax_backward(row_grad, *saved, *options)
+    grad_weight = None
+    if ctx.needs_input_grad[1]:
+        grad_weight = _scatter_rows(weight, targets, ids, rows, sparse_grad)
+    return grad_hidden.to(hidden.dtype), grad_weight, *([None] * 8)
+
+
+def _rows_fake(hidden: Tensor, *_: Any) -> Tensor:
+    return hidden.new_empty(hidden.shape[0], dtype=reference.accumulate_dtype(hidden.dtype))
+
+
+define(
+    f"sampled_softmax_rows({_INPUTS}, bool corrected, bool sparse_grad) -> Tensor",
+    _rows,
+    _rows_fake,
+)
+autograd("sampled_softmax_rows", _rows_backward, _save_inputs)
+
+
+def _backward(row_grad: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
+    _, grad_hidden, rows = tiles.sampled_softmax(*inputs, row_grad=row_grad, with_grad=True)
+    return grad_hidden, rows
+
+
+def _backward_fake(
+    row_grad: Tensor, hidden: Tensor, weight: Tensor, targets: Tensor, ids: Tensor, *_: Any
+) -> tuple[Tensor, Tensor]:
+    return _gradients_fake(hidden, targets.shape[0] + ids.shape[0])
+
+
+define(
+    f"sampled_softmax_backward(Tensor row_grad, {_INPUTS}, bool corrected) "
+    "-> (Tensor grad_hidden, Tensor grad_rows)",
+    _backward,
+    _backward_fake,
+)
+autograd("sampled_softmax_backward", no_second_derivative, save_nothing)
+
+
+def _sum(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    loss, grad_hidden, rows = tiles.sampled_softmax(*inputs[:9], with_grad=True)
+    return loss.sum(), grad_hidden, rows
+
+
+def _sum_fake(
+    hidden: Tensor, weight: Tensor, targets: Tensor, ids: Tensor, *_: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_hidden, rows = _gradients_fake(hidden, targets.shape[0] + ids.shape[0])
+    return grad_hidden.new_empty(()), grad_hidden, rows
+
+
+def _save_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    hidden, weight, targets, candidate_ids = inputs[:4]
+    ctx.mark_non_differentiable(output[1], output[2])
+    ctx.save_for_backward(weight, targets, candidate_ids, output[1], output[2])
+    ctx.hidden_dtype, ctx.sparse_grad = hidden.dtype, inputs[-1]
+
+
+def _sum_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Any, ...]:
+    weight, targets, ids, grad_hidden, rows = ctx.saved_tensors
+    grad_hidden, rows = grad_hidden * grad, rows * grad
+    if torch.is_grad_enabled():  # create_graph=True
+        grad_hidden, rows = Refuse.apply(
+            grad_hidden.detach().requires_grad_(), rows.detach().requires_grad_()
+        )
+    grad_weight = None
+    if ctx.needs_input_grad[1]:
+        grad_weight = _scatter_rows(weight, targets, ids, rows, ctx.sparse_grad)
+    return grad_hidden.to(ctx.hidden_dtype), grad_weight, *([None] * 8)
+
+
+define(
+    f"sampled_softmax_sum({_INPUTS}, bool corrected, bool sparse_grad) "
+    "-> (Tensor loss, Tensor grad_hidden, Tensor grad_rows)",
+    _sum,
+    _sum_fake,
+)
+autograd("sampled_softmax_sum", _sum_backward, _save_gradients)
