@@ -3,9 +3,21 @@
 
 #include <cstdint>
 
+#include "core/item_row.h"
 #include "core/softmax_row.h"
 
 namespace t4r {
+
+// Each works on rows [begin, end) of its tile.
+template <typename T>
+struct ItemKernels {
+  void (*logsumexp)(const LogSumExpTile<T>& tile, int64_t begin, int64_t end);
+  void (*softmax_grad)(const SoftmaxGradTile<T>& tile, int64_t begin, int64_t end);
+  void (*rank)(const RankTile<T>& tile, int64_t begin, int64_t end);
+  double (*largest_norm)(const T* weight, int64_t rows, int64_t width, int64_t stride);
+  void (*pair_scores)(const PairScores<T>& pairs, int64_t begin, int64_t end);  // of pairs, not rows
+  void (*topk)(const TopKTile<T>& tile, int64_t begin, int64_t end);
+};
 
 // One set per instruction set; each is the same source, compiled for it.
 struct CpuKernels {
@@ -18,6 +30,8 @@ struct CpuKernels {
   void (*sampled_tile_f64)(const SampledTile<double>& tile, int64_t begin, int64_t end);
   void (*logits_tile_f32)(const SampledTile<float>& tile, int64_t begin, int64_t end);
   void (*logits_tile_f64)(const SampledTile<double>& tile, int64_t begin, int64_t end);
+  ItemKernels<float> items_f32;
+  ItemKernels<double> items_f64;
 };
 
 extern const CpuKernels kBaselineKernels;
@@ -28,6 +42,11 @@ extern const CpuKernels kAvx512Kernels;
 
 // The widest set this processor runs, or the one T4R_EXT_ISA names (baseline, avx2, avx512) if it runs that.
 const CpuKernels& cpu_kernels();
+
+// Moves the k best of `size` > k entries to the front (larger first in doubt, ties to the lower id), empties the rest
+// (-inf, -1) and returns the worst score kept.
+float keep_best(float* scores, int64_t* ids, int64_t size, int64_t k);
+double keep_best(double* scores, int64_t* ids, int64_t size, int64_t k);
 
 // Draws classes until num_samples distinct ones are found, in the order found; returns the number of draws.
 int64_t draw_unique_classes(const CpuKernels& kernels, uint64_t seed, int64_t num_samples, int64_t num_classes,

@@ -93,6 +93,92 @@ def _ids(function: str, argument: str, value: Any, size: int | None, shape: str)
         raise value_error(function, argument, f"be int64 {shape}", describe(value))
 
 
+def same_device(function: str, argument: str, value: Tensor | None, hidden: Tensor) -> None:
+    """Raise unless ``value`` lies where ``hidden`` does."""
+    if value is not None and value.device != hidden.device:
+        raise value_error(function, argument, f"be on {hidden.device} like hidden", value.device)
+
+
+def _number(function: str, argument: str, value: Any) -> float:
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise type_error(function, argument, "be a number", type(value).__name__)
+    return float(value)
+
+
+def positive(function: str, argument: str, value: Any) -> float:
+    """Return ``value`` as a float that is positive and finite."""
+    result = _number(function, argument, value)
+    if not (result > 0 and math.isfinite(result)):
+        raise value_error(function, argument, "be positive and finite", value)
+    return result
+
+
+def fraction(function: str, argument: str, value: Any) -> float:
+    """Return ``value`` as a float in [0, 1]."""
+    result = _number(function, argument, value)
+    if not 0 <= result <= 1:
+        raise value_error(function, argument, "lie in [0, 1]", value)
+    return result
+
+
+def item(function: str, argument: str, value: Any, num_items: int) -> int:
+    """Return ``value`` as the id of one of ``num_items`` items."""
+    result = integer(function, argument, value, minimum=0)
+    if result >= num_items:
+        raise value_error(function, argument, f"be below V={num_items}", result)
+    return result
+
+
+def full_arguments(function: str, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Check what the functions of all items take; return ``hidden`` in the compute dtype."""
+    _table(function, hidden, weight)
+    if weight.shape[0] == 0:
+        raise value_error(function, "weight", "have at least one row", describe(weight))
+    if bias is not None:
+        num_items = weight.shape[0]
+        _floating(function, "bias", bias, 1, f"[V={num_items}]")
+        if bias.shape[0] != num_items:
+            raise value_error(function, "bias", f"be [V={num_items}]", describe(bias))
+    same_device(function, "weight", weight, hidden)
+    same_device(function, "bias", bias, hidden)
+    return _compute_dtype(function, hidden, weight)
+
+
+def targets(
+    function: str, hidden: Tensor, value: Any, num_items: int, ignore_index: int | None
+) -> None:
+    """Raise unless ``value`` is int64 [N], each id in ``[0, num_items)`` or ``ignore_index``."""
+    num_rows = hidden.shape[0]
+    _ids(function, "targets", value, num_rows, f"[N={num_rows}]")
+    same_device(function, "targets", value, hidden)
+    if (
+        ignore_index is not None
+        and value.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+    ):
+        value = value[value != ignore_index]
+    ids_within(function, "targets", value, 0, num_items)
+
+
+def _table(function: str, hidden: Tensor, weight: Tensor) -> None:
+    _floating(function, "hidden", hidden, 2, "[N, D]")
+    _floating(function, "weight", weight, 2, "[V, D]")
+    width = hidden.shape[1]
+    if weight.shape[1] != width:
+        raise value_error(function, "weight", f"be [V, D={width}]", describe(weight))
+
+
+def _compute_dtype(function: str, hidden: Tensor, weight: Tensor) -> Tensor:
+    if torch.is_autocast_enabled(hidden.device.type):
+        # weight is not cast: that would cost V x D; its rows are, where they are read
+        return hidden.to(torch.get_autocast_dtype(hidden.device.type))
+    if hidden.dtype != weight.dtype:
+        hint = "Cast one of them, or use torch.autocast."
+        got = f"{describe(hidden)} and {describe(weight)}"
+        raise type_error(function, "hidden and weight", "share a dtype", got, hint)
+    return hidden
+
+
 def sampled_arguments(
     function: str,
     hidden: Tensor,
@@ -104,11 +190,8 @@ def sampled_arguments(
     temperature: float,
 ) -> tuple[Tensor, tuple[Any, ...]]:
     """Check what the sampled functions take; return ``hidden`` in the compute dtype, the rest."""
-    _floating(function, "hidden", hidden, 2, "[N, D]")
-    _floating(function, "weight", weight, 2, "[V, D]")
-    num_rows, width = hidden.shape
-    if weight.shape[1] != width:
-        raise value_error(function, "weight", f"be [V, D={width}]", describe(weight))
+    _table(function, hidden, weight)
+    num_rows = hidden.shape[0]
     _ids(function, "targets", targets, num_rows, f"[N={num_rows}]")
     _ids(function, "candidate_ids", candidate_ids, None, "[S]")
     if candidate_ids.shape[0] == 0:
@@ -122,21 +205,10 @@ def sampled_arguments(
         ("target_log_q", target_log_q),
         ("candidate_log_q", candidate_log_q),
     ):
-        if value is not None and value.device != hidden.device:
-            expectation = f"be on {hidden.device} like hidden"
-            raise value_error(function, argument, expectation, value.device)
-    if not isinstance(temperature, numbers.Real) or isinstance(temperature, bool):
-        raise type_error(function, "temperature", "be a number", type(temperature).__name__)
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise value_error(function, "temperature", "be positive and finite", temperature)
+        same_device(function, argument, value, hidden)
+    temperature = positive(function, "temperature", temperature)
     ids_within(function, "targets", targets, 0, weight.shape[0])
     ids_within(function, "candidate_ids", candidate_ids, 0, weight.shape[0])
-    if torch.is_autocast_enabled(hidden.device.type):
-        # weight is not cast: that would cost V x D; its rows are, where they are gathered
-        hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
-    elif hidden.dtype != weight.dtype:
-        hint = "Cast one of them, or use torch.autocast."
-        got = f"{describe(hidden)} and {describe(weight)}"
-        raise type_error(function, "hidden and weight", "share a dtype", got, hint)
-    rest = (weight, targets, candidate_ids, target_log_q, candidate_log_q, float(temperature))
+    hidden = _compute_dtype(function, hidden, weight)
+    rest = (weight, targets, candidate_ids, target_log_q, candidate_log_q, temperature)
     return hidden, rest

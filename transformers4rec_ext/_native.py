@@ -19,6 +19,11 @@ NATIVE_OPS = (
     "log_uniform_log_q",
     "sampled_logits_tile",
     "sampled_softmax_tile",
+    "logsumexp_tile",
+    "softmax_grad_tile",
+    "pair_scores",
+    "rank_tile",
+    "topk_tile",
 )
 _KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 

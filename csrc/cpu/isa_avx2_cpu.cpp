@@ -16,6 +16,7 @@
 namespace t4r {
 namespace avx2 {
 #define ISA_NAME "avx2"
+#define ISA_FUSED true
 #include "kernels_cpu.inc"
 }  // namespace avx2
 

@@ -17,6 +17,7 @@
 namespace t4r {
 namespace avx512 {
 #define ISA_NAME "avx512"
+#define ISA_FUSED true
 #include "kernels_cpu.inc"
 }  // namespace avx512
 

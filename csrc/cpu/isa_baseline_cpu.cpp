@@ -7,6 +7,7 @@
 namespace t4r {
 namespace baseline {
 #define ISA_NAME "baseline"
+#define ISA_FUSED false
 #include "kernels_cpu.inc"
 }  // namespace baseline
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from item_inputs import Items
 from torch import Tensor
+
+from transformers4rec_ext.ops import reference
 
 OPS = torch.ops.transformers4rec_ext
 # One place for all tolerances: (relative, absolute) by the dtype that is computed in.
@@ -125,6 +129,61 @@ def _detached(*extra: Any) -> tuple[Any, ...]:
     return (hidden.detach(), weight.detach(), *rest, *extra)
 
 
+def _items(with_grad: bool = False) -> tuple[Any, ...]:
+    data = Items.make()
+    hidden, weight, bias = (data.hidden, data.weight, data.bias) if with_grad else data.detached()
+    return hidden, weight, bias, data.some_ignored()
+
+
+def _of_items(name: str) -> tuple[Any, ...]:
+    """Arguments of a tile of items: the last 6 of 11."""
+    data = Items.make()
+    hidden, weight, bias = data.detached()
+    tile, of_tile = weight[5:], bias[5:]
+    scores = hidden @ tile.T
+    counts = torch.zeros(5, dtype=torch.int64)
+    state = (torch.full((5,), -math.inf, dtype=torch.float64), torch.zeros(5).double())
+    if name == "logsumexp_tile":
+        return scores, of_tile, 0.7, *state
+    if name == "softmax_grad_tile":
+        softmax = (torch.zeros(5).double(), torch.full((5,), 9.0).double())
+        g = torch.tensor([1.0, 0.0, 2.0, 0.5, 1.0], dtype=torch.float64)
+        return (
+            scores,
+            of_tile,
+            data.targets,
+            5,
+            0.7,
+            0.01,
+            0.9,
+            *softmax,
+            g,
+            torch.empty(5, 6).double(),
+        )
+    if name == "rank_tile":
+        target_scores = reference.pair_score(hidden, weight[data.targets], bias[data.targets])
+        norms = hidden.norm(dim=1)
+        return scores, hidden, tile, of_tile, target_scores, norms, counts, counts.clone()
+    if name == "pair_scores":
+        return hidden, weight, bias, data.exclude, torch.empty(5, 3).double()
+    best = torch.full((5, 70), -math.inf, dtype=torch.float64)
+    ids = torch.full((5, 70), -1)
+    excluded = data.exclude.sort(dim=1).values
+    return scores, of_tile, 5, excluded, 4, best, ids, counts, torch.full((5,), -math.inf).double()
+
+
+def _cross_entropy_backward() -> tuple[Any, ...]:
+    arguments = (*_items(), 0.7, -100, 0.1)
+    _, maximum, total, _, kept = OPS.linear_cross_entropy(*arguments, False, None, True)
+    return torch.rand(5).double(), *_items(), maximum, total, kept, 0.7, -100, 0.1
+
+
+def _ranking(*first: Any) -> tuple[Any, ...]:
+    data = Items.make()
+    hidden, weight, bias = data.detached()
+    return hidden, weight, *(first or (data.targets,)), bias, data.exclude, 0
+
+
 SEED = torch.tensor(1234567890123)
 TABLE = [
     Op("log_uniform_sample", lambda: (SEED, 20, 1000, 1, True)),
@@ -154,4 +213,23 @@ TABLE = [
         lambda: (*Inputs.make().all(), 0.7, True, True, False),
         differentiable=True,
     ),
+    *(
+        Op(name, lambda name=name: _of_items(name))
+        for name in (
+            "logsumexp_tile",
+            "softmax_grad_tile",
+            "rank_tile",
+            "pair_scores",
+            "topk_tile",
+        )
+    ),
+    Op(
+        "linear_cross_entropy",
+        lambda: (*_items(with_grad=True), 0.7, -100, 0.1, True, 0, True),
+        differentiable=True,
+    ),
+    Op("linear_cross_entropy", lambda: (*_items(), 1.0, -100, 0.0, False, None, False)),
+    Op("linear_cross_entropy_backward", _cross_entropy_backward),
+    Op("target_rank", _ranking),
+    Op("topk_items", lambda: _ranking(4)),
 ]

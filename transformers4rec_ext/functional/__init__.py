@@ -12,14 +12,19 @@ from transformers4rec_ext.functional.candidates import (
     log_uniform_log_q,
     log_uniform_sample,
 )
+from transformers4rec_ext.functional.full import linear_cross_entropy
+from transformers4rec_ext.functional.ranking import target_rank, topk_items
 from transformers4rec_ext.functional.sampled import sampled_logits, sampled_softmax_loss
 
 _native.load()
 
 __all__ = [
     "Candidates",
+    "linear_cross_entropy",
     "log_uniform_log_q",
     "log_uniform_sample",
     "sampled_logits",
     "sampled_softmax_loss",
+    "target_rank",
+    "topk_items",
 ]

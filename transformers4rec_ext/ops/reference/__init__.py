@@ -12,6 +12,18 @@ from transformers4rec_ext.ops.reference.common import (
     outside_autocast,
     rows_like,
 )
+from transformers4rec_ext.ops.reference.items import (
+    MISSED,
+    linear_cross_entropy,
+    logsumexp_tile,
+    pair_score,
+    pair_scores,
+    rank_tile,
+    softmax_grad_tile,
+    target_rank,
+    topk_items,
+    topk_tile,
+)
 from transformers4rec_ext.ops.reference.log_uniform import (
     INT64_MAX,
     log_uniform_classes,
@@ -28,15 +40,25 @@ from transformers4rec_ext.ops.reference.sampled import (
 
 __all__ = [
     "INT64_MAX",
+    "MISSED",
     "accumulate_dtype",
+    "linear_cross_entropy",
     "log_uniform_classes",
     "log_uniform_log_q",
     "log_uniform_sample",
+    "logsumexp_tile",
     "outside_autocast",
+    "pair_score",
+    "pair_scores",
+    "rank_tile",
     "rows_like",
     "sampled_logits",
     "sampled_logits_tile",
     "sampled_softmax_loss",
     "sampled_softmax_tile",
+    "softmax_grad_tile",
+    "target_rank",
+    "topk_items",
+    "topk_tile",
     "uniforms",
 ]

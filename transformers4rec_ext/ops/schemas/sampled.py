@@ -158,11 +158,14 @@ def _sum_fake(
 def _save_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     hidden, weight, targets, candidate_ids = inputs[:4]
     ctx.mark_non_differentiable(output[1], output[2])
+    ctx.set_materialize_grads(False)  # no zeros for what has no gradient
     ctx.save_for_backward(weight, targets, candidate_ids, output[1], output[2])
     ctx.hidden_dtype, ctx.sparse_grad = hidden.dtype, inputs[-1]
 
 
-def _sum_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Any, ...]:
+def _sum_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    if grad is None:
+        return (None,) * 10
     weight, targets, ids, grad_hidden, rows = ctx.saved_tensors
     grad_hidden, rows = grad_hidden * grad, rows * grad
     if torch.is_grad_enabled():  # create_graph=True

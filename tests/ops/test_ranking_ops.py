@@ -1,0 +1,186 @@
+"""Rank and top-k without the score matrix: fused against reference, ties, exclusions, faults."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from item_inputs import Items
+from op_table import close
+from test_items import SHAPES, small_tiles  # noqa: F401  (a fixture)
+from torch import Tensor
+
+from transformers4rec_ext import functional
+from transformers4rec_ext.ops import reference
+from transformers4rec_ext.ops.tiles import items as tiles
+
+rank_of, best_of = functional.target_rank, functional.topk_items
+OPS = torch.ops.transformers4rec_ext
+
+
+@settings(max_examples=80)
+@given(**SHAPES, integers=st.booleans(), exclude=st.booleans(), padding=st.sampled_from([None, 0]))
+def test_fused_equals_reference(
+    rows: int,
+    width: int,
+    items: int,
+    dtype: torch.dtype,
+    with_bias: bool,
+    seed: int,
+    integers: bool,
+    exclude: bool,
+    padding: int | None,
+) -> None:
+    data = Items.make(
+        rows, width, items, dtype=dtype, with_bias=with_bias, integers=integers, seed=seed
+    )
+    options = {
+        "bias": data.bias,
+        "exclude_ids": data.exclude if exclude else None,
+        "padding_idx": padding,
+    }
+    ranks = [
+        rank_of(data.hidden, data.weight, data.targets, **options, backend=backend)
+        for backend in ("fused", "reference")
+    ]
+    assert torch.equal(*ranks)
+    k = min(items, 20)
+    (scores, ids), (wanted, wanted_ids) = (
+        best_of(data.hidden, data.weight, k, **options, backend=backend)
+        for backend in ("fused", "reference")
+    )
+    assert scores.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    close(scores, wanted, torch.float32, scale=math.sqrt(width))
+    if integers:  # exact scores: ties to the lower id, in both
+        assert torch.equal(ids, wanted_ids)
+
+
+@pytest.mark.parametrize("width", [3, 64, 200])
+def test_a_collapsed_model_ranks_last(small_tiles: str, width: int) -> None:  # noqa: F811
+    """All items alike, with scores that a GEMM may round differently from place to place."""
+    hidden = torch.randn(37, width)
+    weight = torch.randn(1, width).repeat(301, 1)
+    targets = torch.randint(301, (37,))
+    assert rank_of(hidden, weight, targets).tolist() == [300] * 37
+    assert rank_of(hidden, weight, targets, padding_idx=0).tolist() == [
+        300 - (target != 0) for target in targets.tolist()
+    ]
+    _, rank = functional.linear_cross_entropy(hidden, weight, targets, return_rank=True)
+    assert rank.tolist() == [300] * 37
+
+
+def _in_favour(
+    scores: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, *rest: Tensor
+) -> None:
+    """Plant a fault: ties count for the model."""
+    target_scores, _, above, _ = rest
+    exact = hidden.double() @ weight.double().T
+    above.add_((exact > target_scores[:, None]).sum(1) + (exact == target_scores[:, None]).any(1))
+
+
+def _by_the_gemm(
+    scores: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, *rest: Tensor
+) -> None:
+    """Plant a fault: the GEMM's rounding, made visible, decides between equal items."""
+    target_scores, _, above, _ = rest
+    wobble = 1 - 2e-7 * (torch.arange(scores.shape[1]) % 2)
+    above.add_((scores.double() * wobble >= target_scores[:, None]).sum(1))
+
+
+@pytest.mark.parametrize("fault", [_in_favour, _by_the_gemm])
+def test_the_collapsed_model_finds_faults(fault: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Faulty:
+        rank_tile = staticmethod(fault)
+        pair_scores = staticmethod(OPS.pair_scores)
+
+    monkeypatch.setattr(tiles, "_ops", Faulty)
+    hidden, weight = torch.rand(37, 64), torch.rand(1, 64).repeat(301, 1)
+    targets = torch.randint(301, (37,))
+    assert tiles.target_rank(hidden, weight, targets, None, None, None).tolist() != [300] * 37
+
+
+def test_rank_does_not_depend_on_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(2)
+    hidden = torch.randn(19, 24, generator=generator)
+    weight = torch.randn(50, 24, generator=generator).repeat(9, 1)  # nine of each
+    targets = torch.randint(450, (19,), generator=generator)
+    expected = rank_of(hidden, weight, targets, backend="reference")
+    assert (expected >= 8).all()
+    for items, rows in ((1, 1), (7, 3), (64, 19), (450, 19)):
+        monkeypatch.setattr(tiles, "LEAST_ITEMS", items)
+        monkeypatch.setattr(tiles, "MOST_ITEMS", items)
+        monkeypatch.setattr(tiles, "BLOCK_ROWS", rows)
+        assert torch.equal(rank_of(hidden, weight, targets), expected)
+
+
+def test_nan_is_a_miss_unless_it_does_not_compete(small_tiles: str) -> None:  # noqa: F811
+    hidden, weight = torch.ones(4, 1), torch.arange(5.0)[:, None]
+    weight[2] = math.nan
+    targets = torch.tensor([4, 2, 4, 0])
+    exclude = torch.tensor([[-1, -1], [-1, -1], [2, 2], [-1, 3]])
+    rank = rank_of(hidden, weight, targets, exclude_ids=exclude)
+    assert rank.tolist() == [reference.MISSED, reference.MISSED, 0, reference.MISSED]
+    hidden[0] = math.nan
+    assert rank_of(hidden, weight[:2], targets % 2).tolist() == [reference.MISSED, 1, 1, 1]
+    scores, ids = best_of(hidden, weight, 5)
+    assert ids.tolist() == [[-1] * 5] + [[4, 3, 1, 0, -1]] * 3
+    assert scores[0].tolist() == [-math.inf] * 5
+
+
+def test_padding_and_seen_items_are_never_recommended(small_tiles: str) -> None:  # noqa: F811
+    hidden, weight = torch.ones(2, 1), torch.arange(100.0, 0.0, -1.0)[:, None]
+    exclude = torch.tensor([[1, 3, -1, -1], [99, 2, 2, 4]])
+    _, ids = best_of(hidden, weight, 3, exclude_ids=exclude, padding_idx=0)
+    assert ids.tolist() == [[2, 4, 5], [1, 3, 5]]
+    scores, ids = best_of(hidden[:1], weight[:5], 5, exclude_ids=exclude[:1], padding_idx=0)
+    assert ids.tolist() == [[2, 4, -1, -1, -1]]
+    assert scores.tolist() == [[98.0, 96.0, -math.inf, -math.inf, -math.inf]]
+
+
+@pytest.mark.parametrize("order", ["rising", "falling", "equal"])
+def test_topk_of_sorted_scores(small_tiles: str, order: str) -> None:  # noqa: F811
+    """Rising scores fill and empty the buffer all the time, falling ones never."""
+    weight = {
+        "rising": torch.arange(1000.0),
+        "falling": -torch.arange(1000.0),
+        "equal": torch.zeros(1000),
+    }[order][:, None]
+    _, ids = best_of(torch.ones(3, 1), weight, 70)
+    expected = list(range(999, 929, -1)) if order == "rising" else list(range(70))
+    assert ids.tolist() == [expected] * 3
+
+
+def test_all_items_is_a_sort() -> None:
+    hidden, weight = torch.randn(4, 8), torch.randn(500, 8)
+    scores, ids = best_of(hidden, weight, 500)
+    assert torch.equal(ids, (hidden @ weight.T).argsort(dim=1, descending=True, stable=True))
+    assert (scores.diff(dim=1) <= 0).all()
+
+
+def test_rank_of_training_is_the_rank_of_evaluation(small_tiles: str) -> None:  # noqa: F811
+    data = Items.make(12, 6, 90, dtype=torch.float32)
+    targets = data.some_ignored()
+    _, rank = functional.linear_cross_entropy(
+        data.hidden, data.weight, targets, bias=data.bias, return_rank=True, padding_idx=0
+    )
+    expected = rank_of(data.hidden, data.weight, data.targets, bias=data.bias, padding_idx=0)
+    counted = targets >= 0
+    assert torch.equal(rank[counted], expected[counted])
+    assert (rank[~counted] == reference.MISSED).all()
+
+
+def test_empty_batch() -> None:
+    hidden, weight = torch.zeros(0, 4), torch.randn(9, 4)
+    assert rank_of(hidden, weight, torch.zeros(0, dtype=torch.int64)).shape == (0,)
+    scores, ids = best_of(hidden, weight, 3)
+    assert scores.shape == ids.shape == (0, 3)
+
+
+def test_no_gradient_is_recorded() -> None:
+    data = Items.make()
+    scores, _ = best_of(data.hidden, data.weight, 3)
+    assert not scores.requires_grad
+    assert not rank_of(data.hidden, data.weight, data.targets).requires_grad
