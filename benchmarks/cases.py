@@ -22,6 +22,24 @@ class SoftmaxCase(NamedTuple):
     samples: int
 
 
+class FullCase(NamedTuple):
+    """Everything about all items: V items, N rows, D width."""
+
+    items: int
+    rows: int
+    width: int
+
+
+class StepCase(NamedTuple):
+    """A whole training step: V items, B sessions of T items, D width, S candidates."""
+
+    items: int
+    sessions: int = 64
+    length: int = 20
+    width: int = 64
+    samples: int = 1000
+
+
 SAMPLER = [
     SamplerCase(items, samples)
     for items in (10_000, 1_000_000, 10_000_000, 100_000_000)
@@ -32,3 +50,7 @@ SOFTMAX = [
     for width in (64, 128, 256)
     for samples in (100, 1000, 8192)
 ]
+FULL_SOFTMAX = [FullCase(100_000, 1024, 64), FullCase(1_000_000, 256, 64)]
+EVALUATION = [FullCase(100_000, 512, 64), FullCase(1_000_000, 512, 64)]
+TOP_K = 20
+STEP = [StepCase(items) for items in (10_000, 100_000, 1_000_000, 10_000_000)]

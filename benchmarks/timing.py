@@ -48,6 +48,22 @@ def interleaved(
     return summary
 
 
+def peak_mebibytes(run: Callable[[], Any]) -> float:
+    """Return how much torch's allocator held at the most during a call, beyond what it held."""
+    import torch
+
+    run()  # compiles, and makes what is made once
+    with torch.profiler.profile(profile_memory=True) as profile:
+        run()
+    held, peak = 0, 0
+    events = profile.profiler.kineto_results.events()
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return round(peak / 2**20, 1)
+
+
 def keep_memory() -> None:
     """Keep glibc from giving freed memory back to the system between calls.
 
