@@ -22,7 +22,7 @@ lint: $(VENV)/installed-dev
 	mypy
 	clang-format --dry-run -Werror $(CXX_FILES)
 
-# Writes benchmarks/results/*.json; TensorFlow, a peer in the same process, lives in an environment of its own.
+# Writes benchmarks/results/*.json; the peers, in the same process, live in an environment of its own.
 bench: $(VENV)-bench/installed
 	$(VENV)-bench/bin/python benchmarks/run.py
 
@@ -42,8 +42,9 @@ $(VENV)/installed-dev: $(VENV)/installed
 
 $(VENV)-bench/installed: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)-bench
-	$(VENV)-bench/bin/python -m pip install --quiet "$(TORCH_SPEC)" "setuptools>=77" ninja pybind11 tensorflow-cpu
-	PATH=$(CURDIR)/$(VENV)-bench/bin:$$PATH $(VENV)-bench/bin/python -m pip install --no-build-isolation --editable .
+	$(VENV)-bench/bin/python -m pip install --quiet "$(TORCH_SPEC)" "setuptools>=77" ninja pybind11 tensorflow-cpu faiss-cpu triton
+	$(VENV)-bench/bin/python -m pip install --quiet --no-deps cut-cross-entropy
+	PATH=$(abspath $(VENV)-bench/bin):$$PATH $(VENV)-bench/bin/python -m pip install --no-build-isolation --editable .
 	touch $@
 
 clean:

@@ -80,6 +80,74 @@ def sampled_softmax() -> str:
     return f"{_table(header, rows)}\n\n{_machine(content)}"
 
 
+def full_softmax() -> str:
+    """Return the table of full softmax: time over that of the three GEMMs, and peak memory."""
+    content = _load("full_softmax")
+    rows = []
+    for row in content["rows"]:
+        times = {name: value["median"] for name, value in row["seconds"].items()}
+        shape = f"V={_items(row['items'])} N={row['rows']} D={row['width']}"
+        for name, seconds in times.items():
+            memory = row["peak_mebibytes"].get(name)
+            rows.append(
+                [
+                    shape,
+                    _NAMES.get(name, name),
+                    f"{seconds * 1e3:.0f} ms",
+                    _ratio(seconds / times["gemms"]),
+                    _ratio(seconds / times["chunked gemms"]),
+                    "-" if memory is None else f"{memory:.0f} MiB",
+                ]
+            )
+    header = ["shape", "what", "time", "/ 3 GEMMs", "/ 3 GEMMs in chunks", "peak extra memory"]
+    return f"{_table(header, rows)}\n\n{_machine(content)}"
+
+
+def evaluation() -> str:
+    """Return the table of rank and top-k: time over that of the GEMM, and peak memory."""
+    content = _load("evaluation")
+    rows = []
+    for row in content["rows"]:
+        times = {name: value["median"] for name, value in row["seconds"].items()}
+        shape = f"V={_items(row['items'])} N={row['rows']} D={row['width']}"
+        for name, seconds in times.items():
+            memory = f"{row['peak_mebibytes'][name]:.0f} MiB"
+            ratio = _ratio(seconds / times["gemm"])
+            rows.append([shape, _NAMES.get(name, name), f"{seconds * 1e3:.0f} ms", ratio, memory])
+    header = ["shape", "what", "time", "/ GEMM", "peak extra memory"]
+    return f"{_table(header, rows)}\n\n{_machine(content)}"
+
+
+def step() -> str:
+    """Return the table of whole training steps: what the size of the catalogue costs."""
+    content = _load("step")
+    smallest = content["rows"][0]["seconds"]["ours"]["median"]
+    rows = []
+    for row in content["rows"]:
+        times = {name: value["median"] for name, value in row["seconds"].items()}
+        peaks = row["peak_mebibytes"]
+        theirs = times.get("upstream")
+        rows.append(
+            [
+                _items(row["items"]),
+                f"{times['ours'] * 1e3:.1f} ms",
+                _ratio(times["ours"] / smallest),
+                "-" if theirs is None else _ratio(theirs / times["ours"]),
+                f"{peaks['ours']:.0f} MiB",
+                "-" if theirs is None else f"{peaks['upstream']:.0f} MiB",
+            ]
+        )
+    header = [
+        "V",
+        "ours",
+        "/ ours at 10k",
+        "upstream / ours",
+        "peak extra memory",
+        "upstream's",
+    ]
+    return f"{_table(header, rows)}\n\n{_machine(content)}"
+
+
 def startup() -> str:
     """Return the table of build and import times."""
     content = _load("startup")
@@ -87,7 +155,25 @@ def startup() -> str:
     return f"{_table(['what', 'time'], rows)}\n\n{_machine(content)}"
 
 
-TABLES = {"sampler": sampler, "sampled_softmax": sampled_softmax, "startup": startup}
+#: What the results call differently from the tables.
+_NAMES = {
+    "fused": "**ours**",
+    "fused with rank": "**ours**, and the rank",
+    "rank": "**ours**, rank",
+    "top-k": "**ours**, top-k",
+    "gemm": "the GEMM alone",
+    "gemms": "the 3 GEMMs alone",
+    "chunked gemms": "the 3 GEMMs in chunks of 64 rows",
+    "upstream": "upstream (scores, one-hot labels, top-k)",
+}
+TABLES = {
+    "sampler": sampler,
+    "sampled_softmax": sampled_softmax,
+    "full_softmax": full_softmax,
+    "evaluation": evaluation,
+    "step": step,
+    "startup": startup,
+}
 
 
 def render(text: str) -> str:

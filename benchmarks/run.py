@@ -7,7 +7,15 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BENCHMARKS = ("bench_startup", "bench_sampler", "bench_sampled_softmax", "report")
+BENCHMARKS = (
+    "bench_startup",
+    "bench_sampler",
+    "bench_sampled_softmax",
+    "bench_full_softmax",
+    "bench_eval",
+    "bench_step",
+    "report",
+)
 
 
 def main() -> None:
