@@ -24,8 +24,8 @@ from transformers4rec_ext.training.run import RunFolder
 
 def test_train_writes_the_run(finished: Path, sessions_file: Path) -> None:
     assert sorted(path.name for path in finished.iterdir()) == [
-        "catalogue.parquet", "checkpoint.pt", "curves.png", "log.jsonl", "metrics.json",
-        "model.pt", "run.json",
+        "catalogue.parquet", "checkpoint.safetensors", "curves.png", "log.jsonl", "metrics.json",
+        "model.safetensors", "run.json",
     ]  # fmt: skip
     assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
     log = read_log(finished / "log.jsonl")
@@ -210,7 +210,10 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], finished: Path
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     for command, words in (
         ([], ["train", "evaluate", "recommend", "demo", "doctor", "examples:", "Exit status"]),
-        (["train"], ["--items-column", "default: 1000", "examples:", "--resume", "checkpoint.pt"]),
+        (
+            ["train"],
+            ["--items-column", "default: 1000", "examples:", "--resume", "checkpoint.saf"],
+        ),
         (["recommend"], ["--top-k", "default: 10", "empty list", "example:"]),
         (["evaluate"], ["--exclude-seen", "counts as a miss"]),
     ):

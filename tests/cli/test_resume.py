@@ -15,7 +15,7 @@ import torch
 from cli_helpers import TINY
 
 from transformers4rec_ext.__main__ import main
-from transformers4rec_ext.training import load_state, read_log
+from transformers4rec_ext.training import load_state, read_log, save_state
 from transformers4rec_ext.training.run import RunFolder, train_run
 
 
@@ -40,7 +40,7 @@ def _run(folder: RunFolder, **hooks: Any) -> Any:
 
 def _same(one: Path, other: Path) -> None:
     assert (one / "log.jsonl").read_bytes() == (other / "log.jsonl").read_bytes()
-    for name in ("model.pt", "checkpoint.pt"):
+    for name in ("model.safetensors", "checkpoint.safetensors"):
         left, right = load_state(one / name), load_state(other / name)
         left, right = left.get("model", left), right.get("model", right)
         assert left.keys() == right.keys()
@@ -105,10 +105,10 @@ def test_losing_the_random_state_would_be_noticed(
 
     folder = _begin(tmp_path, sessions_file)
     assert _run(folder, should_stop=stop) is None
-    state = load_state(tmp_path / "checkpoint.pt")
+    state = load_state(tmp_path / "checkpoint.safetensors")
     torch.manual_seed(5)
     state["torch_rng"] = torch.get_rng_state()
-    torch.save(state, tmp_path / "checkpoint.pt")
+    save_state(tmp_path / "checkpoint.safetensors", state)
     _run(folder)
     with pytest.raises(AssertionError):
         _same(tmp_path, uninterrupted.path)
@@ -119,7 +119,7 @@ def test_asked_to_stop(tmp_path: Path, sessions_file: Path, uninterrupted: RunFo
     folder = _begin(tmp_path, sessions_file)
     assert _run(folder, on_step=steps.append, should_stop=lambda: len(steps) == 6) is None
     assert folder.status() == "unfinished"
-    assert load_state(tmp_path / "checkpoint.pt")["position"]["step"] == 6
+    assert load_state(tmp_path / "checkpoint.safetensors")["position"]["step"] == 6
     _run(folder, on_step=steps.append)
     assert steps[:8] == [1, 2, 3, 4, 5, 6, 7, 8]  # nothing is done twice
     _same(tmp_path, uninterrupted.path)

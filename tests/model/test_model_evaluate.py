@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from task_helpers import (
     CLICK,
     PLAY,
@@ -130,7 +131,47 @@ def test_a_full_disk_leaves_the_old_file(
     assert os.listdir(tmp_path) == ["t4rec_model_class.pt"]
 
 
+def test_save_as_safetensors(tmp_path: Path) -> None:
+    model = next_item_model(weight_tying=True)
+    model.save(tmp_path, "m", format="safetensors")
+    assert os.listdir(tmp_path) == ["m.safetensors"]
+    # the table is one tensor under several keys, as in upstream's state dict, and stored once
+    stored = load_file(tmp_path / "m.safetensors")
+    tables = [name for name, t in stored.items() if t.shape == (V, D)]
+    shared = [name for name, t in model.state_dict().items() if t.shape == (V, D)]
+    assert len(shared) > 1
+    assert tables == shared[:1]
+    other = next_item_model(weight_tying=True)
+    keys = list(other.state_dict())
+    before = other(batch())
+    other.load_weights(tmp_path / "m.safetensors")
+    assert not torch.equal(other(batch()), before)
+    torch.testing.assert_close(other(batch()), model(batch()))
+    assert list(other.state_dict()) == keys
+    # still tied: a step of the input table moves the output
+    pointers = {other.state_dict()[name].data_ptr() for name in shared}
+    assert len(pointers) == 1
+
+
+def test_load_weights_refuses(tmp_path: Path) -> None:
+    model = next_item_model(weight_tying=True)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(FileNotFoundError, match="path must exist"):
+        model.load_weights(tmp_path / "none.safetensors")
+    model.save(tmp_path, "m")
+    with pytest.raises(ValueError, match="be a complete file of save_state"):
+        model.load_weights(tmp_path / "m.pt")
+    regression_model().save(tmp_path, "m", format="safetensors")
+    with pytest.raises(ValueError, match=r"have the tensors of the model; got .* with an unex"):
+        model.load_weights(tmp_path / "m.safetensors")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
 def test_save_refuses(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"format must be one of \('pt', 'safetensors'\); got 'h5'"
+    ):
+        next_item_model().save(tmp_path, format="h5")
     with pytest.raises(ValueError, match="model_name must be a non-empty str; got ''"):
         next_item_model().save(tmp_path, model_name="")
 

@@ -24,6 +24,8 @@ def test_the_table_lists_every_operator() -> None:
     assert {op.name for op in TABLE} == defined
 
 
+# torch 2.14 looks at the gradient of its own copies, and hides the warning only from being shown
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("op", TABLE, ids=lambda op: op.name)
 def test_opcheck(op: Op) -> None:
     torch.library.opcheck(op.overload, op.arguments())

@@ -25,9 +25,10 @@ longer than --max-length are cut into windows, so that no interaction is lost. I
 by popularity on the way in, as the log-uniform sampler assumes, and mapped back on the way out.
 Metrics rank the target among all items; ties count against the model.
 
-The folder --out receives run.json, catalogue.parquet (your ids by rank), model.pt (weights of the
-best validation NDCG@10), checkpoint.pt, log.jsonl, and at the end metrics.json and curves.png. A
-run that was killed or stopped continues with --resume as if it had not been.
+The folder --out receives run.json, catalogue.parquet (your ids by rank), model.safetensors
+(weights of the best validation NDCG@10), checkpoint.safetensors, log.jsonl, and at the end
+metrics.json and curves.png. A run that was killed or stopped continues with --resume as if it had
+not been.
 
 examples:
   python -m transformers4rec_ext train sessions.parquet --items-column item_id --out runs/first

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,6 @@ import torch
 
 from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import value_error
-from transformers4rec_ext._files import atomic_path
 from transformers4rec_ext.model._batch import prepare_inputs, split_batch, to_device
 from transformers4rec_ext.model._fit import (
     detached,
@@ -23,13 +20,14 @@ from transformers4rec_ext.model._fit import (
     progress,
     step,
 )
+from transformers4rec_ext.model._saving import Saving
 from transformers4rec_ext.model._schemas import input_schema, output_schema
 from transformers4rec_ext.model.base import LOG
 from transformers4rec_ext.model.head import LOSS_REDUCTIONS, Head, check_heads
 from transformers4rec_ext.schema import Schema
 
 
-class Model(torch.nn.Module):
+class Model(Saving):
     """Heads whose weighted losses are one loss.
 
     Parameters
@@ -272,74 +270,6 @@ class Model(torch.nn.Module):
                 output = self._run(batch, device, False, training, testing, targets)
                 self.calculate_metrics(output["predictions"], output["labels"])
             return self.compute_metrics(mode=mode)
-
-    def save(self, path: str | os.PathLike[str], model_name: str = "t4rec_model_class") -> None:
-        """Write the state_dict to ``{path}/{model_name}.pt``.
-
-        The folder is made. The file appears whole or, if writing fails, not at all: a file that
-        was there before is then untouched.
-
-        Raises
-        ------
-        OSError, RuntimeError   if the disk is full or the folder cannot be written.
-        """
-        if not isinstance(model_name, str) or not model_name:
-            raise value_error("Model.save", "model_name", "be a non-empty str", repr(model_name))
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_path(folder / f"{model_name}.pt") as temporary:
-            torch.save(self.state_dict(), temporary)
-
-    @classmethod
-    def load(
-        cls,
-        state_dict: dict[str, torch.Tensor],
-        heads: Head | list[Head],
-        head_weights: list[float] | None = None,
-        head_reduction: str = "mean",
-        optimizer: type[torch.optim.Optimizer] = torch.optim.Adam,
-        name: str | None = None,
-        max_sequence_length: int | None = None,
-        top_k: int | None = None,
-        strict: bool = True,
-    ) -> Model:
-        """Return a model of ``heads`` with the parameters of ``state_dict``.
-
-        Parameters
-        ----------
-        state_dict : dict from str to tensor
-            As :meth:`save` wrote it: ``torch.load(file, weights_only=True)``.
-        heads : Head or list of Head
-        head_weights, head_reduction, optimizer, name, max_sequence_length, top_k
-            As for :class:`Model`.
-        strict : bool
-            Whether the keys must match exactly.
-
-        Raises
-        ------
-        ValueError     if ``state_dict`` is not a dict of tensors.
-        RuntimeError   if keys (with ``strict``) or shapes do not match.
-        """
-        if not isinstance(state_dict, Mapping) or not all(
-            isinstance(key, str) and isinstance(value, torch.Tensor)
-            for key, value in state_dict.items()
-        ):
-            raise ValueError(
-                "`state_dict` must be a dictionary of parameter (torch) tensors. "
-                f"Got {type(state_dict).__name__}; load the file with "
-                "torch.load(file, weights_only=True)."
-            )
-        model = cls(
-            *(heads if isinstance(heads, list | tuple) else [heads]),
-            head_weights=head_weights,
-            head_reduction=head_reduction,
-            optimizer=optimizer,
-            name=name,
-            max_sequence_length=max_sequence_length,
-            top_k=top_k,
-        )
-        model.load_state_dict(state_dict, strict=strict)
-        return model
 
     @property
     def input_schema(self) -> Schema:

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from transformers4rec_ext._checkpoint import open_state, save_state
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.data.loader import SessionLoader
-from transformers4rec_ext.training.checkpoint import load_state, save_state
 from transformers4rec_ext.training.config import RunConfig
 from transformers4rec_ext.training.log import RunLog
 
@@ -53,8 +53,8 @@ class TrainingLoop:
     validate : callable
         Returns metrics with the key ``"ndcg_at_10"``; runs after every epoch.
     folder : path
-        Receives ``checkpoint.pt`` (where the run stands), ``model.pt`` (the best weights so far)
-        and ``log.jsonl``.
+        Receives ``checkpoint.safetensors`` (where the run stands), ``model.safetensors`` (the best
+        weights so far) and ``log.jsonl``.
     config : RunConfig
     progress : bool
         Show a progress bar.
@@ -82,8 +82,8 @@ class TrainingLoop:
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder)
-        self.checkpoint = self.folder / "checkpoint.pt"
-        self.best = self.folder / "model.pt"
+        self.checkpoint = self.folder / "checkpoint.safetensors"
+        self.best = self.folder / "model.safetensors"
         self.optimizer = torch.optim.Adam(self.model.parameters(), self.config.lr, fused=True)
 
     @property
@@ -101,19 +101,19 @@ class TrainingLoop:
         """
         if not self.checkpoint.exists():
             return False
-        state = load_state(self.checkpoint)
-        try:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.position = Position(**state["position"])
-            torch.set_rng_state(state["torch_rng"])
-        except (KeyError, TypeError, RuntimeError, ValueError) as error:
-            raise value_error(
-                "TrainingLoop.restore",
-                "checkpoint",
-                "belong to this model",
-                f"{self.checkpoint} ({' '.join(str(error).split())[:200]})",
-            ) from error
+        with open_state(self.checkpoint) as file:
+            try:
+                file.fill(self.model.state_dict(), "model")
+                self.optimizer.load_state_dict(file.read("optimizer"))
+                self.position = Position(**file.read("position"))
+                torch.set_rng_state(file.read("torch_rng"))
+            except (KeyError, TypeError, RuntimeError, ValueError) as error:
+                raise value_error(
+                    "TrainingLoop.restore",
+                    "checkpoint",
+                    "belong to this model",
+                    f"{self.checkpoint} ({' '.join(str(error).split())[:200]})",
+                ) from error
         return True
 
     def run(self) -> bool:

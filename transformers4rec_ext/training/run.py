@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from transformers4rec_ext._checkpoint import open_state
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext._files import write_text
 from transformers4rec_ext.baselines import popularity_metrics
@@ -21,7 +22,6 @@ from transformers4rec_ext.data.loader import SessionLoader
 from transformers4rec_ext.data.parquet import ParquetSessions
 from transformers4rec_ext.data.split import HELD_OUT_MINIMUM, Part
 from transformers4rec_ext.model.model import Model
-from transformers4rec_ext.training.checkpoint import load_state
 from transformers4rec_ext.training.config import RunConfig
 from transformers4rec_ext.training.evaluation import held_out_ranks, summarize
 from transformers4rec_ext.training.log import plot_curves, read_log
@@ -33,8 +33,8 @@ _FILES = (
     "run.json",
     "metrics.json",
     "catalogue.parquet",
-    "checkpoint.pt",
-    "model.pt",
+    "checkpoint.safetensors",
+    "model.safetensors",
     "log.jsonl",
     "curves.png",
 )
@@ -45,8 +45,8 @@ class RunFolder:
     """The files of a run.
 
     ``run.json`` (options and the fingerprints of the data files), ``catalogue.parquet`` (the
-    caller's ids by rank), ``checkpoint.pt`` (to resume from), ``model.pt`` (the best weights),
-    ``log.jsonl``, and at the end ``metrics.json`` and ``curves.png``.
+    caller's ids by rank), ``checkpoint.safetensors`` (to resume from), ``model.safetensors`` (the
+    best weights), ``log.jsonl``, and at the end ``metrics.json`` and ``curves.png``.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class RunFolder:
         """Return "new" (nothing to lose yet), "unfinished" or "finished"."""
         if (self.path / "metrics.json").exists():
             return "finished"
-        return "unfinished" if (self.path / "checkpoint.pt").exists() else "new"
+        return "unfinished" if (self.path / "checkpoint.safetensors").exists() else "new"
 
     def clear(self) -> None:
         """Remove the files of a run, and nothing else."""
@@ -117,14 +117,9 @@ class RunFolder:
         """
         config, _ = self.read()
         catalogue = Catalogue.load(self.path / "catalogue.parquet")
-        state = load_state(self.path / "model.pt")
-        model = build_model(config, catalogue.num_items)
-        try:
-            model.load_state_dict(state)
-        except RuntimeError as error:
-            raise value_error(
-                "RunFolder", "model.pt", "fit run.json and the catalogue", f"{error}"[:300]
-            ) from error
+        with open_state(self.path / "model.safetensors") as file:
+            model = build_model(config, catalogue.num_items)
+            file.fill(model.state_dict())
         model.eval()
         return config, catalogue, model
 
@@ -266,7 +261,7 @@ def _finish(
     catalogue: Catalogue,
     config: RunConfig,
 ) -> dict[str, Any]:
-    model.load_state_dict(load_state(loop.best))
+    model.load_weights(loop.best)
     contexts = held_out(sessions, catalogue, "test")
     popularity = popularity_metrics(catalogue, contexts, exclude_seen=config.exclude_seen)
     result = {
