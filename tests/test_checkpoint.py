@@ -287,3 +287,5 @@ def test_a_part_that_is_not_there(tmp_path: Path) -> None:
         for keys in (("c",), ("a", "c"), ("n", "c")):
             with pytest.raises(ValueError, match="load_state: file must hold 'c'; got"):
                 file.read(*keys)
+        with pytest.raises(ValueError, match=r"hold a dictionary at \('n',\); got int in"):
+            file.fill({"b": torch.ones(1)}, "n")

@@ -179,9 +179,12 @@ class StateFile:
         ------
         ValueError
             If names or shapes differ from those in the file, or names that are one tensor here
-            are several there: nothing is changed. Or if the file ends early.
+            are several there: nothing is changed then. Or if the file ends early.
         """
         stored = self._part(keys)
+        if not isinstance(stored, dict):
+            got = f"{type(stored).__name__} in {self.path}"
+            raise value_error("load_state", "file", f"hold a dictionary at {keys}", got)
         sources: dict[tuple[Any, ...], _Stored] = {}
         wrong = [f"no {name}" for name in tensors if name not in stored]
         wrong += [f"an unexpected {name}" for name in stored if name not in tensors]
