@@ -313,9 +313,8 @@ class Largest(TorchDispatchMode):
 def _peak_bytes(rows: int, samples: int, items: int) -> int:
     """Return the peak of what the loss and its backward allocate on top of their arguments."""
     data = Inputs.make(rows, 4, items, samples, dtype=torch.float32)
-    # acc_events: there is one cycle only, but torch 2.10 warns that its profiler forgets the others
     with torch.profiler.profile(
-        profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True
+        profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]
     ) as profile:
         loss_of(*data.all()[:4], **data.keywords(), sparse_grad=True).backward()
     held = peak = 0

@@ -48,7 +48,11 @@ def _scatter_rows(
     ids = torch.cat([targets, candidate_ids])
     rows = rows.to(weight.dtype)
     if sparse:
-        return torch.sparse_coo_tensor(ids[None], rows, weight.shape, check_invariants=False)
+        # not torch.sparse_coo_tensor(check_invariants=False): torch 2.12 warns of it all the same
+        gradient: Tensor = torch.ops.aten.sparse_coo_tensor.indices_size(
+            ids[None], rows, weight.shape
+        )
+        return gradient
     return torch.zeros_like(weight).index_add_(0, ids, rows)
 
 
