@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+_TEMPORARY = ".{}.{}.tmp"  # of the name and the process
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -36,7 +38,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     'whole'
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(_TEMPORARY.format(target.name, os.getpid()))
     try:
         yield temporary
         with open(temporary, "rb") as written:
@@ -47,6 +49,16 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
         raise
     _sync_folder(target.parent)
+
+
+def remove_leftovers(path: str | os.PathLike[str]) -> None:
+    """Remove what processes that were killed within :func:`atomic_path` left beside ``path``.
+
+    Only for files that no other process is writing.
+    """
+    target = Path(path)
+    for left in target.parent.glob(_TEMPORARY.format(target.name, "*")):
+        left.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

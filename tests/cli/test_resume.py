@@ -125,6 +125,15 @@ def test_asked_to_stop(tmp_path: Path, sessions_file: Path, uninterrupted: RunFo
     _same(tmp_path, uninterrupted.path)
 
 
+def test_what_a_kill_left_half_written_is_removed(tmp_path: Path, sessions_file: Path) -> None:
+    folder = _begin(tmp_path, sessions_file)
+    assert _run(folder, should_stop=lambda: True) is None
+    for name in (".checkpoint.safetensors.123.tmp", ".run.json.9.tmp", ".mine.tmp"):
+        (tmp_path / name).write_text("half")
+    _run(folder)
+    assert [path.name for path in tmp_path.glob(".*")] == [".mine.tmp"]
+
+
 _SCRIPT = """
 import os, signal, sys
 from transformers4rec_ext.__main__ import main

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from transformers4rec_ext._checkpoint import load_state, save_state
+from transformers4rec_ext._checkpoint import load_state, open_state, save_state
 from transformers4rec_ext.training.config import RunConfig
 from transformers4rec_ext.training.evaluation import held_out_ranks, rows_at_once, summarize
 from transformers4rec_ext.training.log import RunLog, plot_curves, read_log
@@ -19,6 +19,7 @@ __all__ = [
     "held_out_ranks",
     "load_state",
     "model_scorer",
+    "open_state",
     "plot_curves",
     "read_log",
     "rows_at_once",

@@ -14,7 +14,7 @@ import torch
 
 from transformers4rec_ext._checkpoint import open_state
 from transformers4rec_ext._errors import value_error
-from transformers4rec_ext._files import write_text
+from transformers4rec_ext._files import remove_leftovers, write_text
 from transformers4rec_ext.baselines import popularity_metrics
 from transformers4rec_ext.data.catalogue import Catalogue
 from transformers4rec_ext.data.contexts import held_out
@@ -61,6 +61,12 @@ class RunFolder:
         """Remove the files of a run, and nothing else."""
         for name in _FILES:
             (self.path / name).unlink(missing_ok=True)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove what a killed run had half written: up to the size of a checkpoint."""
+        for name in _FILES:
+            remove_leftovers(self.path / name)
 
     def describe(self, config: RunConfig, files: list[Path]) -> None:
         """Write ``run.json``."""
@@ -193,6 +199,7 @@ def train_run(
         baseline. None if it was asked to stop before the end.
     """
     config, _ = folder.read()
+    folder.tidy()
     torch.manual_seed(config.seed)
     sessions = folder.sessions()
     catalogue = _catalogue(folder.path, sessions)
