@@ -1,9 +1,10 @@
 """Which items are hidden from the model and which it must predict.
 
-A masking is a pure function from item ids to ``(mask_schema, targets)``; the modules below add
-the learned vector that stands for a hidden item. For the sake of bodies written for upstream they
-also remember the last result in ``mask_schema`` and ``masked_targets``; :func:`read_targets` is
-the one place that reads it back.
+A masking is a function from item ids to ``(mask_schema, targets)``; the modules below add the
+learned vector that stands for a hidden item. What a call needs is passed on as a value,
+:class:`MaskedItems`. For the sake of bodies written for upstream the modules also remember the
+last result in ``mask_schema`` and ``masked_targets``; :func:`read_targets` is the one place that
+reads it back.
 """
 
 from __future__ import annotations
@@ -33,6 +34,26 @@ class MaskingInfo(NamedTuple):
         The item to predict at each position; ``padding_idx`` where there is none.
     """
 
+    schema: Tensor
+    targets: Tensor
+
+
+class MaskedItems(NamedTuple):
+    """The items of a batch, what of them is seen and what is asked: the values of one call.
+
+    Made once, by :meth:`MaskSequence.mask`, and used both to mask the inputs and to label the
+    outputs, so that a mask that is drawn at random is the same for both.
+
+    Attributes
+    ----------
+    item_ids : Tensor, int64, [B, T]
+    schema : Tensor, bool, [B, T]
+        As in :class:`MaskingInfo`.
+    targets : Tensor, int64, [B, T]
+        As in :class:`MaskingInfo`.
+    """
+
+    item_ids: Tensor
     schema: Tensor
     targets: Tensor
 
@@ -165,6 +186,11 @@ class MaskSequence(nn.Module):
         self.mask_schema, self.masked_targets = info
         return info
 
+    def mask(self, item_ids: Tensor, training: bool = False, testing: bool = False) -> MaskedItems:
+        """Return the values of one call for ``item_ids [B, T]``: what is seen and what is asked."""
+        info = self.compute_masked_targets(item_ids, training=training, testing=testing)
+        return MaskedItems(item_ids, info.schema, info.targets)
+
     def apply_mask_to_inputs(
         self, inputs: Tensor, mask_schema: Tensor, training: bool = False, testing: bool = False
     ) -> Tensor:
@@ -178,9 +204,17 @@ class MaskSequence(nn.Module):
         return causal_targets(item_ids, padding_idx=self.padding_idx)
 
     def forward(
-        self, inputs: Tensor, item_ids: Tensor, training: bool = False, testing: bool = False
+        self,
+        inputs: Tensor,
+        item_ids: Tensor,
+        training: bool = False,
+        testing: bool = False,
+        masked: MaskedItems | None = None,
     ) -> Tensor:
-        """Compute the targets of ``item_ids [B, T]`` and return the masked ``inputs [B, T, D]``."""
+        """Return the masked ``inputs [B, T, D]`` of ``item_ids [B, T]``.
+
+        By ``masked``, or by what :meth:`mask` gives now.
+        """
         if inputs.shape[:2] != item_ids.shape or inputs.shape[-1] != self.hidden_size:
             raise value_error(
                 type(self).__name__,
@@ -188,8 +222,9 @@ class MaskSequence(nn.Module):
                 f"be [B={item_ids.shape[0]}, T={item_ids.shape[-1]}, D={self.hidden_size}]",
                 list(inputs.shape),
             )
-        info = self.compute_masked_targets(item_ids, training=training, testing=testing)
-        return self.apply_mask_to_inputs(inputs, info.schema, training=training, testing=testing)
+        if masked is None:
+            masked = self.mask(item_ids, training=training, testing=testing)
+        return self.apply_mask_to_inputs(inputs, masked.schema, training=training, testing=testing)
 
     def forward_output_size(self, input_size: Any) -> Any:
         """Return ``input_size``: masking does not change the shape."""

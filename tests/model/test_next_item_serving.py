@@ -25,6 +25,7 @@ from task_helpers import (
 from transformers4rec_ext.block.base import Block, SequentialBlock
 from transformers4rec_ext.block.mlp import MLPBlock
 from transformers4rec_ext.model import Head, NextItemPredictionPrepareBlock, NextItemPredictionTask
+from transformers4rec_ext.model._next_item import _say_projection
 from transformers4rec_ext.ranking_metric import NDCGAt, RecallAt, target_rank
 
 # Inference
@@ -221,9 +222,17 @@ def test_initialisation_of_the_output_layer() -> None:
 
 
 def test_tied_width_is_projected(caplog: pytest.LogCaptureFixture) -> None:
+    _say_projection.cache_clear()
     with caplog.at_level(logging.WARNING, logger="transformers4rec_ext"):
         model, task = parts(width=5, weight_tying=True, task_block=MLPBlock([3]))
-    assert "Projecting inputs of NextItemPredictionTask to '8'" in caplog.text
+        parts(width=5, weight_tying=True)
+        parts(width=6, weight_tying=True)
+    # Once in a process for each pair of widths, however many models are made.
+    assert [record.message for record in caplog.records] == [
+        f"Projecting inputs of NextItemPredictionTask to '8', as weight tying requires the input "
+        f"dimension '{width}' to be equal to the item-id embedding dimension."
+        for width in (5, 6)
+    ]
     assert [type(m) for m in task.task_block.modules()].count(torch.nn.ReLU) == 0
     assert list(task.task_block.output_size())[-1] == D
     assert model(batch()).shape == (4, V)

@@ -217,19 +217,38 @@ class SequentialBlock(BlockBase, nn.Sequential):
         self.input_size = input_size
         return self
 
+    def masked_items(self, inputs: Any, training: bool = False, testing: bool = False) -> Any:
+        """Return what the first block makes of a batch, for ``masked=``; None if it makes nothing.
+
+        See :meth:`~transformers4rec_ext.TabularSequenceFeatures.masked_items`.
+        """
+        first = next(iter(self), None)
+        make = getattr(first, "masked_items", None)
+        if make is None or "masked" not in self._named(first):
+            return None
+        return make(inputs, training=training, testing=testing)
+
     def forward(
-        self, input: Any, training: bool = False, testing: bool = False, **kwargs: Any
+        self,
+        input: Any,
+        training: bool = False,
+        testing: bool = False,
+        masked: Any = None,
+        **kwargs: Any,
     ) -> Any:
-        """Apply the modules in order; the flags and ``kwargs`` go to those that name them."""
-        arguments = {"training": training, "testing": testing, **kwargs}
+        """Apply the modules in order; all other arguments go to those that name them."""
+        arguments = {"training": training, "testing": testing, "masked": masked, **kwargs}
         for module in self:
-            accepted = self._accepted.get(type(module))
-            if accepted is None:
-                accepted = _named_arguments(module)
-                self._accepted[type(module)] = accepted
+            accepted = self._named(module)
             named = {name: value for name, value in arguments.items() if name in accepted}
             input = module(input, **named)
         return input
+
+    def _named(self, module: Any) -> frozenset[str]:
+        accepted = self._accepted.get(type(module))
+        if accepted is None:
+            accepted = self._accepted[type(module)] = named_arguments(module)
+        return accepted
 
     def output_size(self, input_size: Any = None) -> Any:
         """Return the size of the last module's output; None where it cannot be known."""
@@ -255,7 +274,8 @@ def _named_modules(args: Sequence[Any]) -> Iterator[tuple[str, Any]]:
         yield str(index), module
 
 
-def _named_arguments(module: nn.Module) -> frozenset[str]:
+def named_arguments(module: nn.Module) -> frozenset[str]:
+    """Return the names of the arguments of a module's forward."""
     return frozenset(inspect.signature(module.forward).parameters)
 
 

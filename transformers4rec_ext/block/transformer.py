@@ -161,8 +161,20 @@ class TransformerBlock(BlockBase):
             self.prepare_module.masking = masking
 
     def forward(self, inputs_embeds: Tensor) -> Tensor:
-        """Return the last hidden state [B, T, D] of ``inputs_embeds [B, T, D]``."""
+        """Return the last hidden state [B, T, D] of ``inputs_embeds [B, T, D]``.
+
+        Of an empty batch (B or T is 0) an empty one, with zero gradients for all parameters.
+        """
         self._check_inputs(inputs_embeds)
+        batch, length = inputs_embeds.shape[:2]
+        if batch == 0 or length == 0:
+            # The models reshape with -1, which nothing determines here: run one position, keep none
+            missing = (0, 0, 0, int(length == 0), 0, int(batch == 0))
+            hidden = self._run(torch.nn.functional.pad(inputs_embeds, missing))
+            return hidden[:batch, :length]
+        return self._run(inputs_embeds)
+
+    def _run(self, inputs_embeds: Tensor) -> Tensor:
         if self.prepare_module is not None:
             arguments = self.prepare_module(inputs_embeds)
         else:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from transformers4rec_ext._errors import type_error, value_error
-from transformers4rec_ext.block.base import BlockBase, BuildableBlock
+from transformers4rec_ext.block.base import BlockBase, BuildableBlock, named_arguments
 from transformers4rec_ext.block.mlp import MLPBlock
 from transformers4rec_ext.features.base import AGGREGATIONS, InputBlock, check_aggregation
 from transformers4rec_ext.features.embedding import SequenceEmbeddingFeatures
-from transformers4rec_ext.masking import MaskSequence, masking_registry
+from transformers4rec_ext.masking import MaskedItems, MaskSequence, masking_registry
 from transformers4rec_ext.schema import Schema, Tag, Tags
 
 
@@ -164,8 +164,33 @@ class TabularSequenceFeatures(InputBlock):
         sizes = self.categorical_module.output_size()
         return max((size[1] for size in sizes.values() if size[1] > 0), default=None)
 
-    def forward(
+    def masked_items(
         self, inputs: Mapping[str, Tensor], training: bool = False, testing: bool = False
+    ) -> MaskedItems | None:
+        """Return the item ids of a batch, what is seen and what is asked, as values.
+
+        A head makes them once per call and hands them to this block's ``forward`` and to the
+        tasks, so that nothing of a batch has to be read back from an attribute.
+
+        Returns
+        -------
+        MaskedItems or None
+            None without a masking, and for a masking whose ``forward`` was written before there
+            was ``masked=``: it alone knows what it hides.
+        """
+        if self.masking is None or self.aggregation is None:
+            return None
+        if "masked" not in named_arguments(self.masking):
+            return None
+        item_ids = self.categorical_module.item_ids(inputs)
+        return self.masking.mask(item_ids, training=training, testing=testing)
+
+    def forward(
+        self,
+        inputs: Mapping[str, Tensor],
+        training: bool = False,
+        testing: bool = False,
+        masked: MaskedItems | None = None,
     ) -> Tensor | dict[str, Tensor]:
         """Return the vectors [B, T, D] of a batch; the flags choose what the masking hides.
 
@@ -175,6 +200,8 @@ class TabularSequenceFeatures(InputBlock):
             Ids int64 [B, T], padded on the right with 0, or [B] for the whole session.
         training, testing : bool
             Neither: inference. Both: training.
+        masked : MaskedItems, optional
+            What :meth:`masked_items` gave for this batch; made here if absent.
         """
         vectors: dict[str, Tensor] = self.categorical_module(inputs)
         if self.aggregation is None:
@@ -183,8 +210,12 @@ class TabularSequenceFeatures(InputBlock):
         if self.projection_module is not None:
             outputs = self.projection_module(outputs)
         if self.masking is not None:
-            item_ids = self.categorical_module.item_ids(inputs)
-            outputs = self.masking(outputs, item_ids=item_ids, training=training, testing=testing)
+            flags = {"training": training, "testing": testing}
+            if masked is None:
+                item_ids = self.categorical_module.item_ids(inputs)
+                outputs = self.masking(outputs, item_ids=item_ids, **flags)
+            else:
+                outputs = self.masking(outputs, masked.item_ids, **flags, masked=masked)
         return outputs
 
     def forward_output_size(self, input_size: Any) -> Any:

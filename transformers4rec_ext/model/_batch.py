@@ -16,7 +16,8 @@ def prepare_inputs(inputs: Any, max_sequence_length: int | None) -> dict[str, An
     """Return a copy of ``inputs`` with float32 floats and ragged columns padded on the right.
 
     A ragged column ``name`` is a pair ``name__values`` [L] and ``name__offsets`` [B+1]. All are
-    padded to the longest row of the batch, cut at ``max_sequence_length``.
+    padded to the longest row of the batch, cut at ``max_sequence_length``; where all rows are
+    empty, or there are none, to one position of padding.
 
     Raises
     ------
@@ -43,7 +44,7 @@ def prepare_inputs(inputs: Any, max_sequence_length: int | None) -> dict[str, An
         )
     if not ragged:
         return columns
-    length = max(_longest_row(name, columns[name + _OFFSETS]) for name in ragged)
+    length = max(1, *(_longest_row(name, columns[name + _OFFSETS]) for name in ragged))
     if max_sequence_length is not None:
         length = min(length, max_sequence_length)
     for name in ragged:
@@ -53,20 +54,21 @@ def prepare_inputs(inputs: Any, max_sequence_length: int | None) -> dict[str, An
 
 
 def _longest_row(name: str, offsets: torch.Tensor) -> int:
-    if offsets.is_floating_point() or offsets.dim() != 1 or offsets.numel() < 2:
+    if offsets.is_floating_point() or offsets.dim() != 1 or offsets.numel() == 0:
         raise value_error(
             "Model.forward",
             f"inputs['{name}{_OFFSETS}']",
             "be ints [B+1]",
             f"{offsets.dtype} {list(offsets.shape)}",
         )
-    return int(offsets.diff().max())
+    return int(offsets.diff().max()) if offsets.numel() > 1 else 0
 
 
 def _pad(name: str, values: torch.Tensor, offsets: torch.Tensor, length: int) -> torch.Tensor:
     """Return ``values`` [L, ...] as [B, length, ...], zeros on the right."""
     lengths = offsets.diff()
-    if int(lengths.min()) < 0 or int(offsets[0]) != 0 or int(offsets[-1]) != values.shape[0]:
+    falls = bool((lengths < 0).any())
+    if falls or int(offsets[0]) != 0 or int(offsets[-1]) != values.shape[0]:
         raise value_error(
             "Model.forward",
             f"inputs['{name}{_OFFSETS}']",

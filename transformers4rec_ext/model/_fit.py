@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext.model._batch import split_batch, to_device
 
 
 @contextlib.contextmanager
@@ -41,6 +42,27 @@ def make_optimizer(optimizer: Any, model: torch.nn.Module) -> Any:
             "Model.fit", "optimizer", "be an optimizer or make one", type(optimizer).__name__
         )
     return optimizer
+
+
+def run_batch(
+    model: torch.nn.Module,
+    batch: Any,
+    device: torch.device,
+    amp: bool,
+    training: bool,
+    testing: bool,
+    default_targets: Any = None,
+) -> dict[str, Any]:
+    inputs, targets = split_batch(batch)
+    targets = default_targets if targets is None else targets
+    with torch.autocast(device.type, enabled=amp):
+        output: dict[str, Any] = model(
+            to_device(inputs, device),
+            targets=to_device(targets, device),
+            training=training,
+            testing=testing,
+        )
+    return output
 
 
 def step(loss: torch.Tensor, optimizer: Any, scaler: torch.amp.GradScaler | None) -> None:

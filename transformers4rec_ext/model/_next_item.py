@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,12 +13,13 @@ from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.block.mlp import MLPBlock
 from transformers4rec_ext.losses import smoothed_cross_entropy
-from transformers4rec_ext.masking import read_targets
+from transformers4rec_ext.masking import MaskedItems, read_targets
 from transformers4rec_ext.model._output import (
     NextItemPredictionPrepareBlock,
     _NextItemPredictionTask,
     check_temperature,
 )
+from transformers4rec_ext.model._positions import labelled_rows, last_rows
 from transformers4rec_ext.model._ranking import exploded, update_metrics
 from transformers4rec_ext.model.base import LOG, PredictionTask, in_float32
 from transformers4rec_ext.ranking_metric import AvgPrecisionAt, NDCGAt, RecallAt
@@ -206,6 +208,8 @@ class NextItemPredictionTask(PredictionTask):
         training: bool = False,
         testing: bool = False,
         top_k: int | None = None,
+        *,
+        masked: MaskedItems | None = None,
         **kwargs: Any,
     ) -> Any:
         """Score items at the labelled positions, or at the last position of each session.
@@ -218,6 +222,9 @@ class NextItemPredictionTask(PredictionTask):
             ``training`` wins where both are set.
         top_k : int, optional
             For inference: return the best k items.
+        masked : MaskedItems, optional
+            The batch's item ids and labels, from the input module's ``masked_items``. Without it
+            they are those of the batch that the input module saw last.
 
         Returns
         -------
@@ -236,9 +243,11 @@ class NextItemPredictionTask(PredictionTask):
         if self.task_block is not None:
             x = self.task_block(x)
         if training or testing:
-            hidden, labels = self._labelled(x, read_targets(self.masking))
+            targets = read_targets(self.masking) if masked is None else masked.targets
+            hidden, labels = labelled_rows(x, targets, self.padding_idx)
             return self._outputs(hidden, labels, training, testing)
-        scores, _ = self.pre(self._last_hidden(x))
+        item_ids = self.embeddings.item_seq if masked is None else masked.item_ids
+        scores, _ = self.pre(last_rows(x, item_ids, self.padding_idx))
         return scores if top_k is None else self._top_k(scores, top_k)
 
     def calculate_metrics(
@@ -280,40 +289,6 @@ class NextItemPredictionTask(PredictionTask):
         """Return the rows [N, D] of ``inp_tensor`` [B, T, D] where the flat mask [B*T] is True."""
         rows = non_pad_mask.nonzero().squeeze(1)
         return inp_tensor.flatten(end_dim=1).index_select(0, rows)
-
-    def _labelled(
-        self, x: torch.Tensor, targets: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Select hidden rows [N, D] and labels [N] where there is a label."""
-        if x.shape[:2] != targets.shape:
-            raise value_error(
-                "NextItemPredictionTask.forward",
-                "inputs",
-                f"be [B={targets.shape[0]}, T={targets.shape[1]}, D] like the masking's targets",
-                list(x.shape),
-            )
-        flat = targets.flatten()
-        rows = (flat != self.padding_idx).nonzero().squeeze(1)
-        return x.flatten(end_dim=1).index_select(0, rows), flat.index_select(0, rows)
-
-    def _last_hidden(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the row [B, D] that predicts the next item of each right-padded session.
-
-        The last item's position; one further where the masking appended a [MASK], which shows in
-        the time dimension.
-        """
-        items = self.embeddings.item_seq
-        if items is None or items.shape[0] != x.shape[0]:
-            raise value_error(
-                "NextItemPredictionTask.forward",
-                "inputs",
-                "come from the batch that the input module saw last",
-                list(x.shape),
-            )
-        appended = x.shape[1] - items.shape[1]
-        last = (items != self.padding_idx).sum(dim=1) - 1 + appended
-        # A session of padding alone has no last item; its first position stands in.
-        return x[torch.arange(x.shape[0], device=x.device), last.clamp(min=0)]
 
     def _outputs(
         self, hidden: torch.Tensor, labels: torch.Tensor, training: bool, testing: bool
@@ -359,13 +334,19 @@ class NextItemPredictionTask(PredictionTask):
     def _project_to(self, item_dim: int, input_size: Any, task_block: Any) -> Any:
         if input_size[-1] == item_dim or task_block is not None:
             return task_block
-        LOG.warning(
-            "Projecting inputs of NextItemPredictionTask to '%d', as weight tying requires the "
-            "input dimension '%d' to be equal to the item-id embedding dimension.",
-            item_dim,
-            input_size[-1],
-        )
+        _say_projection(item_dim, input_size[-1])
         return MLPBlock([item_dim], activation=None)
+
+
+@functools.cache
+def _say_projection(item_dim: int, width: int) -> None:
+    """Warn in upstream's words, once in a process for each pair of widths."""
+    LOG.warning(
+        "Projecting inputs of NextItemPredictionTask to '%d', as weight tying requires the "
+        "input dimension '%d' to be equal to the item-id embedding dimension.",
+        item_dim,
+        width,
+    )
 
 
 def _is_plain(loss: Any, *, smoothed: bool = False) -> bool:

@@ -76,6 +76,10 @@ class SequenceSummary(torch.nn.Module):
 
     def forward(self, x: torch.Tensor, cls_index: torch.Tensor | None = None) -> torch.Tensor:
         """Return the summary; ``cls_index`` int64 [B] names positions (default: the last)."""
+        if x.shape[1] == 0:
+            raise value_error(
+                "PredictionTask", "inputs", "have at least one position", list(x.shape)
+            )
         if self.summary_type == "first":
             return x[:, 0]
         if self.summary_type == "mean":

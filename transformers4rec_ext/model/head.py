@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext.block.base import named_arguments
+from transformers4rec_ext.masking import MaskedItems
 from transformers4rec_ext.schema import Schema, Tags
 
 if TYPE_CHECKING:
@@ -64,6 +66,12 @@ class Head(torch.nn.Module):
         self.prediction_task_dict = torch.nn.ModuleDict(_by_name(tasks))
         self._task_weights = self._weights_by_name(task_weights)
         self._body_accepts = _accepted_arguments(body)
+        self._body_reads_masked = "masked" in named_arguments(body)
+        self._tasks_reading_masked = frozenset(
+            name
+            for name, task in self.prediction_task_dict.items()
+            if "masked" in named_arguments(task)
+        )
         self.build(inputs=inputs, task_blocks=task_blocks)
 
     def build(self, inputs: Any = None, device: Any = None, task_blocks: Any = None) -> None:
@@ -187,6 +195,8 @@ class Head(torch.nn.Module):
         targets: Any = None,
         call_body: bool = False,
         top_k: int | None = None,
+        *,
+        masked: MaskedItems | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Run the tasks on the body's output.
@@ -200,6 +210,9 @@ class Head(torch.nn.Module):
         call_body : bool
         top_k : int, optional
             For tasks that recommend items.
+        masked : MaskedItems, optional
+            What ``body.masked_items`` gave for this batch; made here with ``call_body``. Goes to
+            the body and to the tasks that name it; the others read what the masking remembers.
         **kwargs
             To the body, those that its forward names.
 
@@ -209,20 +222,22 @@ class Head(torch.nn.Module):
             ``loss`` [], ``labels`` and ``predictions``, dictionaries by task name.
         dict from task name to output without
         """
+        flags = {"training": training, "testing": testing}
         if call_body:
-            flags = {"training": training, "testing": testing, **kwargs}
-            body_outputs = self.body(
-                body_outputs, **{k: v for k, v in flags.items() if self._takes(k)}
-            )
+            if masked is None:
+                masked = self._masked_items(body_outputs, flags)
+            body_outputs = self._call_body(body_outputs, {**flags, **kwargs}, masked)
         if not (training or testing):
             return {
-                name: task(body_outputs, **_top_k_argument(task, top_k))
+                name: task(
+                    body_outputs, **_top_k_argument(task, top_k), **self._values(name, masked)
+                )
                 for name, task in self.prediction_task_dict.items()
             }
         losses, labels, predictions = [], {}, {}
         for name, task in self.prediction_task_dict.items():
             target = self._target_of(_task(task), targets)
-            output = task(body_outputs, targets=target, training=training, testing=testing)
+            output = task(body_outputs, targets=target, **flags, **self._values(name, masked))
             labels[name] = output["labels"]
             predictions[name] = output["predictions"]
             losses.append(output["loss"] * self._task_weights[name])
@@ -268,8 +283,21 @@ class Head(torch.nn.Module):
 
         return Model(self, **kwargs)
 
-    def _takes(self, argument: str) -> bool:
-        return self._body_accepts is None or argument in self._body_accepts
+    def _masked_items(self, inputs: Any, flags: dict[str, bool]) -> Any:
+        make = getattr(self.body, "masked_items", None)
+        return make(inputs, **flags) if make is not None and self._body_reads_masked else None
+
+    def _call_body(self, inputs: Any, arguments: dict[str, Any], masked: Any) -> Any:
+        accepts = self._body_accepts
+        taken = {k: v for k, v in arguments.items() if accepts is None or k in accepts}
+        if masked is not None and self._body_reads_masked:
+            taken["masked"] = masked
+        return self.body(inputs, **taken)
+
+    def _values(self, task_name: str, masked: Any) -> dict[str, Any]:
+        # Only to a task that names it: one written for upstream may hand on what it does not know.
+        given = masked is not None and task_name in self._tasks_reading_masked
+        return {"masked": masked} if given else {}
 
     def _target_of(self, task: Any, targets: Any) -> Any:
         if not isinstance(targets, Mapping):

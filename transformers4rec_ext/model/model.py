@@ -10,7 +10,7 @@ import torch
 
 from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import value_error
-from transformers4rec_ext.model._batch import prepare_inputs, split_batch, to_device
+from transformers4rec_ext.model._batch import prepare_inputs
 from transformers4rec_ext.model._fit import (
     detached,
     in_words,
@@ -18,6 +18,7 @@ from transformers4rec_ext.model._fit import (
     mean_loss,
     mode_of,
     progress,
+    run_batch,
     step,
 )
 from transformers4rec_ext.model._saving import Saving
@@ -49,6 +50,12 @@ class Model(Saving):
     Raises
     ------
     TypeError, ValueError   for an argument of the wrong type or out of range.
+
+    Notes
+    -----
+    Several threads may call one model at once: what a call knows of its batch it passes on as
+    values. Not so :meth:`fit`, :meth:`evaluate` and the metrics, which gather state, nor a body
+    or masking of your own whose ``forward`` does not take ``masked`` (docs/architecture.md).
     """
 
     def __init__(
@@ -216,7 +223,7 @@ class Model(Saving):
                 bar = progress(dataloader, verbose, f"epoch {epoch + 1}/{num_epochs}")
                 batch_losses = []
                 for batch in bar:
-                    output = self._run(batch, device, amp, training=True, testing=False)
+                    output = run_batch(self, batch, device, amp, training=True, testing=False)
                     batch_losses.append(output["loss"].detach())
                     if optimizer is not None:
                         step(output["loss"], optimizer, scaler)
@@ -267,7 +274,7 @@ class Model(Saving):
         with mode_of(self, training=False), torch.no_grad():
             self.reset_metrics()
             for batch in progress(dataloader, verbose, mode):
-                output = self._run(batch, device, False, training, testing, targets)
+                output = run_batch(self, batch, device, False, training, testing, targets)
                 self.calculate_metrics(output["predictions"], output["labels"])
             return self.compute_metrics(mode=mode)
 
@@ -299,26 +306,6 @@ class Model(Saving):
     def _device(self) -> torch.device:
         first = next(self.parameters(), None)
         return torch.device("cpu") if first is None else first.device
-
-    def _run(
-        self,
-        batch: Any,
-        device: torch.device,
-        amp: bool,
-        training: bool,
-        testing: bool,
-        default_targets: Any = None,
-    ) -> dict[str, Any]:
-        inputs, targets = split_batch(batch)
-        targets = default_targets if targets is None else targets
-        with torch.autocast(device.type, enabled=amp):
-            output: dict[str, Any] = self(
-                to_device(inputs, device),
-                targets=to_device(targets, device),
-                training=training,
-                testing=testing,
-            )
-        return output
 
     def _get_name(self) -> str:
         return self.name or super()._get_name()

@@ -1,0 +1,58 @@
+"""Which positions of the hidden states a next-item task reads."""
+
+from __future__ import annotations
+
+import torch
+
+from transformers4rec_ext._errors import value_error
+
+_FUNCTION = "NextItemPredictionTask.forward"
+
+
+def labelled_rows(
+    x: torch.Tensor, targets: torch.Tensor, padding_idx: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the hidden rows [N, D] and labels int64 [N] where ``targets`` [B, T] has a label.
+
+    Raises
+    ------
+    ValueError   if ``x`` is not [B, T, D] with the targets' B and T.
+    """
+    if x.shape[:2] != targets.shape:
+        raise value_error(
+            _FUNCTION,
+            "inputs",
+            f"be [B={targets.shape[0]}, T={targets.shape[1]}, D] like the masking's targets",
+            list(x.shape),
+        )
+    flat = targets.flatten()
+    rows = (flat != padding_idx).nonzero().squeeze(1)
+    return x.flatten(end_dim=1).index_select(0, rows), flat.index_select(0, rows)
+
+
+def last_rows(x: torch.Tensor, item_ids: torch.Tensor | None, padding_idx: int) -> torch.Tensor:
+    """Return the rows [B, D] of ``x`` [B, T, D] that predict what follows ``item_ids``.
+
+    The last item's position in each right-padded session; one further where the masking appended
+    a [MASK], which shows in the time dimension.
+
+    Raises
+    ------
+    ValueError   if the ids are not those of the batch, or there is no position to read.
+    """
+    if item_ids is None or item_ids.shape[0] != x.shape[0]:
+        raise value_error(
+            _FUNCTION, "inputs", "come from the batch that the input module saw last", list(x.shape)
+        )
+    if x.shape[0] > 0 and x.shape[1] == 0:
+        raise value_error(
+            _FUNCTION,
+            "inputs",
+            "have at least one position",
+            list(x.shape),
+            "Give a session without items one position of padding.",
+        )
+    appended = x.shape[1] - item_ids.shape[1]
+    last = (item_ids != padding_idx).sum(dim=1) - 1 + appended
+    # A session of padding alone has no last item; its first position stands in.
+    return x[torch.arange(x.shape[0], device=x.device), last.clamp(min=0)]
