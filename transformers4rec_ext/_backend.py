@@ -6,10 +6,12 @@ The keyword of a function goes before `use_backend`, that before ``T4R_EXT_BACKE
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from transformers4rec_ext import _native
+from torch import Tensor
+
+from transformers4rec_ext import _checks, _native
 from transformers4rec_ext._errors import value_error
 
 BACKENDS = ("auto", "fused", "reference")
@@ -47,7 +49,13 @@ def use_backend(name: str) -> Iterator[None]:
         _current = previous
 
 
-def use_reference(backend: str | None, function: str, op: str, device_type: str) -> bool:
+def use_reference(
+    backend: str | None,
+    function: str,
+    op: str,
+    device_type: str,
+    differentiable: Sequence[Tensor] = (),
+) -> bool:
     """Tell whether ``function`` is to run the reference formulas rather than the operator.
 
     Raises
@@ -55,7 +63,8 @@ def use_reference(backend: str | None, function: str, op: str, device_type: str)
     ValueError
         if the backend is unknown.
     RuntimeError
-        if it is ``fused`` and ``op`` has no native kernel for the device.
+        if it is ``fused`` and ``op`` has no native kernel for the device, or if the operator is to
+        be differentiated in ``differentiable`` by anything but a backward.
     """
     name = _current if backend is None else _checked(backend, function)
     if name == "fused" and not _native.has_kernel(op, device_type):
@@ -64,4 +73,6 @@ def use_reference(backend: str | None, function: str, op: str, device_type: str)
             f"{function}: backend 'fused' needs a native kernel on {device_type}; got none "
             f"({reason}). Use backend='auto', or see `python -m transformers4rec_ext doctor`."
         )
+    if name != "reference":
+        _checks.only_backward(function, *differentiable)
     return name == "reference"

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from transformers4rec_ext._errors import type_error, value_error
 
@@ -63,13 +64,43 @@ def int64(function: str, argument: str, value: Any) -> None:
 
 def ids_within(function: str, argument: str, ids: Tensor, low: int, high: int) -> None:
     """Raise if an id is outside ``[low, high)``; CPU only, where a look needs no host sync."""
-    if ids.device.type != "cpu" or ids.numel() == 0 or torch.compiler.is_compiling():
+    if ids.numel() == 0 or not _looking_is_free(ids):
         return
     smallest, largest = (int(value) for value in torch.aminmax(ids))
     if smallest < low or largest >= high:
         got = smallest if smallest < low else largest
         hint = "The table is too small, or the ids are not the table's row numbers."
         raise value_error(function, argument, f"lie in [{low}, {high})", got, hint)
+
+
+def _looking_is_free(ids: Tensor) -> bool:
+    """Tell whether a look at values needs no host sync, and is possible: not inside torch.func."""
+    return (
+        ids.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(ids)
+    )
+
+
+def only_backward(function: str, *tensors: Tensor) -> None:
+    """Raise if ``torch.func`` or forward-mode AD is to differentiate an operator in ``tensors``.
+
+    The operators have a backward only. Autograd would fail in its own words under
+    ``torch.func.grad``, and give tangents of zero without a word in forward mode.
+    """
+    if torch.compiler.is_compiling():
+        return
+    for tensor in tensors:
+        asked = forward_ad.unpack_dual(tensor).tangent is not None
+        while not asked and torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            asked = torch._C._functorch.is_gradtrackingtensor(tensor)
+            tensor = torch._C._functorch.get_unwrapped(tensor)
+        if asked:
+            raise RuntimeError(
+                f"{function}: its gradient must be asked for by backward() or torch.autograd.grad; "
+                "got a transform of torch.func or forward-mode AD. Use backend='reference', which "
+                "is plain PyTorch."
+            )
 
 
 def _floating(function: str, argument: str, value: Any, dims: int, shape: str) -> None:
@@ -151,11 +182,7 @@ def targets(
     num_rows = hidden.shape[0]
     _ids(function, "targets", value, num_rows, f"[N={num_rows}]")
     same_device(function, "targets", value, hidden)
-    if (
-        ignore_index is not None
-        and value.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-    ):
+    if ignore_index is not None and _looking_is_free(value):
         value = value[value != ignore_index]
     ids_within(function, "targets", value, 0, num_items)
 
@@ -169,9 +196,11 @@ def _table(function: str, hidden: Tensor, weight: Tensor) -> None:
 
 
 def _compute_dtype(function: str, hidden: Tensor, weight: Tensor) -> Tensor:
-    if torch.is_autocast_enabled(hidden.device.type):
+    device = hidden.device.type
+    # meta has no autocast, and asking whether it is enabled there is an error
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         # weight is not cast: that would cost V x D; its rows are, where they are read
-        return hidden.to(torch.get_autocast_dtype(hidden.device.type))
+        return hidden.to(torch.get_autocast_dtype(device))
     if hidden.dtype != weight.dtype:
         hint = "Cast one of them, or use torch.autocast."
         got = f"{describe(hidden)} and {describe(weight)}"

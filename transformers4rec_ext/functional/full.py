@@ -81,7 +81,8 @@ def linear_cross_entropy(
     Extra memory: O(N) and a constant, of which up to 64 MiB hold scores for the backward pass; the
     gradient of ``weight`` is dense, [V, D]. Under autocast the scores are those of values in
     autocast's dtype, accumulated in float32. A row whose ``hidden`` is NaN has loss NaN. No host
-    synchronisation on CUDA. A second derivative raises RuntimeError.
+    synchronisation on CUDA. Gradients by backward only: a second derivative, ``torch.func.grad``
+    and forward-mode AD raise RuntimeError (but for ``backend="reference"``).
 
     Examples
     --------
@@ -107,7 +108,8 @@ def linear_cross_entropy(
         padding_idx = _checks.item(name, "padding_idx", padding_idx, num_items)
     options = (temperature, ignore_index, label_smoothing)
     rank: Tensor | None = None
-    if _backend.use_reference(backend, name, "logsumexp_tile", hidden.device.type):
+    given = (hidden, weight) if bias is None else (hidden, weight, bias)
+    if _backend.use_reference(backend, name, "logsumexp_tile", hidden.device.type, given):
         rows = reference.linear_cross_entropy(hidden, weight, bias, targets, *options)
         if return_rank:
             counted = targets != ignore_index
@@ -116,7 +118,6 @@ def linear_cross_entropy(
                 rank = reference.target_rank(hidden, weight, at, bias, None, padding_idx)
                 rank = torch.where(counted, rank, reference.MISSED)
     else:
-        given = (hidden, weight) if bias is None else (hidden, weight, bias)
         keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
         rows, _, _, rank, _ = _ops.linear_cross_entropy(
             hidden, weight, bias, targets, *options, return_rank, padding_idx, keep

@@ -60,7 +60,9 @@ def sampled_logits(
 
     Notes
     -----
-    Gradients for ``hidden`` and ``weight`` (dense) only. No host synchronisation on CUDA.
+    Gradients for ``hidden`` and ``weight`` (dense) only, by backward: ``torch.func.grad`` and
+    forward-mode AD raise RuntimeError (but for ``backend="reference"``). No host synchronisation
+    on CUDA.
 
     Examples
     --------
@@ -79,7 +81,10 @@ def sampled_logits(
         temperature,
     )
     arguments = (*arguments, bool(remove_accidental_hits))
-    if _backend.use_reference(backend, name, "sampled_logits_tile", hidden.device.type):
+    differentiable = hidden, arguments[0]
+    if _backend.use_reference(
+        backend, name, "sampled_logits_tile", hidden.device.type, differentiable
+    ):
         return reference.sampled_logits(hidden, *arguments)
     result: Tensor = _ops.sampled_logits(hidden, *arguments)
     return result
@@ -145,7 +150,8 @@ def sampled_softmax_loss(
     Extra memory O((N + S) D + tile). Under autocast the scores are computed in autocast's dtype and
     accumulated in float32. A row whose ``hidden`` is NaN has loss NaN; other rows are not affected.
     A row of which every candidate is a hit has loss 0. Gradients for ``hidden`` and ``weight``
-    only; a second derivative raises RuntimeError.
+    only, by backward: a second derivative, ``torch.func.grad`` and forward-mode AD raise
+    RuntimeError (but for ``backend="reference"``).
 
     Examples
     --------
@@ -174,7 +180,10 @@ def sampled_softmax_loss(
         temperature,
     )
     arguments = (*arguments, bool(remove_accidental_hits), bool(corrected))
-    if _backend.use_reference(backend, name, "sampled_softmax_tile", hidden.device.type):
+    differentiable = hidden, arguments[0]
+    if _backend.use_reference(
+        backend, name, "sampled_softmax_tile", hidden.device.type, differentiable
+    ):
         if sparse_grad:
             hint = "Use backend='auto': it needs no native kernel either."
             raise value_error(name, "sparse_grad", "be False with the reference", True, hint)

@@ -18,10 +18,11 @@ def outside_autocast(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @functools.wraps(function)
     def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        device_type = next(arg for arg in args if isinstance(arg, Tensor)).device.type
-        if not torch.is_autocast_enabled(device_type):
+        device = next(arg for arg in args if isinstance(arg, Tensor)).device.type
+        # meta has no autocast, and asking whether it is enabled there is an error
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
             return function(*args, **kwargs)
-        with torch.autocast(device_type, enabled=False):
+        with torch.autocast(device, enabled=False):
             return function(*args, **kwargs)
 
     return run
