@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -39,11 +40,15 @@ GOOD = [[1, 2, 3, 4, 5]] * 9
         ([*GOOD, [1, None]], pa.list_(pa.int64()), "items must not be null"),
         ([*GOOD, [1, -1]], pa.list_(pa.int64()), "items must be >= 0; got -1"),
         ([[], []], pa.list_(pa.int64()), "only empty lists"),
-        ([[1, 2, 3], [1]], pa.list_(pa.int64()), "at least two items to train on"),
+        (
+            [[1, 2, 3], [1]],
+            pa.list_(pa.int64()),
+            "hold one with at least 4 items; got sessions of at most 3",
+        ),
         (
             [[1, 2], [2, 1]],
             pa.list_(pa.int64()),
-            "hold one with at least 3 items; got sessions of at most 2",
+            "hold one with at least 4 items; got sessions of at most 2",
         ),
         ([], pa.list_(pa.int64()), "at least one session"),
     ],
@@ -52,8 +57,65 @@ def test_train_on_bad_sessions(
     tmp_path: Path, fails: Fails, lists: Any, kind: pa.DataType, text: str
 ) -> None:
     file = _write(tmp_path / "s.parquet", lists, kind)
-    out = f"--out={tmp_path / 'run'}"
-    assert text in fails("train", file, "--items-column=items", out, *TINY)
+    out = tmp_path / "some" / "run"
+    train = ["train", file, "--items-column=items", f"--out={out}", *TINY]
+    assert text in fails(*train)
+    assert not out.parent.exists()  # a run that never began leaves nothing behind
+
+
+def test_refused_sessions_leave_an_earlier_run_alone(
+    tmp_path: Path, finished: Path, fails: Fails
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    file = _write(tmp_path / "s.parquet", [*GOOD, [1, None]])
+    fails("train", file, "--items-column=items", f"--out={run}", "--overwrite", *TINY)
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_the_smallest_sessions_that_train(tmp_path: Path) -> None:
+    """What the message and --help say is true: four items are enough, or two and three."""
+    for number, lists in enumerate(([[1, 2, 3, 4]], [[1, 2], [3, 1, 2]])):
+        file = _write(tmp_path / f"{number}.parquet", lists)
+        out = f"--out={tmp_path / str(number)}"
+        assert main(["train", str(file), "--items-column=items", out, *TINY]) == 0
+
+
+def test_a_run_without_a_model_says_how_to_get_one(
+    tmp_path: Path, sessions_file: Path, fails: Fails
+) -> None:
+    run = tmp_path / "run"
+    train = ["train", sessions_file, "--items-column=items", f"--out={run}", *TINY]
+    assert "Lower the learning rate" in fails(*train, "--lr=1e30", "--clip=0")
+    for command in (["evaluate", run], ["recommend", run, sessions_file]):
+        message = fails(*command)
+        assert "must hold a trained model" in message
+        assert f"train --resume --out {run}" in message
+
+
+@pytest.mark.parametrize("command", ["train", "demo"])
+def test_out_that_cannot_be_a_folder(
+    tmp_path: Path,
+    sessions_file: Path,
+    fails: Fails,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    options = [sessions_file, "--items-column=items", *TINY] if command == "train" else []
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for out in (file, file / "run", file / "deeper" / "run"):
+        message = fails(command, *options, f"--out={out}")
+        assert f"{command}: --out must be a folder; got {out}: {file} is none" in message
+    dangling = tmp_path / "link"
+    dangling.symlink_to(tmp_path / "gone")
+    assert "--out must be a folder" in fails(command, *options, f"--out={dangling}")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != str(tmp_path))
+    message = fails(command, *options, f"--out={tmp_path / 'new' / 'run'}")
+    assert f"--out must be where you may write; got {tmp_path}. Choose another" in message
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+    assert file.read_text() == "mine"
 
 
 def test_train_on_bad_files(tmp_path: Path, sessions_file: Path, fails: Fails) -> None:
@@ -172,12 +234,24 @@ def test_top_k_outside_the_catalogue(
 
 
 def test_recommend_to_a_bad_place(
-    tmp_path: Path, finished: Path, sessions_file: Path, fails: Fails
+    tmp_path: Path,
+    finished: Path,
+    sessions_file: Path,
+    fails: Fails,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    recommend = ["recommend", finished, sessions_file, "--out"]
     place = tmp_path / "none" / "recs.parquet"
-    assert "folder of --out must exist" in fails(
-        "recommend", finished, sessions_file, "--out", place
-    )
+    message = fails(*recommend, place)
+    assert "--out must lie in a folder that is there; got" in message
+    assert f"Make {place.parent} first" in message
+    assert f"be a file; got the folder {tmp_path}. Add a name" in fails(*recommend, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: path != tmp_path)
+        assert f"be where you may write; got {tmp_path}" in fails(
+            *recommend, tmp_path / "r.parquet"
+        )
+    assert not list(tmp_path.iterdir())
     before = sessions_file.read_bytes()
     assert "another file than the sessions" in fails(
         "recommend", finished, sessions_file, "--out", sessions_file

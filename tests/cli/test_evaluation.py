@@ -14,6 +14,7 @@ from torch import Tensor
 
 from transformers4rec_ext.baselines import popularity_metrics
 from transformers4rec_ext.data import Catalogue, Contexts, ParquetSessions, held_out
+from transformers4rec_ext.ranking_metric import MISSED
 from transformers4rec_ext.training import evaluation, held_out_ranks, summarize
 from transformers4rec_ext.training.recommend import best_items
 
@@ -40,8 +41,8 @@ def _constant(ids: Tensor) -> Tensor:
         (5, False, 5),
         (5, True, 3),  # 1 and 4 are seen
         (2, True, 2),
-        (4, True, 6),  # seen itself: never recommended
-        (0, False, 6),  # unknown
+        (4, True, MISSED),  # seen itself: never recommended
+        (0, False, MISSED),  # unknown
     ],
 )
 def test_rank_by_hand(target: int, exclude: bool, rank: int) -> None:
@@ -61,8 +62,8 @@ def test_empty_context_and_nan_are_misses() -> None:
     def nan(ids: Tensor) -> Tensor:
         return torch.full((len(ids), 6), torch.nan)
 
-    assert held_out_ranks(_constant, [chunk], num_items=6, max_length=2).tolist() == [6, 3]
-    assert held_out_ranks(nan, [chunk], num_items=6, max_length=2).tolist() == [6, 6]
+    assert held_out_ranks(_constant, [chunk], num_items=6, max_length=2).tolist() == [MISSED, 3]
+    assert held_out_ranks(nan, [chunk], num_items=6, max_length=2).tolist() == [MISSED] * 2
 
 
 @pytest.mark.parametrize("exclude", [False, True])
@@ -90,7 +91,7 @@ def test_ranks_against_brute_force(exclude: bool, monkeypatch: pytest.MonkeyPatc
         scores = table[seen[-1]]
         rivals = [i for i in range(1, 30) if i != target and not (exclude and i in seen)]
         expected = 1 + sum(bool(scores[i] >= scores[target]) for i in rivals)
-        assert rank == (30 if exclude and target in seen else expected)
+        assert rank == (MISSED if exclude and target in seen else expected)
 
 
 def test_metrics_by_hand() -> None:
@@ -100,6 +101,8 @@ def test_metrics_by_hand() -> None:
     assert metrics["recall_at_5"] == 0.5
     assert metrics["recall_at_10"] == 0.75
     assert metrics["mrr"] == pytest.approx((1 + 1 / 3 + 1 / 6 + 1 / 100) / 4)
+    assert set(summarize(torch.tensor([MISSED, MISSED])).values()) == {0.0}
+    assert summarize(torch.tensor([MISSED, 2]))["mrr"] == 0.25
     with pytest.raises(ValueError, match="hold at least one held-out item"):
         summarize(torch.zeros(0, dtype=torch.int64))
 
@@ -113,7 +116,7 @@ def test_popularity_ranks_by_training_counts(tmp_path: Path) -> None:
     metrics = popularity_metrics(catalogue, held_out(sessions, catalogue, "test"))
     assert metrics["mrr"] == pytest.approx((1 / 2 + 1) / 2)
     seen = popularity_metrics(catalogue, held_out(sessions, catalogue, "test"), exclude_seen=True)
-    assert seen["mrr"] == pytest.approx((1 / 4 + 1) / 2)
+    assert seen["mrr"] == pytest.approx((0 + 1) / 2)  # the first one's target was seen: a miss
 
 
 def test_best_items() -> None:

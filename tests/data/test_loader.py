@@ -124,7 +124,7 @@ def test_unknown_items_are_left_out(tmp_path: Path) -> None:
 def test_sessions_too_short(tmp_path: Path) -> None:
     path = tmp_path / "s.parquet"
     pq.write_table(pa.table({"items": [[1, 2, 3], [4], []]}), path)
-    with pytest.raises(ValueError, match=r"got 3 shorter ones\..* needs four"):
+    with pytest.raises(ValueError, match=r"got 3 shorter ones\..* needs 4\."):
         _loader(ParquetSessions(path, "items"))
 
 

@@ -11,7 +11,7 @@ import torch
 from transformers4rec_ext.baselines import popularity_metrics
 from transformers4rec_ext.data import Catalogue, ParquetSessions, SessionLoader, held_out
 from transformers4rec_ext.training import RunConfig, read_log
-from transformers4rec_ext.training.run import RunFolder, train_run
+from transformers4rec_ext.training.run import RunFolder, begin_run, train_run
 
 CONFIG = RunConfig(
     items_column="items",
@@ -70,8 +70,7 @@ def test_popularity_is_as_recorded(file: Path) -> None:
 def test_a_short_run_beats_popularity_and_repeats_itself(file: Path, tmp_path: Path) -> None:
     folders = [RunFolder(tmp_path / "one"), RunFolder(tmp_path / "two")]
     for folder in folders:
-        folder.path.mkdir()
-        folder.describe(CONFIG, [file])
+        begin_run(folder, CONFIG, ParquetSessions(file, "items", "user_id"))
     result = train_run(folders[0], progress=False, say=lambda line: None)
     assert result is not None
     assert result["model"]["ndcg_at_10"] > 1.5 * result["popularity"]["ndcg_at_10"]

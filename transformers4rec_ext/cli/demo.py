@@ -39,12 +39,14 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Make the sessions and train."""
+    from transformers4rec_ext.data.parquet import ParquetSessions
     from transformers4rec_ext.data.synthetic import synthetic_sessions, write_sessions
     from transformers4rec_ext.training.config import RunConfig
-    from transformers4rec_ext.training.run import RunFolder, train_run
+    from transformers4rec_ext.training.run import RunFolder, begin_run, train_run
 
     shared.use_threads(options)
     folder = RunFolder(Path(options.out))
+    shared.check_out_folder("demo", folder.path)
     file = folder.path / "synthetic_sessions.parquet"
     if folder.status() != "new" and not file.exists():
         raise value_error(
@@ -64,9 +66,8 @@ def run(options: argparse.Namespace) -> int:
     )
     sessions = synthetic_sessions(options.sessions, options.items, seed=options.seed)
     folder.path.mkdir(parents=True, exist_ok=True)
-    folder.clear()
     write_sessions(file, sessions)
-    folder.describe(config, [file])
+    begin_run(folder, config, ParquetSessions(file, config.items_column, config.session_column))
     result = train_run(folder, progress=not options.no_progress, say=shared.say)
     if result is None:
         return 130

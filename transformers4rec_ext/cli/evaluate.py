@@ -9,11 +9,14 @@ from typing import Any
 
 from transformers4rec_ext.cli import options as shared
 
-_EPILOG = """\
+_EPILOG = f"""\
 Without FILE, the test items of the training files are ranked (the last item of each session, as
 at the end of `train`). With FILE, the last item of each of its sessions is ranked given all items
-before it. Items that the model does not know are left out of the context; a target that it
-does not know counts as a miss.
+before it (sessions of one item are left out). Items that the model does not know are left out of
+the context; a target that it does not know, or that nothing known comes before, counts as a miss:
+0 in every metric.
+
+{shared.NULLS}
 
 examples:
   python -m transformers4rec_ext evaluate runs/first

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from transformers4rec_ext._errors import value_error
+
+#: What a command does with rows that hold nothing, for the end of its --help.
+NULLS = """\
+An empty list is a session without items. A null list, a null item or a negative id is an error
+that names its row; leave such rows out when you write the file."""
 
 
 def add_command(
@@ -42,6 +49,35 @@ def use_threads(options: argparse.Namespace) -> None:
     import torch
 
     torch.set_num_threads(options.threads)
+
+
+def check_out_folder(command: str, path: Path) -> None:
+    """Raise unless ``path`` is a folder that can be written to, or can be made one."""
+    # os.path asks without raising, whatever is in the way.
+    existing = os.path.abspath(path)
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    if not os.path.isdir(existing):
+        hint = "Choose another folder."
+        raise value_error(command, "--out", "be a folder", f"{path}: {existing} is none", hint)
+    _check_writable(command, existing)
+
+
+def check_out_file(command: str, path: Path) -> None:
+    """Raise unless a file can be written to ``path``; its folder must be there."""
+    if os.path.isdir(path):
+        hint = f"Add a name, such as {path / 'recs.parquet'}."
+        raise value_error(command, "--out", "be a file", f"the folder {path}", hint)
+    if not os.path.isdir(path.parent):
+        hint = f"Make {path.parent} first, or choose another place."
+        raise value_error(command, "--out", "lie in a folder that is there", path, hint)
+    _check_writable(command, path.parent)
+
+
+def _check_writable(command: str, folder: str | Path) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        hint = "Choose another place, or ask for the right to write there."
+        raise value_error(command, "--out", "be where you may write", folder, hint)
 
 
 def metrics_table(rows: Mapping[str, Mapping[str, float]]) -> str:

@@ -12,11 +12,13 @@ from transformers4rec_ext.cli import options as shared
 if TYPE_CHECKING:
     from transformers4rec_ext.data.parquet import ParquetSessions
 
-_EPILOG = """\
+_EPILOG = f"""\
 The output has a row for each session of FILE, in its order: the session column (or `row`, the
 number of the session from 0, where there is none), `items` (your own ids, the best first) and
 `scores` (the model's logits). Items that the model does not know are left out of the context; a
 session without any known item gets an empty list. The file appears when it is complete.
+
+{shared.NULLS}
 
 example:
   python -m transformers4rec_ext recommend runs/first sessions.parquet --top-k 10 \\
@@ -31,7 +33,13 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("run_dir", metavar="RUN_DIR", help="folder written by `train`")
     parser.add_argument("file", metavar="FILE.parquet", help="sessions, one a row")
-    parser.add_argument("--top-k", type=int, default=10, metavar="K", help="(default: 10)")
+    parser.add_argument(
+        "--top-k",
+        type=int,
+        default=10,
+        metavar="K",
+        help="items for each session, from 1 to the number of items in training (default: 10)",
+    )
     parser.add_argument(
         "--out", default="recs.parquet", metavar="OUT.parquet", help="(default: recs.parquet)"
     )
@@ -51,15 +59,12 @@ def run(options: argparse.Namespace) -> int:
     from transformers4rec_ext.training.run import RunFolder
 
     shared.use_threads(options)
+    out = Path(options.out)
+    shared.check_out_file("recommend", out)
     config, catalogue, model = RunFolder(Path(options.run_dir)).load()
     column = options.items_column or config.items_column
     sessions = _sessions(options, column, config.session_column)
     exclude = config.exclude_seen if options.exclude_seen is None else options.exclude_seen
-    out = Path(options.out)
-    if not out.parent.is_dir():
-        raise FileNotFoundError(
-            f"recommend: the folder of --out must exist; {out.parent} does not."
-        )
     if out.exists() and out.samefile(options.file):
         raise value_error("recommend", "--out", "be another file than the sessions", out)
     empty = write_recommendations(

@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from transformers4rec_ext.training.config import RunConfig
     from transformers4rec_ext.training.run import RunFolder
 
-_EPILOG = """\
+_EPILOG = f"""\
 Each session of three items or more is split: the last item is the test target, the last but one
 the validation target, the rest is trained on (shorter sessions are only trained on). Sessions
-longer than --max-length are cut into windows, so that no interaction is lost. Items are re-ranked
-by popularity on the way in, as the log-uniform sampler assumes, and mapped back on the way out.
-Metrics rank the target among all items; ties count against the model.
+longer than --max-length are cut into windows, so that no interaction is lost. One session at least
+needs four items (or one two and another three), to have something to train and to validate on.
+Items are re-ranked by popularity on the way in, as the log-uniform sampler assumes, and mapped
+back on the way out. Metrics rank the target among all items; ties count against the model.
+
+{shared.NULLS}
 
 The folder --out receives run.json, catalogue.parquet (your ids by rank), model.safetensors
 (weights of the best validation NDCG@10), checkpoint.safetensors, log.jsonl, and at the end
@@ -125,6 +128,7 @@ def run(options: argparse.Namespace) -> int:
 
     shared.use_threads(options)
     folder = RunFolder(Path(options.out))
+    shared.check_out_folder("train", folder.path)
     if options.resume:
         if not _prepare_resume(folder, options):
             return 0
@@ -168,11 +172,11 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 def _prepare_new(folder: RunFolder, options: argparse.Namespace) -> None:
     from transformers4rec_ext.data.parquet import ParquetSessions
     from transformers4rec_ext.training.config import RunConfig
+    from transformers4rec_ext.training.run import begin_run
 
     if not options.files:
         raise value_error("train", "FILE.parquet", "be given", "none", "Or --resume a run.")
     config = RunConfig(**{"items_column": "item_id", **_given(options)})
-    # Everything is checked before an earlier run is touched.
     sessions = ParquetSessions(options.files, config.items_column, config.session_column)
     status = folder.status()
     if status != "new" and not options.overwrite:
@@ -180,9 +184,7 @@ def _prepare_new(folder: RunFolder, options: argparse.Namespace) -> None:
         if status == "unfinished":
             hint = f"Continue it with `train --resume --out {options.out}`. {hint}"
         raise value_error("train", "--out", "hold no run", f"the {status} {options.out}", hint)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    folder.clear()
-    folder.describe(config, sessions.paths)
+    begin_run(folder, config, sessions)
 
 
 def _prepare_resume(folder: RunFolder, options: argparse.Namespace) -> bool:

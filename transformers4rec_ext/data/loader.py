@@ -12,7 +12,13 @@ from torch import Tensor
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.data.catalogue import Catalogue
 from transformers4rec_ext.data.parquet import ParquetSessions, SessionChunk
-from transformers4rec_ext.data.split import Part, padded, training_bounds, windows
+from transformers4rec_ext.data.split import (
+    TRAIN_MINIMUM,
+    Part,
+    padded,
+    training_bounds,
+    windows,
+)
 
 _BATCHES_PER_GROUP = 16
 
@@ -116,7 +122,9 @@ class SessionLoader:
                 "sessions",
                 "hold a session with at least two items to train on",
                 f"{sessions.num_sessions} shorter ones",
-                "The last two items of each session are held out, so a session needs four.",
+                f"Two items of a session are held out, so it needs {TRAIN_MINIMUM}."
+                if part == "train"
+                else "",
             )
 
     def __len__(self) -> int:

@@ -14,7 +14,10 @@ import numpy as np
 from transformers4rec_ext._errors import value_error
 
 Part = Literal["train", "validation", "test", "all", "last"]
+#: The fewest items of a session of which two are held out.
 HELD_OUT_MINIMUM = 3
+#: The fewest items of a session of which two are held out and something is left to train on.
+TRAIN_MINIMUM = 4
 
 
 def training_bounds(offsets: np.ndarray, part: Part) -> tuple[np.ndarray, np.ndarray]:

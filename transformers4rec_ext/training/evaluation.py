@@ -9,7 +9,7 @@ from torch import Tensor
 
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.data.contexts import Contexts
-from transformers4rec_ext.ranking_metric import target_rank
+from transformers4rec_ext.ranking_metric import MISSED, target_rank
 from transformers4rec_ext.training.network import Scorer
 
 _SCORES_AT_ONCE = 1 << 26
@@ -50,13 +50,13 @@ def held_out_ranks(
     Returns
     -------
     Tensor, int64, [sessions]
-        From 1. A target that is not in the catalogue, or that has no known item before it, gets
-        V: the last place.
+        From 1; ``MISSED`` for a miss: a target that is not in the catalogue or has no known item
+        before it, or a score that is not a number.
     """
     batch = rows_at_once(batch_size, num_items)
     found: list[Tensor] = []
     for chunk in contexts:
-        ranks = torch.full((len(chunk.targets),), num_items, dtype=torch.int64)
+        ranks = torch.full((len(chunk.targets),), MISSED, dtype=torch.int64)
         targets = torch.from_numpy(chunk.targets)
         for rows, ids, seen in chunk.batches(batch, max_length):
             at = torch.from_numpy(rows)
@@ -70,9 +70,8 @@ def held_out_ranks(
                 padding_idx=0,
             )
             missed = ~known | repeated if exclude_seen else ~known
-            # target_rank counts from 0, and NaN scores are a rank past every item.
-            place = rank.clamp(max=num_items - 1) + 1
-            ranks[at] = place.masked_fill(missed, num_items)
+            # target_rank counts from 0, and is MISSED itself where a score is not a number.
+            ranks[at] = torch.where(missed | (rank == MISSED), MISSED, rank + 1)
         found.append(ranks)
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
 
@@ -83,6 +82,7 @@ def summarize(ranks: Tensor) -> dict[str, float]:
     Parameters
     ----------
     ranks : Tensor, int64, [sessions]
+        ``MISSED`` is worth 0 in every metric.
 
     Raises
     ------
@@ -108,5 +108,5 @@ def summarize(ranks: Tensor) -> dict[str, float]:
     for k in TOP_KS:
         metrics[f"ndcg_at_{k}"] = float(torch.where(ranks <= k, gain, 0.0).mean())
         metrics[f"recall_at_{k}"] = float((ranks <= k).double().mean())
-    metrics["mrr"] = float((1 / place).mean())
+    metrics["mrr"] = float(torch.where(ranks < MISSED, 1 / place, 0.0).mean())
     return metrics

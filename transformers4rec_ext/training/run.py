@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from transformers4rec_ext._checkpoint import open_state
@@ -20,7 +19,12 @@ from transformers4rec_ext.data.catalogue import Catalogue
 from transformers4rec_ext.data.contexts import held_out
 from transformers4rec_ext.data.loader import SessionLoader
 from transformers4rec_ext.data.parquet import ParquetSessions
-from transformers4rec_ext.data.split import HELD_OUT_MINIMUM, Part
+from transformers4rec_ext.data.split import (
+    TRAIN_MINIMUM,
+    Part,
+    target_positions,
+    training_bounds,
+)
 from transformers4rec_ext.model.model import Model
 from transformers4rec_ext.training.config import RunConfig
 from transformers4rec_ext.training.evaluation import held_out_ranks, summarize
@@ -123,7 +127,13 @@ class RunFolder:
         """
         config, _ = self.read()
         catalogue = Catalogue.load(self.path / "catalogue.parquet")
-        with open_state(self.path / "model.safetensors") as file:
+        weights = self.path / "model.safetensors"
+        if not weights.is_file():
+            raise FileNotFoundError(
+                f"RunFolder: path must hold a trained model; {weights} does not exist. The first "
+                f"epoch writes it: continue the run with `train --resume --out {self.path}`."
+            )
+        with open_state(weights) as file:
             model = build_model(config, catalogue.num_items)
             file.fill(model.state_dict())
         model.eval()
@@ -171,6 +181,33 @@ def evaluate_model(
     return summarize(ranks)
 
 
+def begin_run(folder: RunFolder, config: RunConfig, sessions: ParquetSessions) -> None:
+    """Check the data and write ``catalogue.parquet`` and ``run.json``, in place of an earlier run.
+
+    Every row is read first: where the data are refused, nothing is written and nothing removed.
+
+    Parameters
+    ----------
+    folder : RunFolder
+    config : RunConfig
+    sessions : ParquetSessions
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the sessions are damaged, or there is nothing to train or to validate on.
+    OSError
+        If the folder cannot be written.
+    """
+    catalogue = Catalogue.fit(sessions)
+    _check_lengths(sessions)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.clear()
+    catalogue.save(folder.path / "catalogue.parquet")
+    # Last: a folder with run.json is a run.
+    folder.describe(config, sessions.paths)
+
+
 def train_run(
     folder: RunFolder,
     *,
@@ -184,7 +221,7 @@ def train_run(
     Parameters
     ----------
     folder : RunFolder
-        After :meth:`RunFolder.describe`.
+        After :func:`begin_run`.
     progress : bool
         Show progress bars.
     say : callable
@@ -202,8 +239,7 @@ def train_run(
     folder.tidy()
     torch.manual_seed(config.seed)
     sessions = folder.sessions()
-    catalogue = _catalogue(folder.path, sessions)
-    _check_lengths(sessions)
+    catalogue = Catalogue.load(folder.path / "catalogue.parquet")
     loader = SessionLoader(
         sessions,
         catalogue,
@@ -236,28 +272,24 @@ def train_run(
 
 
 def _check_lengths(sessions: ParquetSessions) -> None:
-    """Raise before the training, not after it, if there is nothing to validate on."""
+    """Raise before the training, not after it, if there is nothing to train or validate on."""
+    trained = validated = False
     longest = 0
     for chunk in sessions.chunks():
-        longest = max(longest, int(np.diff(chunk.offsets).max(initial=0)))
-        if longest >= HELD_OUT_MINIMUM:
+        start, stop = training_bounds(chunk.offsets, "train")
+        trained |= bool((stop - start >= 2).any())
+        validated |= bool((target_positions(chunk.offsets, "validation") >= 0).any())
+        if trained and validated:
             return
+        longest = max(longest, int((chunk.offsets[1:] - chunk.offsets[:-1]).max(initial=0)))
     raise value_error(
-        "train_run",
+        "train",
         "sessions",
-        f"hold one with at least {HELD_OUT_MINIMUM} items",
+        f"hold one with at least {TRAIN_MINIMUM} items",
         f"sessions of at most {longest}",
-        "The last two items of each session are held out for validation and test.",
+        "Two of its items are held out for validation and test, and two are the fewest to learn "
+        "from.",
     )
-
-
-def _catalogue(path: Path, sessions: ParquetSessions) -> Catalogue:
-    file = path / "catalogue.parquet"
-    if file.exists():
-        return Catalogue.load(file)
-    catalogue = Catalogue.fit(sessions)
-    catalogue.save(file)
-    return catalogue
 
 
 def _finish(
