@@ -16,6 +16,8 @@ namespace t4r::bind {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+constexpr int64_t kGrain = 2048;  // ids per thread at least
+
 template <typename T>
 const T* pointer(const std::optional<Tensor>& tensor) {
   STD_TORCH_CHECK(!tensor.has_value() || tensor->is_contiguous(), "a tile's vectors must be contiguous");

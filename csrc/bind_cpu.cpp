@@ -1,4 +1,4 @@
-// Binds candidates and sampled softmax on the CPU to the operators of ops/schemas.
+// Binds log-uniform candidates and sampled losses on the CPU to the operators of ops/schemas.
 #include <limits>
 #include <numeric>
 #include <tuple>
@@ -9,12 +9,11 @@
 namespace {
 
 using t4r::bind::empty;
+using t4r::bind::kGrain;
 using t4r::bind::pointer;
 using t4r::bind::scalar;
 using t4r::bind::ScalarType;
 using t4r::bind::Tensor;
-
-constexpr int64_t kGrain = 2048;  // ids per thread at least
 
 void fill_log_q(const Tensor& ids, int64_t tries, int64_t num_items, int64_t min_id, bool unique, Tensor& log_q) {
   const auto* in = static_cast<const int64_t*>(ids.const_data_ptr());
@@ -39,10 +38,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> log_uniform_sample(const Tensor& seed
   if (whole) {
     std::iota(classes, classes + size, int64_t{0});
     tries = std::numeric_limits<int64_t>::max();
-  } else if (unique) {
-    tries = t4r::draw_unique_classes(kernels, start, size, num_classes, classes);
   } else {
-    t4r::draw_classes(kernels, start, size, num_classes, classes);
+    tries = t4r::draw_log_uniform(kernels, start, size, num_classes, unique, classes);
   }
   for (int64_t i = 0; i < size; ++i) classes[i] += min_id;
   fill_log_q(ids, tries, num_items, min_id, unique, log_q);
@@ -68,59 +65,100 @@ Tensor log_uniform_log_q(const Tensor& ids, const Tensor& num_tries, int64_t num
   return log_q;
 }
 
+// Both in one call: half of the time of two small calls is the way there and back.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> log_uniform_draw(const Tensor& seed, const Tensor& targets,
+                                                                    int64_t num_samples, int64_t num_items,
+                                                                    int64_t min_id, bool unique) {
+  auto [ids, log_q, num_tries, count] = log_uniform_sample(seed, num_samples, num_items, min_id, unique);
+  Tensor target_log_q = log_uniform_log_q(targets, num_tries, num_items, min_id, unique);
+  return {ids, log_q, num_tries, count, target_log_q};
+}
+
+// What the operators over tiles have in common, and where they differ.
+struct Tile {
+  Tensor& scores;
+  int64_t num_candidates;
+  const Tensor& targets;
+  const std::optional<Tensor>& sorted_ids;
+  const std::optional<Tensor>& order;
+  const std::optional<Tensor>& target_log_q;
+  const std::optional<Tensor>& candidate_log_q;
+  double temperature;
+  bool corrected = false;
+  std::optional<Tensor> beta = {};
+  std::optional<Tensor> target_scores = {};
+  std::optional<Tensor> row_grad = {};
+  bool with_grad = false;
+  std::optional<Tensor> loss = {};
+  std::optional<Tensor> target_grad = {};
+};
+
 template <typename T, typename Kernel>
-void run_tile(Tensor& scores, const std::optional<Tensor>& target_scores, const Tensor& targets,
-              const std::optional<Tensor>& sorted_ids, const std::optional<Tensor>& order,
-              const std::optional<Tensor>& target_log_q, const std::optional<Tensor>& candidate_log_q,
-              double temperature, bool corrected, const std::optional<Tensor>& row_grad, bool with_grad,
-              const std::optional<Tensor>& loss, const std::optional<Tensor>& target_grad, int64_t num_candidates,
-              Kernel kernel) {
+void run_tile_of(const Tile& arguments, Kernel kernel) {
+  Tensor& scores = arguments.scores;
   STD_TORCH_CHECK(scores.stride(1) == 1, "a tile's rows must be contiguous");
   const t4r::SampledTile<T> tile{static_cast<T*>(scores.mutable_data_ptr()),
                                  scores.stride(0),
-                                 num_candidates,
-                                 pointer<T>(target_scores),
-                                 pointer<int64_t>(targets),
-                                 pointer<int64_t>(sorted_ids),
-                                 pointer<int64_t>(order),
-                                 pointer<T>(target_log_q),
-                                 pointer<T>(candidate_log_q),
-                                 pointer<T>(row_grad),
-                                 static_cast<T>(1.0 / temperature),
-                                 corrected,
-                                 with_grad,
-                                 const_cast<T*>(pointer<T>(loss)),
-                                 const_cast<T*>(pointer<T>(target_grad))};
-  const int64_t grain = 1 + 16384 / (num_candidates + 1);
+                                 arguments.num_candidates,
+                                 pointer<T>(arguments.target_scores),
+                                 pointer<int64_t>(arguments.targets),
+                                 pointer<int64_t>(arguments.sorted_ids),
+                                 pointer<int64_t>(arguments.order),
+                                 pointer<T>(arguments.target_log_q),
+                                 pointer<T>(arguments.candidate_log_q),
+                                 pointer<T>(arguments.row_grad),
+                                 static_cast<T>(1.0 / arguments.temperature),
+                                 arguments.corrected,
+                                 pointer<T>(arguments.beta),
+                                 arguments.with_grad,
+                                 const_cast<T*>(pointer<T>(arguments.loss)),
+                                 const_cast<T*>(pointer<T>(arguments.target_grad))};
+  const int64_t grain = 1 + 16384 / (arguments.num_candidates + 1);
   torch::stable::parallel_for(0, scores.size(0), grain, [&](int64_t begin, int64_t end) { kernel(tile, begin, end); });
+}
+
+template <typename Float, typename Double>
+void run_tile(const Tile& arguments, Float kernel_f32, Double kernel_f64) {
+  if (arguments.scores.scalar_type() == ScalarType::Double) {
+    run_tile_of<double>(arguments, kernel_f64);
+  } else {
+    run_tile_of<float>(arguments, kernel_f32);
+  }
 }
 
 void sampled_softmax_tile(Tensor scores, Tensor target_scores, Tensor targets, std::optional<Tensor> sorted_ids,
                           std::optional<Tensor> order, std::optional<Tensor> target_log_q,
                           std::optional<Tensor> candidate_log_q, double temperature, bool corrected,
                           std::optional<Tensor> row_grad, bool with_grad, Tensor loss, Tensor target_grad) {
-  const auto& kernels = t4r::cpu_kernels();
-  if (scores.scalar_type() == ScalarType::Double) {
-    run_tile<double>(scores, target_scores, targets, sorted_ids, order, target_log_q, candidate_log_q, temperature,
-                     corrected, row_grad, with_grad, loss, target_grad, scores.size(1), kernels.sampled_tile_f64);
-  } else {
-    run_tile<float>(scores, target_scores, targets, sorted_ids, order, target_log_q, candidate_log_q, temperature,
-                    corrected, row_grad, with_grad, loss, target_grad, scores.size(1), kernels.sampled_tile_f32);
-  }
+  Tile tile{scores, scores.size(1), targets, sorted_ids, order, target_log_q, candidate_log_q, temperature};
+  tile.corrected = corrected;
+  tile.target_scores = target_scores;
+  tile.row_grad = row_grad;
+  tile.with_grad = with_grad;
+  tile.loss = loss;
+  tile.target_grad = target_grad;
+  run_tile(tile, t4r::cpu_kernels().sampled_tile_f32, t4r::cpu_kernels().sampled_tile_f64);
+}
+
+void sampled_bce_tile(Tensor scores, Tensor target_scores, Tensor targets, std::optional<Tensor> sorted_ids,
+                      std::optional<Tensor> order, std::optional<Tensor> target_log_q,
+                      std::optional<Tensor> candidate_log_q, double temperature, Tensor beta,
+                      std::optional<Tensor> row_grad, bool with_grad, Tensor loss, Tensor target_grad) {
+  Tile tile{scores, scores.size(1), targets, sorted_ids, order, target_log_q, candidate_log_q, temperature};
+  tile.beta = beta;
+  tile.target_scores = target_scores;
+  tile.row_grad = row_grad;
+  tile.with_grad = with_grad;
+  tile.loss = loss;
+  tile.target_grad = target_grad;
+  run_tile(tile, t4r::cpu_kernels().bce_tile_f32, t4r::cpu_kernels().bce_tile_f64);
 }
 
 void sampled_logits_tile(Tensor logits, Tensor targets, std::optional<Tensor> sorted_ids, std::optional<Tensor> order,
                          std::optional<Tensor> target_log_q, std::optional<Tensor> candidate_log_q,
                          double temperature) {
-  const auto& kernels = t4r::cpu_kernels();
-  const std::optional<Tensor> none;
-  if (logits.scalar_type() == ScalarType::Double) {
-    run_tile<double>(logits, none, targets, sorted_ids, order, target_log_q, candidate_log_q, temperature, false, none,
-                     false, none, none, logits.size(1) - 1, kernels.logits_tile_f64);
-  } else {
-    run_tile<float>(logits, none, targets, sorted_ids, order, target_log_q, candidate_log_q, temperature, false, none,
-                    false, none, none, logits.size(1) - 1, kernels.logits_tile_f32);
-  }
+  const Tile tile{logits, logits.size(1) - 1, targets, sorted_ids, order, target_log_q, candidate_log_q, temperature};
+  run_tile(tile, t4r::cpu_kernels().logits_tile_f32, t4r::cpu_kernels().logits_tile_f64);
 }
 
 }  // namespace
@@ -132,7 +170,9 @@ extern "C" __attribute__((visibility("default"))) const char* transformers4rec_e
 
 STABLE_TORCH_LIBRARY_IMPL(transformers4rec_ext, CPU, m) {
   m.impl("log_uniform_sample", TORCH_BOX(&log_uniform_sample));
+  m.impl("log_uniform_draw", TORCH_BOX(&log_uniform_draw));
   m.impl("log_uniform_log_q", TORCH_BOX(&log_uniform_log_q));
   m.impl("sampled_softmax_tile", TORCH_BOX(&sampled_softmax_tile));
+  m.impl("sampled_bce_tile", TORCH_BOX(&sampled_bce_tile));
   m.impl("sampled_logits_tile", TORCH_BOX(&sampled_logits_tile));
 }

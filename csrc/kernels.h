@@ -26,8 +26,12 @@ struct CpuKernels {
   void (*draw)(uint64_t seed, uint64_t start, int64_t count, double log_range, double* out);
   void (*log_q)(const int64_t* ids, int64_t size, int64_t min_id, double tries, double log_range, bool unique,
                 float* out);
+  // p [size <= 256], 0 < p <= 1/2, is overwritten
+  void (*log_counts)(double* p, int64_t size, double tries, bool unique, float* out);
   void (*sampled_tile_f32)(const SampledTile<float>& tile, int64_t begin, int64_t end);
   void (*sampled_tile_f64)(const SampledTile<double>& tile, int64_t begin, int64_t end);
+  void (*bce_tile_f32)(const SampledTile<float>& tile, int64_t begin, int64_t end);
+  void (*bce_tile_f64)(const SampledTile<double>& tile, int64_t begin, int64_t end);
   void (*logits_tile_f32)(const SampledTile<float>& tile, int64_t begin, int64_t end);
   void (*logits_tile_f64)(const SampledTile<double>& tile, int64_t begin, int64_t end);
   ItemKernels<float> items_f32;
@@ -48,13 +52,19 @@ const CpuKernels& cpu_kernels();
 float keep_best(float* scores, int64_t* ids, int64_t size, int64_t k);
 double keep_best(double* scores, int64_t* ids, int64_t size, int64_t k);
 
-// Draws classes until num_samples distinct ones are found, in the order found; returns the number of draws.
-int64_t draw_unique_classes(const CpuKernels& kernels, uint64_t seed, int64_t num_samples, int64_t num_classes,
-                            int64_t* classes);
-void draw_classes(const CpuKernels& kernels, uint64_t seed, int64_t num_samples, int64_t num_classes, int64_t* classes);
+// Candidates as classes [num_samples], in the order drawn; distinct ones (of which there must be as many) if `unique`.
+// Return the number of draws, where it decides the expected counts.
+int64_t draw_log_uniform(const CpuKernels& kernels, uint64_t seed, int64_t num_samples, int64_t num_classes,
+                         bool unique, int64_t* classes);
+// Ascending where they are more than half of the range.
+void draw_uniform(uint64_t seed, int64_t num_samples, int64_t num_classes, bool unique, int64_t* classes);
+int64_t draw_weighted(uint64_t seed, int64_t num_samples, int64_t num_classes, const float* threshold,
+                      const int32_t* alias, bool unique, int64_t* classes);
 
-// log of the expected count of each id among the candidates, for R = num_classes >= 1.
+// log of the expected count among the candidates: of each id under the log-uniform law over R = num_classes >= 1, and
+// of items of probability 0 <= p <= 1.
 void log_uniform_log_q(const CpuKernels& kernels, const int64_t* ids, int64_t size, int64_t num_classes, int64_t min_id,
                        double tries, bool unique, float* out);
+void log_expected_count(const CpuKernels& kernels, const float* p, int64_t size, double tries, bool unique, float* out);
 
 }  // namespace t4r

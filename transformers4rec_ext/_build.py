@@ -15,12 +15,14 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = [
     "csrc/bind_cpu.cpp",
     "csrc/bind_items_cpu.cpp",
+    "csrc/bind_weighted_cpu.cpp",
     "csrc/cpu/dispatch_cpu.cpp",
     "csrc/cpu/isa_avx2_cpu.cpp",
     "csrc/cpu/isa_avx512_cpu.cpp",
     "csrc/cpu/isa_baseline_cpu.cpp",
     "csrc/cpu/log_uniform_cpu.cpp",
     "csrc/cpu/topk_cpu.cpp",
+    "csrc/cpu/weighted_cpu.cpp",
 ]
 COMPILE_ARGS = [
     "-std=c++20",

@@ -36,15 +36,17 @@ def integer(function: str, argument: str, value: Any, *, minimum: int) -> int:
     return result
 
 
-def id_range(function: str, num_items: Any, min_id: Any) -> tuple[int, int]:
+def id_range(
+    function: str, num_items: Any, min_id: Any, *, argument: str = "num_items"
+) -> tuple[int, int]:
     """Return ``(num_items, min_id)`` with at least one id in ``[min_id, num_items)``."""
     min_id = integer(function, "min_id", min_id, minimum=0)
-    num_items = integer(function, "num_items", num_items, minimum=1)
+    num_items = integer(function, argument, num_items, minimum=1)
     if num_items <= min_id:
-        hint = "Ids lie in [min_id, num_items)."
-        raise value_error(function, "num_items", f"exceed min_id={min_id}", num_items, hint)
+        hint = f"Ids lie in [min_id, {argument})."
+        raise value_error(function, argument, f"exceed min_id={min_id}", num_items, hint)
     if num_items > _MAX_ITEMS:
-        raise value_error(function, "num_items", "be at most 2^53", num_items)
+        raise value_error(function, argument, "be at most 2^53", num_items)
     return num_items, min_id
 
 
@@ -124,10 +126,18 @@ def _ids(function: str, argument: str, value: Any, size: int | None, shape: str)
         raise value_error(function, argument, f"be int64 {shape}", describe(value))
 
 
-def same_device(function: str, argument: str, value: Tensor | None, hidden: Tensor) -> None:
-    """Raise unless ``value`` lies where ``hidden`` does."""
-    if value is not None and value.device != hidden.device:
-        raise value_error(function, argument, f"be on {hidden.device} like hidden", value.device)
+def same_device(
+    function: str,
+    argument: str,
+    value: Tensor | None,
+    other: Tensor,
+    name: str = "hidden",
+    hint: str = "",
+) -> None:
+    """Raise unless ``value`` lies where ``other`` does, which is called ``name``."""
+    if value is not None and value.device != other.device:
+        expectation = f"be on {other.device} like {name}"
+        raise value_error(function, argument, expectation, value.device, hint)
 
 
 def _number(function: str, argument: str, value: Any) -> float:
@@ -141,6 +151,14 @@ def positive(function: str, argument: str, value: Any) -> float:
     result = _number(function, argument, value)
     if not (result > 0 and math.isfinite(result)):
         raise value_error(function, argument, "be positive and finite", value)
+    return result
+
+
+def not_negative(function: str, argument: str, value: Any) -> float:
+    """Return ``value`` as a float that is finite and at least 0."""
+    result = _number(function, argument, value)
+    if not (result >= 0 and math.isfinite(result)):
+        raise value_error(function, argument, "be finite and at least 0", value)
     return result
 
 

@@ -17,8 +17,13 @@ NAMESPACE = "transformers4rec_ext"
 NATIVE_OPS = (
     "log_uniform_sample",
     "log_uniform_log_q",
+    "log_uniform_draw",
+    "log_expected_count",
+    "uniform_sample",
+    "alias_sample",
     "sampled_logits_tile",
     "sampled_softmax_tile",
+    "sampled_bce_tile",
     "logsumexp_tile",
     "softmax_grad_tile",
     "pair_scores",

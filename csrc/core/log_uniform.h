@@ -1,23 +1,11 @@
-// The log-uniform law over R classes: counter-based uniforms, inverse CDF, log of expected counts.
+// The log-uniform law over R classes: inverse CDF, log of expected counts.
 //   p(c) = log1p(1/(c+1)) / log1p(R),  c = floor(expm1(u log1p(R))),  q = -expm1(M log1p(-p))
 #pragma once
 
+#include "draws.h"
 #include "exp_log.h"
 
 namespace t4r {
-
-// 53 random bits of the i-th draw (splitmix64, OOPSLA 2014) as a double in [0, 1)
-T4R_HD double uniform(uint64_t seed, uint64_t index) {
-  uint64_t x = seed + (index + 1) * 0x9E3779B97F4A7C15ULL;
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
-  x = x ^ (x >> 31);
-  // the upper 52 bits become the mantissa of a number in [1, 2), the 53rd is added: exact, and without the
-  // conversion from int64 that AVX2 lacks
-  const double upper = bit_cast<double>((x >> 12) | 0x3FF0000000000000ULL) - 1.0;
-  const double lowest = ((x >> 11) & 1) != 0 ? 0x1p-53 : 0.0;
-  return upper + lowest;
-}
 
 // floor gives class + 1; log_range = log1p(R)
 T4R_HD double one_plus_class(double u, double log_range) { return exp_f64(u * log_range); }

@@ -1,5 +1,6 @@
-// One row of sampled softmax over {target} + S candidates, in three sweeps over a row that stays in cache:
+// One row of a loss over {target} + S candidates. Softmax takes three sweeps over a row that stays in cache:
 //   y_j = (s_j / T - log q_j) log2(e) (max),  e_j = 2^(y_j - max) (sum),  d loss / d s_j = g e_j / (T total)
+// binary cross-entropy one: x_j = s_j / T - log q_j,  loss_j = softplus(x_j),  d loss / d s_j = g sigmoid(x_j) / T
 // Base 2, because 2^y needs no multiplication to reduce its argument.
 #pragma once
 
@@ -22,7 +23,8 @@ struct SampledTile {
   const T* candidate_log_q;   // [S] or null
   const T* row_grad;          // [n] or null: 1
   T inverse_temperature;
-  bool corrected;
+  bool corrected;  // softmax only
+  const T* beta;   // [1], binary cross-entropy only: the weight of the target's term
   bool with_grad;
   T* loss;         // [n]
   T* target_grad;  // [n]
@@ -53,6 +55,12 @@ T4R_HD void exclude_hits(T* row, const int64_t* sorted_ids, const int64_t* order
 T4R_HD double row_loss(double sum, double total, double max_minus_target, bool corrected) {
   if (!corrected) return log(total) + max_minus_target;
   return sum > 0 ? (sum / total) * (log(sum) + max_minus_target) : sum * 0.0;
+}
+
+// softplus(x) = max(x, 0) + log(1 + e) and sigmoid(x) = (x < 0 ? e : 1) / (1 + e) from e = e^-|x|
+template <typename T>
+T4R_HD T exp_of_minus_abs(T x) {
+  return exp2_small((x < 0 ? x : -x) * static_cast<T>(1.4426950408889634));
 }
 
 }  // namespace t4r

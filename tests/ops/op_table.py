@@ -11,6 +11,7 @@ import torch
 from item_inputs import Items
 from torch import Tensor
 
+from transformers4rec_ext import functional
 from transformers4rec_ext.ops import reference
 
 OPS = torch.ops.transformers4rec_ext
@@ -105,7 +106,7 @@ class Op:
         return getattr(OPS, self.name).default
 
 
-def _tile(with_grad: bool) -> tuple[Any, ...]:
+def _tile(with_grad: bool, option: bool | Tensor = False) -> tuple[Any, ...]:
     data = Inputs.make()
     ids, order = data.candidate_ids.sort()
     scores = (data.hidden @ data.weight[data.candidate_ids].T).detach()
@@ -114,7 +115,7 @@ def _tile(with_grad: bool) -> tuple[Any, ...]:
     hits = (data.targets, ids, order)
     log_q = (data.target_log_q, data.candidate_log_q)
     outputs = (torch.empty(5, dtype=torch.float64), torch.empty(5, dtype=torch.float64))
-    return (*scored, *hits, *log_q, 0.7, False, None, with_grad, *outputs)
+    return (*scored, *hits, *log_q, 0.7, option, None, with_grad, *outputs)
 
 
 def _logits_tile() -> tuple[Any, ...]:
@@ -184,6 +185,12 @@ def _ranking(*first: Any) -> tuple[Any, ...]:
     return hidden, weight, *(first or (data.targets,)), bias, data.exclude, 0
 
 
+def _alias_table() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return functional.alias_table(torch.rand(50, generator=generator))[:2]
+
+
+BETA = torch.tensor(0.4, dtype=torch.float64)
 SEED = torch.tensor(1234567890123)
 TABLE = [
     Op("log_uniform_sample", lambda: (SEED, 20, 1000, 1, True)),
@@ -191,27 +198,25 @@ TABLE = [
     Op("log_uniform_sample", lambda: (SEED, 20, 1000, 0, False)),
     Op("log_uniform_log_q", lambda: (torch.arange(1, 9), torch.tensor(30), 1000, 1, True)),
     Op("log_uniform_log_q", lambda: (torch.arange(8).view(2, 4), torch.tensor(3), 9, 0, False)),
+    Op("log_uniform_draw", lambda: (SEED, torch.arange(1, 9).view(2, 4), 20, 1000, 1, True)),
+    Op("log_uniform_draw", lambda: (SEED, torch.arange(8), 20, 10, 0, False)),
+    Op("log_expected_count", lambda: (torch.rand(3, 4), torch.tensor(30), True)),
+    Op("log_expected_count", lambda: (torch.rand(5), torch.tensor(3), False)),
+    Op("uniform_sample", lambda: (SEED, 20, 1000, 1, True)),
+    Op("uniform_sample", lambda: (SEED, 8, 10, 1, True)),
+    Op("uniform_sample", lambda: (SEED, 20, 10, 1, True)),
+    Op("uniform_sample", lambda: (SEED, 20, 10, 0, False)),
+    Op("alias_sample", lambda: (SEED, *_alias_table(), 20, 1, True)),
+    Op("alias_sample", lambda: (SEED, *_alias_table(), 80, 0, False)),
     Op("sampled_softmax_tile", lambda: _tile(with_grad=True)),
     Op("sampled_softmax_tile", lambda: _tile(with_grad=False)),
+    Op("sampled_bce_tile", lambda: _tile(with_grad=True, option=BETA)),
+    Op("sampled_bce_tile", lambda: _tile(with_grad=False, option=BETA)),
     Op("sampled_logits_tile", _logits_tile),
     Op("sampled_logits", lambda: (*Inputs.make().all(), 0.7, True), differentiable=True),
     Op(
         "sampled_logits_backward",
         lambda: (torch.randn(5, 8, dtype=torch.float64), *_detached()[:4], 0.7, True),
-    ),
-    Op(
-        "sampled_softmax_rows",
-        lambda: (*Inputs.make().all(), 0.7, True, False, False),
-        differentiable=True,
-    ),
-    Op(
-        "sampled_softmax_backward",
-        lambda: (torch.rand(5, dtype=torch.float64), *_detached(0.7, True, False)),
-    ),
-    Op(
-        "sampled_softmax_sum",
-        lambda: (*Inputs.make().all(), 0.7, True, True, False),
-        differentiable=True,
     ),
     *(
         Op(name, lambda name=name: _of_items(name))
@@ -233,3 +238,20 @@ TABLE = [
     Op("target_rank", _ranking),
     Op("topk_items", lambda: _ranking(4)),
 ]
+for loss, option in (("sampled_softmax", False), ("sampled_bce", BETA)):
+    TABLE += [
+        Op(
+            f"{loss}_rows",
+            lambda option=option: (*Inputs.make().all(), 0.7, True, option, False),
+            differentiable=True,
+        ),
+        Op(
+            f"{loss}_backward",
+            lambda option=option: (torch.rand(5).double(), *_detached(0.7, True, option)),
+        ),
+        Op(
+            f"{loss}_sum",
+            lambda option=option: (*Inputs.make().all(), 0.7, True, option, False),
+            differentiable=True,
+        ),
+    ]

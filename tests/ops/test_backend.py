@@ -26,8 +26,20 @@ torch.ops.transformers4rec_ext.sampled_softmax_tile(
     scores, target, torch.arange(50), ids, order, None, drawn.log_q, 0.7, False, None, True,
     loss, grad
 )
+bce = torch.randn(50, 700, generator=generator)
+bce_loss, bce_grad = torch.zeros(2, 50)
+torch.ops.transformers4rec_ext.sampled_bce_tile(
+    bce, target, torch.arange(50), ids, order, None, drawn.log_q, 0.7, torch.tensor(0.5), None,
+    True, bce_loss, bce_grad
+)
+table = F.alias_table(torch.rand(5000, generator=generator))
+weighted = F.weighted_sample(700, table, generator=generator)
+uniform = F.uniform_sample(700, 10**7, generator=generator)
 print(_native.isa())
-for tensor in (drawn.ids, drawn.log_q, drawn.num_tries, scores, loss, grad):
+for tensor in (
+    drawn.ids, drawn.log_q, drawn.num_tries, scores, loss, grad, bce, bce_loss, bce_grad,
+    weighted.ids, weighted.log_q, weighted.num_tries, uniform.ids
+):
     print(hash(tensor.numpy().tobytes()))
 """
 

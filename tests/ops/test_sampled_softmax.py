@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loss_helpers import DTYPES, Largest, loss_gradients, peak_bytes
 from op_table import Inputs, close
 from torch import Tensor
 from torch.nn import functional as torch_functional
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from transformers4rec_ext import functional
 
 loss_of = functional.sampled_softmax_loss
-DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-
-
-def gradients(data: Inputs, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the loss and the gradients of hidden and weight (dense)."""
-    data.hidden.grad = data.weight.grad = None
-    loss = loss_of(*data.all()[:4], **data.keywords(), **options)
-    loss.sum().backward()
-    assert data.hidden.grad is not None
-    assert data.weight.grad is not None
-    return loss.detach(), data.hidden.grad.clone(), data.weight.grad.to_dense().clone()
+gradients = partial(loss_gradients, loss_of)
 
 
 @settings(max_examples=60)
@@ -294,44 +284,13 @@ def test_autocast_rounds_the_rows_and_accumulates_in_float32(
     assert not torch.equal(found[0], exact[0])
 
 
-class Largest(TorchDispatchMode):
-    """Remembers the largest tensor that any operation makes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.numel = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        made = result if isinstance(result, tuple | list) else [result]
-        for value in made:
-            if isinstance(value, Tensor) and value.layout == torch.strided:
-                self.numel = max(self.numel, value.numel())
-        return result
-
-
-def _peak_bytes(rows: int, samples: int, items: int) -> int:
-    """Return the peak of what the loss and its backward allocate on top of their arguments."""
-    data = Inputs.make(rows, 4, items, samples, dtype=torch.float32)
-    with torch.profiler.profile(
-        profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]
-    ) as profile:
-        loss_of(*data.all()[:4], **data.keywords(), sparse_grad=True).backward()
-    held = peak = 0
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak
-
-
 def test_memory_depends_neither_on_the_catalogue_nor_on_rows_times_samples() -> None:
-    small = _peak_bytes(rows=4096, samples=2048, items=10_000)
+    small = peak_bytes(loss_of, rows=4096, samples=2048, items=10_000)
     assert small > 0
     # four times the rows: the [N, D] tensors grow, the tile does not; [N, S] would be 128 MiB
-    assert _peak_bytes(rows=16384, samples=2048, items=10_000) < small + 4 * 2**20
+    assert peak_bytes(loss_of, rows=16384, samples=2048, items=10_000) < small + 4 * 2**20
     # a table of 16 MB: not one more byte of its size is written
-    assert _peak_bytes(rows=4096, samples=2048, items=1_000_000) < small + 2**16
+    assert peak_bytes(loss_of, rows=4096, samples=2048, items=1_000_000) < small + 2**16
 
 
 def test_row_gradients_make_nothing_of_the_size_of_the_table() -> None:

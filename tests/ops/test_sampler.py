@@ -63,6 +63,25 @@ def test_log_q_equals_reference(items: int, tries: int, unique: bool, seed: int)
 
 
 @pytest.mark.parametrize("backend", ["fused", "reference"])
+@pytest.mark.parametrize("unique", [True, False])
+@pytest.mark.parametrize("samples", [5, 200])
+def test_one_call_is_the_two(samples: int, unique: bool, backend: str) -> None:
+    targets = torch.randint(1, 100, (3, 4)).T
+    options = {"min_id": 1, "unique": unique, "backend": backend}
+    generator = torch.Generator().manual_seed(4)
+    candidates, target_log_q = functional.log_uniform_draw(
+        targets, samples, 100, generator=generator, **options
+    )
+    expected = draw(samples, 100, 4, **options)
+    for a, b in zip(candidates, expected, strict=True):
+        assert torch.equal(a, b)
+    wanted = functional.log_uniform_log_q(targets, 100, num_tries=expected.num_tries, **options)
+    assert torch.equal(target_log_q, wanted)
+    _, empty = functional.log_uniform_draw(targets[:0], samples, 100, **options)
+    assert empty.shape == (0, 3)
+
+
+@pytest.mark.parametrize("backend", ["fused", "reference"])
 @pytest.mark.parametrize("samples", [9, 10, 1000])
 def test_the_whole_range(backend: str, samples: int) -> None:
     drawn = draw(samples, 10, 0, min_id=1, backend=backend)

@@ -30,6 +30,12 @@ def _rows(hidden: Tensor, weight: Tensor, **options: Any) -> Tensor:
     return _loss(hidden, weight, reduction="none", **options).mean()
 
 
+def _bce(hidden: Tensor, weight: Tensor, **options: Any) -> Tensor:
+    ids = DATA.targets, DATA.candidate_ids
+    options = DATA.keywords() | {"t": 0.75} | options
+    return functional.sampled_bce_loss(hidden, weight, *ids, **options)
+
+
 def _logits(hidden: Tensor, weight: Tensor, **options: Any) -> Tensor:
     ids = DATA.targets, DATA.candidate_ids
     logits = functional.sampled_logits(hidden, weight, *ids, **DATA.keywords(), **options)
@@ -44,6 +50,7 @@ FUNCTIONS = {
     _full: "linear_cross_entropy",
     _loss: "sampled_softmax_loss",
     _rows: "sampled_softmax_loss",
+    _bce: "sampled_bce_loss",
     _logits: "sampled_logits",
 }
 
@@ -140,13 +147,13 @@ def _on_meta() -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (*leaves, *ids), {name: each.to("meta") for name, each in data.keywords().items()}
 
 
+@pytest.mark.parametrize("name", ["sampled_softmax_loss", "sampled_bce_loss"])
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_the_loss_on_meta(backend: str, reduction: str) -> None:
+def test_the_loss_on_meta(name: str, backend: str, reduction: str) -> None:
     arguments, options = _on_meta()
-    loss = functional.sampled_softmax_loss(
-        *arguments, **options, reduction=reduction, backend=backend
-    )
+    options |= {"reduction": reduction, "backend": backend}
+    loss = getattr(functional, name)(*arguments, **options)
     assert (loss.device.type, loss.dtype) == ("meta", torch.float32)
     assert loss.shape == ((5,) if reduction == "none" else ())
     loss.sum().backward()
@@ -166,8 +173,16 @@ def test_the_others_on_meta(backend: str) -> None:
     logits = functional.sampled_logits(*arguments, **options, backend=backend)
     assert (logits.device.type, logits.dtype, logits.shape) == ("meta", torch.float32, (5, 8))
     for unique in (True, False):
-        drawn = functional.log_uniform_sample(7, 100, device="meta", unique=unique, backend=backend)
-        assert [each.device.type for each in drawn] == ["meta"] * 4
+        options = {"unique": unique, "backend": backend}
+        drawn = functional.log_uniform_sample(7, 100, device="meta", **options)
+        uniform = functional.uniform_sample(7, 100, device="meta", **options)
+        candidates, log_q = functional.log_uniform_draw(arguments[2], 7, 100, **options)
+        on_cpu = functional.alias_table(torch.rand(100))
+        table = functional.AliasTable(*(each.to("meta") for each in on_cpu[:3]), on_cpu.support)
+        weighted = functional.weighted_sample(7, table, **options)
+        for each in (*drawn, *uniform, *candidates, log_q, *weighted):
+            assert each.device.type == "meta"
+        assert [len(d.ids) for d in (drawn, uniform, candidates, weighted)] == [7] * 4
         assert (drawn.ids.shape, drawn.ids.dtype) == ((7,), torch.int64)
         log_q = functional.log_uniform_log_q(
             drawn.ids, 100, num_tries=drawn.num_tries, unique=unique, backend=backend

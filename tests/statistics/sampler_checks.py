@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from transformers4rec_ext import functional
+from transformers4rec_ext.ops.reference import draws
 from transformers4rec_ext.ops.reference import log_uniform as reference
 
 LIMIT = 6.6
@@ -34,7 +35,7 @@ def _from_uniforms(u: Tensor, samples: int, items: int, unique: bool) -> tuple[T
     classes = reference.log_uniform_classes(u, items)
     if not unique:
         return classes[:samples], samples
-    first = reference._first_distinct(classes)[:samples]
+    first = draws.first_distinct(classes)[:samples]
     return classes[first], int(first[-1]) + 1
 
 

@@ -9,22 +9,43 @@ from __future__ import annotations
 from transformers4rec_ext import _native
 from transformers4rec_ext.functional.candidates import (
     Candidates,
+    log_uniform_draw,
     log_uniform_log_q,
     log_uniform_sample,
 )
 from transformers4rec_ext.functional.full import linear_cross_entropy
 from transformers4rec_ext.functional.ranking import target_rank, topk_items
-from transformers4rec_ext.functional.sampled import sampled_logits, sampled_softmax_loss
+from transformers4rec_ext.functional.sampled import (
+    sampled_bce_loss,
+    sampled_logits,
+    sampled_softmax_loss,
+)
+from transformers4rec_ext.functional.weighted import (
+    AliasTable,
+    alias_table,
+    log_expected_count,
+    uniform_sample,
+    weighted_log_q,
+    weighted_sample,
+)
 
 _native.load()
 
 __all__ = [
+    "AliasTable",
     "Candidates",
+    "alias_table",
     "linear_cross_entropy",
+    "log_expected_count",
+    "log_uniform_draw",
     "log_uniform_log_q",
     "log_uniform_sample",
+    "sampled_bce_loss",
     "sampled_logits",
     "sampled_softmax_loss",
     "target_rank",
     "topk_items",
+    "uniform_sample",
+    "weighted_log_q",
+    "weighted_sample",
 ]

@@ -28,13 +28,50 @@ class Candidates(NamedTuple):
     num_tries : Tensor, int64, []
         Number of draws M that produced the set; the largest int64 when the set is the whole range.
     count : Tensor, int64, []
-        Number of valid entries of ``ids``.
+        Number of valid entries. Those after it are padding: some id of the table with
+        ``log_q = +inf``, which excludes it from every loss (logit -inf, gradient 0).
     """
 
     ids: Tensor
     log_q: Tensor
     num_tries: Tensor
     count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody asks of candidates
+
+
+def seed_of(
+    function: str, generator: torch.Generator | None, device: torch.device | str | None
+) -> Tensor:
+    """Draw the seed of an operator, int64 [], on ``device`` (the generator's, else the CPU)."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise type_error(
+            function, "generator", "be a torch.Generator or None", type(generator).__name__
+        )
+    if device is None:
+        device = generator.device if generator is not None else "cpu"
+    return torch.randint(reference.INT64_MAX, (), generator=generator, device=torch.device(device))
+
+
+def runs_reference(backend: str | None, function: str, op: str, device: torch.device) -> bool:
+    """Tell whether a sampler is to run its reference formulas rather than the operator.
+
+    They look at what they drew; on meta there are only shapes, which the operator knows.
+    """
+    use_reference = _backend.use_reference(backend, function, op, device.type)
+    return use_reference and device.type != "meta"
+
+
+def tries_of(function: str, num_tries: int | Tensor, device: torch.device) -> Tensor:
+    """Return M >= 1 as int64 [] on ``device`` (a tensor's value is checked on the CPU only)."""
+    if isinstance(num_tries, Tensor):
+        _checks.int64(function, "num_tries", num_tries)
+        if num_tries.dim() != 0:
+            got = _checks.describe(num_tries)
+            raise value_error(function, "num_tries", "be an int or of shape []", got)
+        if num_tries.device.type == "cpu" and not torch.compiler.is_compiling():
+            _checks.integer(function, "num_tries", int(num_tries), minimum=1)
+        return num_tries.to(device)
+    num_tries = _checks.integer(function, "num_tries", num_tries, minimum=1)
+    return torch.tensor(num_tries, dtype=torch.int64, device=device)
 
 
 def log_uniform_sample(
@@ -100,17 +137,8 @@ def log_uniform_sample(
     name = "log_uniform_sample"
     num_samples = _checks.integer(name, "num_samples", num_samples, minimum=1)
     num_items, min_id = _checks.id_range(name, num_items, min_id)
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise type_error(
-            name, "generator", "be a torch.Generator or None", type(generator).__name__
-        )
-    if device is None:
-        device = generator.device if generator is not None else "cpu"
-    device = torch.device(device)
-    seed = torch.randint(reference.INT64_MAX, (), generator=generator, device=device)
-    use_reference = _backend.use_reference(backend, name, "log_uniform_sample", device.type)
-    # The reference looks at what it drew; on meta there are only shapes, which the operator knows.
-    if use_reference and device.type != "meta":
+    seed = seed_of(name, generator, device)
+    if runs_reference(backend, name, "log_uniform_sample", seed.device):
         return Candidates(
             *reference.log_uniform_sample(seed, num_samples, num_items, min_id, unique)
         )
@@ -161,17 +189,7 @@ def log_uniform_log_q(
     name = "log_uniform_log_q"
     _checks.int64(name, "ids", ids)
     num_items, min_id = _checks.id_range(name, num_items, min_id)
-    if isinstance(num_tries, Tensor):
-        _checks.int64(name, "num_tries", num_tries)
-        if num_tries.dim() != 0:
-            got = _checks.describe(num_tries)
-            raise value_error(name, "num_tries", "be an int or of shape []", got)
-        if num_tries.device.type == "cpu" and not torch.compiler.is_compiling():
-            _checks.integer(name, "num_tries", int(num_tries), minimum=1)
-        tries = num_tries.to(ids.device)
-    else:
-        num_tries = _checks.integer(name, "num_tries", num_tries, minimum=1)
-        tries = torch.tensor(num_tries, dtype=torch.int64, device=ids.device)
+    tries = tries_of(name, num_tries, ids.device)
     if _backend.use_reference(backend, name, "log_uniform_log_q", ids.device.type):
         _checks.ids_within(name, "ids", ids, min_id, num_items)
         return reference.log_uniform_log_q(ids, tries, num_items, min_id, unique)
@@ -181,3 +199,57 @@ def log_uniform_log_q(
         _checks.ids_within(name, "ids", ids, min_id, num_items)
         raise
     return log_q
+
+
+def log_uniform_draw(
+    targets: Tensor,
+    num_samples: int,
+    num_items: int,
+    *,
+    min_id: int = 0,
+    unique: bool = True,
+    generator: torch.Generator | None = None,
+    backend: str | None = None,
+) -> tuple[Candidates, Tensor]:
+    """Draw candidates and find ``log q`` of a batch's targets, in one call.
+
+    `log_uniform_sample` and `log_uniform_log_q` of ``targets``, at half of their overhead.
+
+    Parameters
+    ----------
+    targets : Tensor, int64, any shape
+        Items in ``[min_id, num_items)``. The candidates lie on their device.
+    num_samples, num_items, min_id, unique, generator, backend
+        As in `log_uniform_sample`.
+
+    Returns
+    -------
+    (Candidates, Tensor float32 like ``targets``)
+
+    Raises
+    ------
+    TypeError, ValueError
+        as the two functions.
+
+    Examples
+    --------
+    >>> candidates, target_log_q = log_uniform_draw(torch.tensor([1, 999]), 5, 1000, min_id=1)
+    >>> candidates.ids.shape, target_log_q.shape
+    (torch.Size([5]), torch.Size([2]))
+    """
+    name = "log_uniform_draw"
+    _checks.int64(name, "targets", targets)
+    num_samples = _checks.integer(name, "num_samples", num_samples, minimum=1)
+    num_items, min_id = _checks.id_range(name, num_items, min_id)
+    seed = seed_of(name, generator, targets.device)
+    arguments = (seed, targets, num_samples, num_items, min_id, unique)
+    if runs_reference(backend, name, "log_uniform_draw", targets.device):
+        _checks.ids_within(name, "targets", targets, min_id, num_items)
+        *drawn, target_log_q = reference.log_uniform_draw(*arguments)
+        return Candidates(*drawn), target_log_q
+    try:
+        *drawn, target_log_q = _ops.log_uniform_draw(*arguments)
+    except RuntimeError:
+        _checks.ids_within(name, "targets", targets, min_id, num_items)
+        raise
+    return Candidates(*drawn), target_log_q

@@ -5,6 +5,8 @@ Letters: N labelled positions, D width, V items (rows of the table, padding incl
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -112,9 +114,19 @@ def sampled_softmax_loss(
     cache.
 
     ``corrected=True`` is the correction of "Correcting the LogQ Correction" (RecSys 2025,
-    arXiv:2507.09331): the positive is always present, so it carries no log q;
-    ``loss = stopgrad(1 - P) (log Z - s_target)``, ``Z = sum_j e^(l_j)``,
-    ``P = e^(s_target) / (e^(s_target) + Z)``.
+    arXiv:2507.09331). The gradient of the full softmax is, with the probability ``P*`` of the
+    target and ``Z* = sum_{j != target} e^(s_j)``,
+
+        ``(1 - P*) (-ds_target + sum_{j != target} (e^(s_j) / Z*) ds_j)``,
+
+    and only ``Z*`` is not known: the target is there in every step, it is not sampled, so it gets
+    no log q. Over the candidates, ``Z = sum_j e^(s_j) / q_j`` has expectation ``Z*`` for every
+    sampler, since q is the expected count. In its place it gives
+
+        ``loss = stopgrad(1 - P) (log Z - s_target)``, ``P = e^(s_target) / (e^(s_target) + Z)``,
+
+    where ``log Z`` is the sum over ``e^(l_j)``, the paper's constant factor apart. The *gradient*
+    is that of the full softmax when all items are candidates; the value is no cross-entropy.
 
     Parameters
     ----------
@@ -167,8 +179,6 @@ def sampled_softmax_loss(
     (True, torch.Size([1000, 8]))
     """
     name = "sampled_softmax_loss"
-    if reduction not in ("mean", "sum", "none"):
-        raise value_error(name, "reduction", "be 'mean', 'sum' or 'none'", repr(reduction))
     hidden, arguments = _checks.sampled_arguments(
         name,
         hidden,
@@ -179,23 +189,134 @@ def sampled_softmax_loss(
         candidate_log_q,
         temperature,
     )
-    arguments = (*arguments, bool(remove_accidental_hits), bool(corrected))
-    differentiable = hidden, arguments[0]
-    if _backend.use_reference(
-        backend, name, "sampled_softmax_tile", hidden.device.type, differentiable
-    ):
+    arguments = (hidden, *arguments, bool(remove_accidental_hits), bool(corrected))
+    return _reduced("sampled_softmax", arguments, sparse_grad, reduction, backend)
+
+
+def sampled_bce_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    candidate_ids: Tensor,
+    *,
+    t: float = 0.0,
+    num_items: int | None = None,
+    target_log_q: Tensor | None = None,
+    candidate_log_q: Tensor | None = None,
+    temperature: float = 1.0,
+    remove_accidental_hits: bool = True,
+    sparse_grad: bool = False,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    """``beta softplus(-l_target) + sum_j softplus(l_j)``, ``l = hidden . weight / T - log q``.
+
+    Binary cross-entropy of the target (label 1) and the candidates (label 0), which all rows
+    share; ``softplus(x) = log(1 + e^x)``. With ``t > 0`` it is gBCE (Petrov & Macdonald, "gSASRec",
+    RecSys 2023): sampling shows a model too few negatives and makes it overconfident; the power
+    ``beta`` of the target's probability undoes that,
+
+        ``beta = alpha (t (1 - 1 / alpha) + 1 / alpha) = 1 - t (1 - alpha)``,
+        ``alpha = S / (num_items - 1)``, not above 1.
+
+    ``t = 0`` is plain BCE (beta = 1); ``t = 1`` calibrates fully (beta = alpha). As `l` is a score
+    without log q in the paper, give none; with ``target_log_q`` and ``candidate_log_q`` and
+    ``t = 0`` the loss is that of noise-contrastive estimation (Gutmann & Hyvärinen 2010).
+
+    The terms of a row are *summed*. The paper's code divides the row's sum by ``1 + S``.
+
+    Parameters
+    ----------
+    hidden, weight, targets, candidate_ids, target_log_q, candidate_log_q, temperature,
+    remove_accidental_hits
+        As in `sampled_logits`. Candidates with ``candidate_log_q = +inf`` are excluded, and do not
+        count in S. Accidental hits are excluded, but count.
+    t : float
+        Calibration, in [0, 1].
+    num_items : int, optional
+        Items that could be candidates, without padding; the rows V of ``weight`` by default. Only
+        with ``t > 0`` does it matter.
+    sparse_grad, reduction, backend
+        As in `sampled_softmax_loss`.
+
+    Returns
+    -------
+    Tensor, float32 (float64 for float64), [] or [N]
+
+    Raises
+    ------
+    TypeError
+        if a dtype is wrong.
+    ValueError
+        as `sampled_softmax_loss`; if ``t`` is outside [0, 1] or ``num_items`` below 2.
+
+    Notes
+    -----
+    Memory, autocast, NaN and derivatives as in `sampled_softmax_loss`. Of a row of which every
+    candidate is excluded the target's term remains. No host synchronisation.
+
+    Examples
+    --------
+    >>> hidden, weight = torch.zeros(1, 2), torch.zeros(9, 2)
+    >>> ids = torch.tensor([0]), torch.tensor([1, 2, 3, 4])
+    >>> sampled_bce_loss(hidden, weight, *ids)  # 5 log 2
+    tensor(3.4657)
+    >>> sampled_bce_loss(hidden, weight, *ids, t=1.0)  # alpha = 4 / 8: (1 / 2 + 4) log 2
+    tensor(3.1192)
+    """
+    name = "sampled_bce_loss"
+    hidden, arguments = _checks.sampled_arguments(
+        name,
+        hidden,
+        weight,
+        targets,
+        candidate_ids,
+        target_log_q,
+        candidate_log_q,
+        temperature,
+    )
+    t = _checks.fraction(name, "t", t)
+    if num_items is not None:
+        num_items = _checks.integer(name, "num_items", num_items, minimum=2)
+    beta = _beta(t, num_items or max(2, weight.shape[0]), candidate_ids, candidate_log_q)
+    arguments = (hidden, *arguments, bool(remove_accidental_hits), beta)
+    return _reduced("sampled_bce", arguments, sparse_grad, reduction, backend)
+
+
+def _beta(
+    t: float, num_items: int, candidate_ids: Tensor, candidate_log_q: Tensor | None
+) -> Tensor:
+    """``1 - t (1 - alpha)`` as a float64 tensor [], since the padding of candidates is on it."""
+    count = candidate_ids.shape[0]
+    if t == 0.0 or candidate_log_q is None:
+        beta = 1 - t * (1 - min(1.0, count / (num_items - 1)))
+        return torch.full((), beta, dtype=torch.float64, device=candidate_ids.device)
+    valid = (candidate_log_q != torch.inf).sum().double()
+    return 1 - t * (1 - (valid / (num_items - 1)).clamp(max=1.0))
+
+
+def _reduced(
+    loss: str, arguments: tuple[Any, ...], sparse_grad: bool, reduction: str, backend: str | None
+) -> Tensor:
+    """Run a loss over {target} and candidates by its operators or its reference, and reduce it."""
+    name = f"{loss}_loss"
+    if reduction not in ("mean", "sum", "none"):
+        raise value_error(name, "reduction", "be 'mean', 'sum' or 'none'", repr(reduction))
+    hidden, weight = arguments[:2]
+    differentiable = hidden, weight
+    if _backend.use_reference(backend, name, f"{loss}_tile", hidden.device.type, differentiable):
         if sparse_grad:
             hint = "Use backend='auto': it needs no native kernel either."
             raise value_error(name, "sparse_grad", "be False with the reference", True, hint)
-        rows: Tensor = reference.sampled_softmax_loss(hidden, *arguments)
+        rows: Tensor = getattr(reference, name)(*arguments)
         total = rows.sum()
     elif reduction == "none" or not (
         torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     ):
-        rows = _ops.sampled_softmax_rows(hidden, *arguments, sparse_grad)
+        rows = getattr(_ops, f"{loss}_rows")(*arguments, sparse_grad)
         total = rows.sum()
     else:
-        total = _ops.sampled_softmax_sum(hidden, *arguments, sparse_grad)[0]
+        total = getattr(_ops, f"{loss}_sum")(*arguments, sparse_grad)[0]
     if reduction == "none":
         return rows
     return total / max(1, hidden.shape[0]) if reduction == "mean" else total

@@ -7,10 +7,16 @@ tested against it.
 
 from __future__ import annotations
 
+from transformers4rec_ext.ops.reference.alias import alias_sample, alias_table
 from transformers4rec_ext.ops.reference.common import (
     accumulate_dtype,
     outside_autocast,
     rows_like,
+)
+from transformers4rec_ext.ops.reference.draws import (
+    INT64_MAX,
+    log_expected_count,
+    uniforms,
 )
 from transformers4rec_ext.ops.reference.items import (
     MISSED,
@@ -25,25 +31,31 @@ from transformers4rec_ext.ops.reference.items import (
     topk_tile,
 )
 from transformers4rec_ext.ops.reference.log_uniform import (
-    INT64_MAX,
     log_uniform_classes,
+    log_uniform_draw,
     log_uniform_log_q,
     log_uniform_sample,
-    uniforms,
 )
 from transformers4rec_ext.ops.reference.sampled import (
+    sampled_bce_loss,
+    sampled_bce_tile,
     sampled_logits,
     sampled_logits_tile,
     sampled_softmax_loss,
     sampled_softmax_tile,
 )
+from transformers4rec_ext.ops.reference.uniform import uniform_sample
 
 __all__ = [
     "INT64_MAX",
     "MISSED",
     "accumulate_dtype",
+    "alias_sample",
+    "alias_table",
     "linear_cross_entropy",
+    "log_expected_count",
     "log_uniform_classes",
+    "log_uniform_draw",
     "log_uniform_log_q",
     "log_uniform_sample",
     "logsumexp_tile",
@@ -52,6 +64,8 @@ __all__ = [
     "pair_scores",
     "rank_tile",
     "rows_like",
+    "sampled_bce_loss",
+    "sampled_bce_tile",
     "sampled_logits",
     "sampled_logits_tile",
     "sampled_softmax_loss",
@@ -60,5 +74,6 @@ __all__ = [
     "target_rank",
     "topk_items",
     "topk_tile",
+    "uniform_sample",
     "uniforms",
 ]

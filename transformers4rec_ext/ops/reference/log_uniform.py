@@ -1,4 +1,4 @@
-"""The log-uniform law: uniforms of a seed, inverse CDF, candidates and their expected counts.
+"""The log-uniform law: inverse CDF, candidates and their expected counts.
 
 The native kernels agree with these formulas bit for bit in the ids, to float32 rounding in log q.
 """
@@ -10,13 +10,12 @@ import math
 import torch
 from torch import Tensor
 
-INT64_MAX = 2**63 - 1
-
-# splitmix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014);
-# the constants are written as the signed 64-bit integers that torch multiplies with.
-_GAMMA = 0x9E3779B97F4A7C15 - 2**64
-_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
-_MIX_2 = 0x94D049BB133111EB - 2**64
+from transformers4rec_ext.ops.reference.draws import (
+    INT64_MAX,
+    draw_distinct,
+    log_expected_count,
+    uniforms,
+)
 
 # (e^r - 1) / r on |r| <= ln(2) / 2 by a Chebyshev fit, relative error 2e-17 before rounding;
 # ln 2 in two parts, so that k * LN2_HIGH is exact
@@ -36,24 +35,6 @@ _EXPM1_COEFFICIENTS = [
 _LN2_HIGH = float.fromhex("0x1.62e42feep-1")
 _LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
 _LOG2_E = float.fromhex("0x1.71547652b82fep+0")
-
-
-def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Shift int64 right as if it were unsigned."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def uniforms(seed: Tensor, start: int, count: int) -> Tensor:
-    """``u_i = (splitmix64(seed, i) >> 11) 2^-53``, ``start <= i < start + count``: in [0, 1).
-
-    53 bits, because 24-bit uniforms cannot reach the tail of a 10M catalogue.
-    """
-    index = torch.arange(start + 1, start + count + 1, dtype=torch.int64, device=seed.device)
-    x = seed + index * _GAMMA
-    x = (x ^ _shift_right(x, 30)) * _MIX_1
-    x = (x ^ _shift_right(x, 27)) * _MIX_2
-    x = x ^ _shift_right(x, 31)
-    return _shift_right(x, 11).to(torch.float64) * 2.0**-53
 
 
 def _polynomial(coefficients: list[float], x: Tensor) -> Tensor:
@@ -95,23 +76,7 @@ def log_uniform_log_q(
     """
     classes = (ids - min_id).to(torch.float64)
     p = torch.log1p(1.0 / (classes + 1.0)) / math.log1p(num_items - min_id)
-    tries = num_tries.to(torch.float64)
-    if not unique:
-        return (torch.log(p) + torch.log(tries)).to(torch.float32)
-    log_absent = tries * torch.log1p(-p)  # log (1 - p)^M
-    # log(1 - e^y): log(-expm1(y)) near y = 0, log1p(-e^y) far from it (Maechler 2012, "log1mexp")
-    near = torch.log(-torch.expm1(log_absent))
-    far = torch.log1p(-torch.exp(log_absent))
-    # adding +0 turns the -0 of a certain item into 0
-    return torch.where(log_absent > -math.log(2.0), near, far).to(torch.float32) + 0.0
-
-
-def _first_distinct(classes: Tensor) -> Tensor:
-    """Positions at which a class appears for the first time, ascending."""
-    values, inverse = torch.unique(classes, return_inverse=True)
-    positions = torch.arange(classes.numel(), device=classes.device)
-    first = torch.full_like(values, classes.numel())
-    return first.scatter_reduce_(0, inverse, positions, "amin").sort().values
+    return log_expected_count(p, num_tries, unique)
 
 
 def log_uniform_sample(
@@ -128,14 +93,11 @@ def log_uniform_sample(
         classes = torch.arange(num_classes, device=seed.device)
         tries = INT64_MAX
     elif unique:
-        drawn = first = torch.empty(0, dtype=torch.int64, device=seed.device)
-        while first.numel() < num_samples:
-            more = uniforms(seed, drawn.numel(), max(drawn.numel(), 2 * num_samples))
-            drawn = torch.cat([drawn, log_uniform_classes(more, num_classes)])
-            first = _first_distinct(drawn)
-        first = first[:num_samples]
-        classes = drawn[first]
-        tries = int(first[-1]) + 1
+        classes, tries = draw_distinct(
+            lambda start, count: log_uniform_classes(uniforms(seed, start, count), num_classes),
+            num_samples,
+            seed.device,
+        )
     else:
         classes = log_uniform_classes(uniforms(seed, 0, num_samples), num_classes)
         tries = num_samples
@@ -144,3 +106,12 @@ def log_uniform_sample(
     log_q = log_uniform_log_q(ids, num_tries, num_items, min_id, unique)
     count = torch.tensor(ids.numel(), dtype=torch.int64, device=seed.device)
     return ids, log_q, num_tries, count
+
+
+def log_uniform_draw(
+    seed: Tensor, targets: Tensor, num_samples: int, num_items: int, min_id: int, unique: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Draw candidates as `log_uniform_sample`; also ``log q`` of the targets, under their M."""
+    ids, log_q, num_tries, count = log_uniform_sample(seed, num_samples, num_items, min_id, unique)
+    target_log_q = log_uniform_log_q(targets, num_tries, num_items, min_id, unique)
+    return ids, log_q, num_tries, count, target_log_q

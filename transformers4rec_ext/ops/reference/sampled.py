@@ -1,4 +1,4 @@
-"""Sampled softmax over {target} + candidates: logits, loss, and one tile of rows of each."""
+"""Losses over {target} + candidates: logits, softmax, binary cross-entropy; a tile of each."""
 
 from __future__ import annotations
 
@@ -122,6 +122,70 @@ def sampled_softmax_tile(
         scale = 1.0 / temperature if row_grad is None else (row_grad / temperature)[:, None]
         scores.copy_(probabilities[:, 1:] * scale)
         target_grad.copy_((absent[:, None] * scale).squeeze(1).neg())
+
+
+@outside_autocast
+def sampled_bce_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    candidate_ids: Tensor,
+    target_log_q: Tensor | None,
+    candidate_log_q: Tensor | None,
+    temperature: float,
+    remove_accidental_hits: bool,
+    beta: Tensor,
+) -> Tensor:
+    """``beta softplus(-l_target) + sum_j softplus(l_j)`` per row [N]; materialises [N, 1+S].
+
+    An excluded candidate (l = -inf) adds 0. ``softplus(x) = -log sigmoid(-x)``.
+    """
+    logits = sampled_logits(
+        hidden,
+        weight,
+        targets,
+        candidate_ids,
+        target_log_q,
+        candidate_log_q,
+        temperature,
+        remove_accidental_hits,
+    )
+    log_p = torch.nn.functional.logsigmoid(torch.cat([logits[:, :1], -logits[:, 1:]], dim=1))
+    return -beta.to(log_p.dtype) * log_p[:, 0] - log_p[:, 1:].sum(dim=1)
+
+
+def sampled_bce_tile(
+    scores: Tensor,
+    target_scores: Tensor,
+    targets: Tensor,
+    sorted_ids: Tensor | None,
+    order: Tensor | None,
+    target_log_q: Tensor | None,
+    candidate_log_q: Tensor | None,
+    temperature: float,
+    beta: Tensor,
+    row_grad: Tensor | None,
+    with_grad: bool,
+    loss: Tensor,
+    target_grad: Tensor,
+) -> None:
+    """One tile of rows, as `sampled_softmax_tile`; ``beta`` [] weighs the target's term."""
+    candidates = scores / temperature
+    if candidate_log_q is not None:
+        candidates = candidates - candidate_log_q
+    if sorted_ids is not None and order is not None:
+        candidate_ids = torch.empty_like(sorted_ids).scatter_(0, order, sorted_ids)
+        candidates.masked_fill_(candidate_ids == targets[:, None], -math.inf)
+    target = target_scores / temperature
+    if target_log_q is not None:
+        target = target - target_log_q
+    log_p = torch.nn.functional.logsigmoid(torch.cat([target[:, None], -candidates], dim=1))
+    loss.copy_(-beta * log_p[:, 0] - log_p[:, 1:].sum(dim=1))
+    if with_grad:
+        scale = torch.ones_like(target) if row_grad is None else row_grad
+        scale = scale / temperature
+        scores.copy_(torch.sigmoid(candidates) * scale[:, None])
+        target_grad.copy_(-beta * torch.sigmoid(-target) * scale)
 
 
 def sampled_logits_tile(

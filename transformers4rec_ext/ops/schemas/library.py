@@ -39,9 +39,8 @@ def autograd(name: str, backward: Any, setup_context: Any) -> None:
 def no_second_derivative(ctx: Any, *grads: Tensor | None) -> None:
     """Refuse to differentiate a gradient, in words."""
     raise RuntimeError(
-        "transformers4rec_ext: a second derivative was asked for; sampled_logits and "
-        "sampled_softmax_loss have none. Use backend='reference', which autograd differentiates "
-        "as often as you like."
+        "transformers4rec_ext: a second derivative was asked for; sampled logits and losses have "
+        "none. Use backend='reference', which autograd differentiates as often as you like."
     )
 
 

@@ -9,9 +9,10 @@ from transformers4rec_ext.ops import reference
 from transformers4rec_ext.ops.schemas.library import define
 
 
-def _log_uniform_sample_fake(
+def sample_fake(
     seed: Tensor, num_samples: int, num_items: int, min_id: int, unique: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Give the shapes of candidates drawn from a range: ids, log_q, num_tries, count."""
     size = min(num_samples, num_items - min_id) if unique else num_samples
     return (
         seed.new_empty(size),
@@ -21,15 +22,31 @@ def _log_uniform_sample_fake(
     )
 
 
+def _check_range(ids: Tensor, num_items: int, min_id: int) -> None:
+    # as the kernel does; `functional` makes an error of it that says more
+    on_cpu = ids.device.type == "cpu"
+    if on_cpu and ids.numel() and not bool(((ids >= min_id) & (ids < num_items)).all()):
+        raise RuntimeError("log_uniform_log_q: an id is out of range")
+
+
+def _log_uniform_draw(
+    seed: Tensor, targets: Tensor, num_samples: int, num_items: int, min_id: int, unique: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    _check_range(targets, num_items, min_id)
+    return reference.log_uniform_draw(seed, targets, num_samples, num_items, min_id, unique)
+
+
+def _log_uniform_draw_fake(
+    seed: Tensor, targets: Tensor, num_samples: int, num_items: int, min_id: int, unique: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    drawn = sample_fake(seed, num_samples, num_items, min_id, unique)
+    return *drawn, torch.empty_like(targets, dtype=torch.float32)
+
+
 def _log_uniform_log_q(
     ids: Tensor, num_tries: Tensor, num_items: int, min_id: int, unique: bool
 ) -> Tensor:
-    if (
-        ids.device.type == "cpu"
-        and ids.numel()
-        and not bool(((ids >= min_id) & (ids < num_items)).all())
-    ):
-        raise RuntimeError("log_uniform_log_q: an id is out of range")
+    _check_range(ids, num_items, min_id)
     return reference.log_uniform_log_q(ids, num_tries, num_items, min_id, unique)
 
 
@@ -37,7 +54,7 @@ define(
     "log_uniform_sample(Tensor seed, int num_samples, int num_items, int min_id, bool unique) "
     "-> (Tensor ids, Tensor log_q, Tensor num_tries, Tensor count)",
     reference.log_uniform_sample,
-    _log_uniform_sample_fake,
+    sample_fake,
 )
 define(
     "log_uniform_log_q(Tensor ids, Tensor num_tries, int num_items, int min_id, bool unique) "
@@ -46,4 +63,11 @@ define(
     lambda ids, num_tries, num_items, min_id, unique: torch.empty(
         ids.shape, dtype=torch.float32, device=ids.device
     ),
+)
+define(
+    "log_uniform_draw(Tensor seed, Tensor targets, int num_samples, int num_items, int min_id, "
+    "bool unique) -> (Tensor ids, Tensor log_q, Tensor num_tries, Tensor count, "
+    "Tensor target_log_q)",
+    _log_uniform_draw,
+    _log_uniform_draw_fake,
 )

@@ -1,4 +1,4 @@
-"""Sampled logits and sampled softmax: schemas, implementations, fakes, autograd formulas."""
+"""Sampled logits and losses: schemas, implementations, fakes, autograd formulas."""
 
 from __future__ import annotations
 
@@ -27,13 +27,6 @@ _TILE = (
     "float temperature"
 )
 
-define(
-    f"sampled_softmax_tile(Tensor(a!) scores, Tensor target_scores, Tensor targets, {_TILE}, "
-    "bool corrected, Tensor? row_grad, bool with_grad, Tensor(b!) loss, Tensor(c!) target_grad) "
-    "-> ()",
-    reference.sampled_softmax_tile,
-    lambda *args: None,
-)
 define(
     f"sampled_logits_tile(Tensor(a!) logits, Tensor targets, {_TILE}) -> ()",
     reference.sampled_logits_tile,
@@ -72,14 +65,18 @@ def _sampled_logits_fake(
 
 
 def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.save_for_backward(*inputs[:6])
-    ctx.options = inputs[6:]
+    ctx.save_for_backward(*(x if isinstance(x, Tensor) else None for x in inputs))
+    ctx.others = [None if isinstance(x, Tensor) else x for x in inputs]
+
+
+def _saved_inputs(ctx: Any) -> list[Any]:
+    return [a if a is not None else b for a, b in zip(ctx.saved_tensors, ctx.others, strict=True)]
 
 
 def _sampled_logits_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    hidden, weight, targets, ids, _, _ = ctx.saved_tensors
+    hidden, weight, targets, ids, _, _, *options = _saved_inputs(ctx)
     grad_hidden, rows = operators.sampled_logits_backward(
-        grad, hidden, weight, targets, ids, *ctx.options
+        grad, hidden, weight, targets, ids, *options
     )
     grad_weight = None
     if ctx.needs_input_grad[1]:
@@ -101,55 +98,14 @@ define(
 autograd("sampled_logits_backward", no_second_derivative, save_nothing)
 
 
-def _rows(*inputs: Any) -> Tensor:
-    return tiles.sampled_softmax(*inputs[:9], with_grad=False)[0]
-
-
-def _rows_backward(ctx: Any, row_grad: Tensor) -> tuple[Any, ...]:
-    hidden, weight, targets, ids, _, _ = saved = ctx.saved_tensors
-    *options, sparse_grad = ctx.options
-    grad_hidden, rows = operators.sampled_softmax_backward(row_grad, *saved, *options)
-    grad_weight = None
-    if ctx.needs_input_grad[1]:
-        grad_weight = _scatter_rows(weight, targets, ids, rows, sparse_grad)
-    return grad_hidden.to(hidden.dtype), grad_weight, *([None] * 8)
-
-
-def _rows_fake(hidden: Tensor, *_: Any) -> Tensor:
-    return hidden.new_empty(hidden.shape[0], dtype=reference.accumulate_dtype(hidden.dtype))
-
-
-define(
-    f"sampled_softmax_rows({_INPUTS}, bool corrected, bool sparse_grad) -> Tensor",
-    _rows,
-    _rows_fake,
-)
-autograd("sampled_softmax_rows", _rows_backward, _save_inputs)
-
-
-def _backward(row_grad: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
-    _, grad_hidden, rows = tiles.sampled_softmax(*inputs, row_grad=row_grad, with_grad=True)
-    return grad_hidden, rows
-
-
 def _backward_fake(
     row_grad: Tensor, hidden: Tensor, weight: Tensor, targets: Tensor, ids: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor]:
     return _gradients_fake(hidden, targets.shape[0] + ids.shape[0])
 
 
-define(
-    f"sampled_softmax_backward(Tensor row_grad, {_INPUTS}, bool corrected) "
-    "-> (Tensor grad_hidden, Tensor grad_rows)",
-    _backward,
-    _backward_fake,
-)
-autograd("sampled_softmax_backward", no_second_derivative, save_nothing)
-
-
-def _sum(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-    loss, grad_hidden, rows = tiles.sampled_softmax(*inputs[:9], with_grad=True)
-    return loss.sum(), grad_hidden, rows
+def _rows_fake(hidden: Tensor, *_: Any) -> Tensor:
+    return hidden.new_empty(hidden.shape[0], dtype=reference.accumulate_dtype(hidden.dtype))
 
 
 def _sum_fake(
@@ -182,10 +138,56 @@ def _sum_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
     return grad_hidden.to(ctx.hidden_dtype), grad_weight, *([None] * 8)
 
 
-define(
-    f"sampled_softmax_sum({_INPUTS}, bool corrected, bool sparse_grad) "
-    "-> (Tensor loss, Tensor grad_hidden, Tensor grad_rows)",
-    _sum,
-    _sum_fake,
-)
-autograd("sampled_softmax_sum", _sum_backward, _save_gradients)
+def _define_loss(loss: str, option: str, reference_tile: Any) -> None:
+    """Define a loss over {target} + candidates: its tile, rows [N], their backward, and the sum.
+
+    ``option`` is what the tile takes besides; the rest is the same for all of them.
+    """
+    define(
+        f"{loss}_tile(Tensor(a!) scores, Tensor target_scores, Tensor targets, {_TILE}, "
+        f"{option}, Tensor? row_grad, bool with_grad, Tensor(b!) loss, Tensor(c!) target_grad) "
+        "-> ()",
+        reference_tile,
+        lambda *args: None,
+    )
+    tile_op = getattr(operators, f"{loss}_tile")
+    backward_op = f"{loss}_backward"
+
+    def rows(*inputs: Any) -> Tensor:
+        return tiles.sampled_loss(tile_op, *inputs[:9], with_grad=False)[0]
+
+    def rows_backward(ctx: Any, row_grad: Tensor) -> tuple[Any, ...]:
+        *inputs, sparse_grad = _saved_inputs(ctx)
+        hidden, weight, targets, ids = inputs[:4]
+        grad_hidden, touched = getattr(operators, backward_op)(row_grad, *inputs)
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            grad_weight = _scatter_rows(weight, targets, ids, touched, sparse_grad)
+        return grad_hidden.to(hidden.dtype), grad_weight, *([None] * 8)
+
+    def backward(row_grad: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
+        return tiles.sampled_loss(tile_op, *inputs, row_grad=row_grad, with_grad=True)[1:]
+
+    def total(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        losses, grad_hidden, touched = tiles.sampled_loss(tile_op, *inputs[:9], with_grad=True)
+        return losses.sum(), grad_hidden, touched
+
+    define(f"{loss}_rows({_INPUTS}, {option}, bool sparse_grad) -> Tensor", rows, _rows_fake)
+    autograd(f"{loss}_rows", rows_backward, _save_inputs)
+    gradients = "Tensor grad_hidden, Tensor grad_rows"
+    define(
+        f"{backward_op}(Tensor row_grad, {_INPUTS}, {option}) -> ({gradients})",
+        backward,
+        _backward_fake,
+    )
+    autograd(backward_op, no_second_derivative, save_nothing)
+    define(
+        f"{loss}_sum({_INPUTS}, {option}, bool sparse_grad) -> (Tensor loss, {gradients})",
+        total,
+        _sum_fake,
+    )
+    autograd(f"{loss}_sum", _sum_backward, _save_gradients)
+
+
+_define_loss("sampled_softmax", "bool corrected", reference.sampled_softmax_tile)
+_define_loss("sampled_bce", "Tensor beta", reference.sampled_bce_tile)

@@ -7,6 +7,8 @@ S].
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -46,7 +48,8 @@ def _widen(log_q: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 @outside_autocast
-def sampled_softmax(
+def sampled_loss(
+    tile_op: Any,
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
@@ -55,14 +58,16 @@ def sampled_softmax(
     candidate_log_q: Tensor | None,
     temperature: float,
     remove_accidental_hits: bool,
-    corrected: bool,
+    option: bool | Tensor,
     *,
     row_grad: Tensor | None = None,
     with_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Losses [N] and, if asked, gradients of hidden [N, D] and of the touched rows [N+S, D].
 
-    The rows are those of the targets, then of the candidates.
+    ``tile_op`` is the loss: ``sampled_softmax_tile`` with ``option`` corrected, or
+    ``sampled_bce_tile`` with ``option`` beta. The rows are those of the targets, then of the
+    candidates.
     All in the accumulation dtype; the gradients are those of ``sum(row_grad * loss)``.
     """
     wide = accumulate_dtype(hidden.dtype)
@@ -77,6 +82,7 @@ def sampled_softmax(
     target_log_q = _widen(target_log_q, wide)
     candidate_log_q = _widen(candidate_log_q, wide)
     row_grad = _widen(row_grad, wide)
+    option = option.to(wide) if isinstance(option, Tensor) else option
 
     loss = hidden.new_empty(num_rows)
     target_grad = hidden.new_empty(num_rows)
@@ -88,7 +94,7 @@ def sampled_softmax(
         rows = slice(begin, min(begin + step, num_rows))
         scores = tile[: rows.stop - begin]
         torch.mm(hidden[rows], candidate_rows.T, out=scores)
-        _ops.sampled_softmax_tile(
+        tile_op(
             scores,
             target_scores[rows],
             targets[rows],
@@ -97,7 +103,7 @@ def sampled_softmax(
             None if target_log_q is None else target_log_q[rows],
             candidate_log_q,
             temperature,
-            corrected,
+            option,
             None if row_grad is None else row_grad[rows],
             with_grad,
             loss[rows],
