@@ -13,6 +13,7 @@ from benchmarks import cases, timing
 from benchmarks.peers import tensorflow_peer
 from benchmarks.peers.upstream import UpstreamSampler
 from transformers4rec_ext import functional
+from transformers4rec_ext.samplers import LogUniformSampler
 
 THREADS = 1
 LARGEST_UPSTREAM = 10_000_000  # its torch.multinomial refuses more than 2^24 items
@@ -32,7 +33,12 @@ def providers(case: cases.SamplerCase, tf: Any) -> dict[str, Callable[[], Any]]:
 
         return run
 
-    found: dict[str, Callable[[], Any]] = {"fused": ours("fused"), "reference": ours("reference")}
+    sampler = LogUniformSampler(case.samples, case.items)
+    found: dict[str, Callable[[], Any]] = {
+        "fused": ours("fused"),
+        "one call": lambda: sampler.draw(targets),
+        "reference": ours("reference"),
+    }
     if tf is not None:
         labels = tf.constant(values[:, None])
         found["tensorflow"] = lambda: tf.random.log_uniform_candidate_sampler(

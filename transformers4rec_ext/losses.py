@@ -1,27 +1,92 @@
-"""Losses as modules: sampled softmax, and a smoothed cross-entropy that knows excluded classes."""
+"""Losses as modules: sampled softmax, gBCE, and a smoothed cross-entropy over some classes."""
 
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 import torch
 
-from transformers4rec_ext import functional
+from transformers4rec_ext import _checks, functional
 from transformers4rec_ext._errors import type_error, value_error
-from transformers4rec_ext.functional import Candidates
+from transformers4rec_ext.samplers import CandidateSampler
 
 REDUCTIONS = ("mean", "sum", "none")
 
 
-class Sampler(Protocol):
-    """What :class:`SampledSoftmaxLoss` needs of a sampler."""
+class CandidateLoss(torch.nn.Module):
+    """A loss over {target} + candidates, called as ``loss(hidden, weight, targets)``.
 
-    def draw(self, targets: torch.Tensor) -> tuple[Candidates, torch.Tensor]:
-        """Return candidates for a batch and ``log q`` of its targets."""
+    The base of :class:`SampledSoftmaxLoss` and :class:`GBCELoss`. It reads hidden states and the
+    item table, not logits, which never exist; ``NextItemPredictionTask(loss=...)`` knows that.
+
+    Parameters
+    ----------
+    sampler : CandidateSampler
+        Any of :mod:`transformers4rec_ext.samplers`, or a class of your own with the one method
+        ``draw``.
+    temperature : float
+        T, above zero. It divides the score, never ``log q``.
+    remove_accidental_hits : bool
+        Exclude a candidate that equals the row's target.
+    sparse_grad : bool
+        Give ``weight`` a sparse COO gradient over the touched rows.
+    reduction : {"mean", "sum", "none"}
+    """
+
+    def __init__(
+        self,
+        sampler: CandidateSampler,
+        *,
+        temperature: float,
+        remove_accidental_hits: bool,
+        sparse_grad: bool,
+        reduction: str,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if not isinstance(sampler, CandidateSampler):
+            raise type_error(name, "sampler", "have a method draw(targets)", type(sampler).__name__)
+        if isinstance(temperature, bool) or not isinstance(temperature, int | float):
+            raise type_error(name, "temperature", "be a number", type(temperature).__name__)
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise value_error(name, "temperature", "be finite and above 0", temperature)
+        self.sampler = sampler
+        self.temperature = float(temperature)
+        self.remove_accidental_hits = _flag(name, "remove_accidental_hits", remove_accidental_hits)
+        self.sparse_grad = _flag(name, "sparse_grad", sparse_grad)
+        if reduction not in REDUCTIONS:
+            raise value_error(name, "reduction", f"be one of {REDUCTIONS}", repr(reduction))
+        self.reduction = reduction
+
+    def forward(
+        self, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the loss of ``hidden`` [N, D] for ``targets`` [N] among rows of ``weight`` [V, D].
+
+        Returns float32, a scalar unless ``reduction="none"`` ([N]). N = 0 gives 0 with gradient.
+        """
+        raise NotImplementedError
+
+    def over_all_items(self, scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return what the loss is when every item is a candidate: of testing, which never samples.
+
+        Parameters
+        ----------
+        scores : Tensor, floating, [N, V]
+            ``hidden . weight``; the temperature divides them here.
+        targets : Tensor, int64, [N]
+        """
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """Describe the loss inside ``repr`` of a model."""
+        return (
+            f"temperature={self.temperature}, sparse_grad={self.sparse_grad}, "
+            f"reduction={self.reduction!r}"
+        )
 
 
-class SampledSoftmaxLoss(torch.nn.Module):
+class SampledSoftmaxLoss(CandidateLoss):
     """``-log softmax(s / T - log q)[target]`` over {target} and candidates drawn anew per call.
 
     The module form of :func:`transformers4rec_ext.functional.sampled_softmax_loss` with a sampler;
@@ -29,17 +94,10 @@ class SampledSoftmaxLoss(torch.nn.Module):
 
     Parameters
     ----------
-    sampler : module with ``draw(targets) -> (Candidates, target_log_q)``
-        For example :class:`transformers4rec_ext.samplers.LogUniformSampler`.
-    temperature : float
-        T, above zero. It divides the score, never ``log q``.
-    remove_accidental_hits : bool
-        Exclude a candidate that equals the row's target.
+    sampler, temperature, remove_accidental_hits, sparse_grad, reduction
+        As for :class:`CandidateLoss`.
     corrected : bool
         Use the correction in which the target is not taken as sampled.
-    sparse_grad : bool
-        Give ``weight`` a sparse COO gradient over the touched rows.
-    reduction : {"mean", "sum", "none"}
 
     Raises
     ------
@@ -57,7 +115,7 @@ class SampledSoftmaxLoss(torch.nn.Module):
 
     def __init__(
         self,
-        sampler: Sampler,
+        sampler: CandidateSampler,
         *,
         temperature: float = 1.0,
         remove_accidental_hits: bool = True,
@@ -65,38 +123,19 @@ class SampledSoftmaxLoss(torch.nn.Module):
         sparse_grad: bool = False,
         reduction: str = "mean",
     ) -> None:
-        super().__init__()
-        name = "SampledSoftmaxLoss"
-        if not callable(getattr(sampler, "draw", None)):
-            raise type_error(name, "sampler", "have a method draw(targets)", type(sampler).__name__)
-        if isinstance(temperature, bool) or not isinstance(temperature, int | float):
-            raise type_error(name, "temperature", "be a number", type(temperature).__name__)
-        if not (math.isfinite(temperature) and temperature > 0):
-            raise value_error(name, "temperature", "be finite and above 0", temperature)
-        flags = {
-            "remove_accidental_hits": remove_accidental_hits,
-            "corrected": corrected,
-            "sparse_grad": sparse_grad,
-        }
-        for argument, flag in flags.items():
-            if not isinstance(flag, bool):
-                raise type_error(name, argument, "be a bool", type(flag).__name__)
-        if reduction not in REDUCTIONS:
-            raise value_error(name, "reduction", f"be one of {REDUCTIONS}", repr(reduction))
-        self.sampler = sampler
-        self.temperature = float(temperature)
-        self.remove_accidental_hits = remove_accidental_hits
-        self.corrected = corrected
-        self.sparse_grad = sparse_grad
-        self.reduction = reduction
+        super().__init__(
+            sampler,
+            temperature=temperature,
+            remove_accidental_hits=remove_accidental_hits,
+            sparse_grad=sparse_grad,
+            reduction=reduction,
+        )
+        self.corrected = _flag("SampledSoftmaxLoss", "corrected", corrected)
 
     def forward(
         self, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
     ) -> torch.Tensor:
-        """Return the loss of ``hidden`` [N, D] for ``targets`` [N] among rows of ``weight`` [V, D].
-
-        Returns float32, a scalar unless ``reduction="none"`` ([N]). N = 0 gives 0 with gradient.
-        """
+        """Return the loss, see :meth:`CandidateLoss.forward`."""
         candidates, target_log_q = self.sampler.draw(targets)
         return functional.sampled_softmax_loss(
             hidden,
@@ -112,12 +151,109 @@ class SampledSoftmaxLoss(torch.nn.Module):
             reduction=self.reduction,
         )
 
+    def over_all_items(self, scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the cross-entropy of ``scores / T``, see :meth:`CandidateLoss.over_all_items`."""
+        scores = scores / self.temperature
+        return torch.nn.functional.cross_entropy(scores, targets, reduction=self.reduction)
+
     def extra_repr(self) -> str:
         """Describe the loss inside ``repr`` of a model."""
-        return (
-            f"temperature={self.temperature}, corrected={self.corrected}, "
-            f"sparse_grad={self.sparse_grad}, reduction={self.reduction!r}"
+        return f"{super().extra_repr()}, corrected={self.corrected}"
+
+
+class GBCELoss(CandidateLoss):
+    """Binary cross-entropy against shared candidates, calibrated for their number (gSASRec).
+
+    ``beta softplus(-s_target) + sum_j softplus(s_j)``, ``beta = 1 - t (1 - S / (V - 1))``: the
+    module form of :func:`transformers4rec_ext.functional.sampled_bce_loss` with a sampler. It is
+    made for candidates that are drawn uniformly; ``log q`` is not used. A row's terms are summed:
+    divide by ``1 + S`` for the scale of the paper's code.
+
+    Parameters
+    ----------
+    sampler : CandidateSampler
+        For gSASRec a :class:`~transformers4rec_ext.samplers.UniformSampler`.
+    t : float
+        Calibration in [0, 1]; 0 is plain binary cross-entropy (SASRec's, with more negatives).
+    num_items : int, optional
+        Items V that could be candidates; by default the rows of the table from the sampler's
+        ``min_id`` on.
+    temperature, remove_accidental_hits, sparse_grad, reduction
+        As for :class:`CandidateLoss`.
+
+    Raises
+    ------
+    TypeError    if ``sampler`` has no ``draw`` or an argument is of the wrong type.
+    ValueError   if ``t`` is outside [0, 1], ``num_items`` below 2, ``temperature`` is not a
+                 positive finite number or ``reduction`` is unknown.
+
+    Examples
+    --------
+    >>> from transformers4rec_ext.samplers import UniformSampler
+    >>> criterion = GBCELoss(UniformSampler(20, max_id=100, min_id=1), t=0.75)
+    >>> hidden, weight = torch.randn(4, 8), torch.randn(100, 8, requires_grad=True)
+    >>> criterion(hidden, weight, torch.tensor([3, 7, 1, 99])).shape
+    torch.Size([])
+    """
+
+    def __init__(
+        self,
+        sampler: CandidateSampler,
+        t: float = 0.75,
+        *,
+        num_items: int | None = None,
+        temperature: float = 1.0,
+        remove_accidental_hits: bool = True,
+        sparse_grad: bool = False,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(
+            sampler,
+            temperature=temperature,
+            remove_accidental_hits=remove_accidental_hits,
+            sparse_grad=sparse_grad,
+            reduction=reduction,
         )
+        self.t = _checks.fraction("GBCELoss", "t", t)
+        if num_items is not None:
+            num_items = _checks.integer("GBCELoss", "num_items", num_items, minimum=2)
+        self.num_items = num_items
+
+    def forward(
+        self, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the loss, see :meth:`CandidateLoss.forward`."""
+        candidates, _ = self.sampler.draw(targets)
+        padding = candidates.log_q == torch.inf
+        min_id = getattr(self.sampler, "min_id", 0)
+        return functional.sampled_bce_loss(
+            hidden,
+            weight,
+            targets,
+            candidates.ids,
+            t=self.t,
+            num_items=self.num_items or max(2, weight.shape[0] - min_id),
+            candidate_log_q=torch.where(padding, candidates.log_q, 0.0),
+            temperature=self.temperature,
+            remove_accidental_hits=self.remove_accidental_hits,
+            sparse_grad=self.sparse_grad,
+            reduction=self.reduction,
+        )
+
+    def over_all_items(self, scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the binary cross-entropy over all items, see :meth:`CandidateLoss.over_all_items`.
+
+        Then ``alpha = 1`` and ``beta = 1``, whatever ``t``.
+        """
+        scores = scores / self.temperature
+        own = scores.gather(1, targets[:, None]).squeeze(1)
+        # softplus(-s) = softplus(s) - s: no row of labels is needed
+        losses = torch.nn.functional.softplus(scores).sum(dim=1) - own
+        return _reduce(losses, self.reduction)
+
+    def extra_repr(self) -> str:
+        """Describe the loss inside ``repr`` of a model."""
+        return f"t={self.t}, num_items={self.num_items}, {super().extra_repr()}"
 
 
 def smoothed_cross_entropy(
@@ -142,6 +278,16 @@ def smoothed_cross_entropy(
     uniform = -log_p.masked_fill(excluded, 0.0).sum(dim=-1) / kept
     hard = -log_p.gather(1, labels.unsqueeze(1)).squeeze(1)
     loss = (1 - label_smoothing) * hard + label_smoothing * uniform
+    return _reduce(loss, reduction)
+
+
+def _reduce(losses: torch.Tensor, reduction: str) -> torch.Tensor:
     if reduction == "none":
-        return loss
-    return loss.mean() if reduction == "mean" else loss.sum()
+        return losses
+    return losses.mean() if reduction == "mean" else losses.sum()
+
+
+def _flag(function: str, argument: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise type_error(function, argument, "be a bool", type(value).__name__)
+    return value

@@ -7,8 +7,13 @@ import torch
 import torch.nn.functional as F
 
 from transformers4rec_ext import functional
-from transformers4rec_ext.losses import SampledSoftmaxLoss, smoothed_cross_entropy
-from transformers4rec_ext.samplers import LogUniformSampler
+from transformers4rec_ext.losses import (
+    CandidateLoss,
+    GBCELoss,
+    SampledSoftmaxLoss,
+    smoothed_cross_entropy,
+)
+from transformers4rec_ext.samplers import InBatchSampler, LogUniformSampler, UniformSampler
 
 
 def tensors() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -83,6 +88,76 @@ def test_loss_is_float32_in_bfloat16() -> None:
     assert loss.dtype == torch.float32
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("t", [0.0, 0.75, 1.0])
+def test_gbce_by_hand(t: float, reduction: str) -> None:
+    hidden, weight, targets = tensors()
+    sampler = UniformSampler(12, max_id=40, min_id=1, seed=5)
+    loss = GBCELoss(sampler, t, temperature=0.5, reduction=reduction)(hidden, weight, targets)
+    ids = UniformSampler(12, max_id=40, min_id=1, seed=5).draw(targets)[0].ids
+    alpha = 12 / 38  # of 39 items, one is the target
+    beta = alpha * (t * (1 - 1 / alpha) + 1 / alpha)
+    scores = hidden @ weight.T / 0.5
+    negatives = F.softplus(scores[:, ids]) * (ids != targets[:, None])
+    positives = F.softplus(-scores.gather(1, targets[:, None])[:, 0])
+    expected = beta * positives + negatives.sum(1)
+    expected = {"mean": expected.mean(), "sum": expected.sum(), "none": expected}[reduction]
+    torch.testing.assert_close(loss, expected)
+    gradients = torch.autograd.grad(loss.sum(), (hidden, weight))
+    wanted = torch.autograd.grad(expected.sum(), (hidden, weight))
+    for got, want in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_gbce_counts_the_items_that_it_is_told() -> None:
+    hidden, weight, targets = tensors()
+
+    def loss(**options: object) -> torch.Tensor:
+        return GBCELoss(UniformSampler(12, 40, 1, seed=5), **options)(hidden, weight, targets)
+
+    torch.testing.assert_close(loss(), loss(num_items=39))
+    assert loss(num_items=1000) < loss()
+
+
+def test_gbce_does_not_count_padding() -> None:
+    hidden, weight, _ = tensors()
+    targets = torch.tensor([3, 5, 5, 5, 3, 7])
+    loss = GBCELoss(InBatchSampler(torch.ones(40)), t=1.0)(hidden, weight, targets)
+    expected = functional.sampled_bce_loss(
+        hidden, weight, targets, torch.tensor([3, 5, 7]), t=1.0, num_items=40
+    )
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_over_all_items(reduction: str) -> None:
+    hidden, weight, targets = tensors()
+    scores = hidden @ weight.T
+    everything = UniformSampler(100, max_id=40)
+    softmax = SampledSoftmaxLoss(everything, temperature=0.5, reduction=reduction)
+    bce = GBCELoss(everything, t=0.3, temperature=0.5, reduction=reduction)
+    for loss in (softmax, bce):
+        assert isinstance(loss, CandidateLoss)
+        torch.testing.assert_close(
+            loss.over_all_items(scores, targets), loss(hidden, weight, targets)
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"t": 2}, ValueError, r"GBCELoss: t must lie in \[0, 1\]; got 2"),
+        ({"t": None}, TypeError, "GBCELoss: t must be a number"),
+        ({"num_items": 1}, ValueError, "GBCELoss: num_items must be at least 2; got 1"),
+        ({"sampler": 3}, TypeError, "GBCELoss: sampler must have a method draw"),
+        ({"sparse_grad": 1}, TypeError, "GBCELoss: sparse_grad must be a bool"),
+    ],
+)
+def test_gbce_refuses(arguments: dict, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        GBCELoss(**{"sampler": UniformSampler(5, 40), **arguments})
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
@@ -101,6 +176,7 @@ def test_constructor_refuses(arguments: dict, error: type[Exception], text: str)
 
 def test_repr() -> None:
     assert "temperature=2.0" in repr(SampledSoftmaxLoss(LogUniformSampler(5, 40), temperature=2))
+    assert "t=0.5" in repr(GBCELoss(LogUniformSampler(5, 40), 0.5))
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

@@ -170,8 +170,8 @@ def test_no_predictions_no_metrics_said_once(caplog: pytest.LogCaptureFixture) -
             output = model(batch(), training=True)
             assert task.calculate_metrics(output["predictions"], output["labels"]) == {}
     assert [r.message for r in caplog.records] == [
-        "next-item: sampled training returns no predictions, so it has no metrics. Make the task "
-        "with return_predictions=True if you need them."
+        "next-item: sampled training returns no predictions, so it has no metrics. If you need "
+        "them, use CrossEntropyLoss and return_predictions=True."
     ]
 
 

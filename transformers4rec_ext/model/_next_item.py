@@ -10,9 +10,9 @@ import torch
 from torchmetrics import Metric
 
 from transformers4rec_ext import _checks
-from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.block.mlp import MLPBlock
-from transformers4rec_ext.losses import smoothed_cross_entropy
+from transformers4rec_ext.losses import CandidateLoss, smoothed_cross_entropy
 from transformers4rec_ext.masking import MaskedItems, read_targets
 from transformers4rec_ext.model._output import (
     NextItemPredictionPrepareBlock,
@@ -21,8 +21,15 @@ from transformers4rec_ext.model._output import (
 )
 from transformers4rec_ext.model._positions import labelled_rows, last_rows
 from transformers4rec_ext.model._ranking import exploded, update_metrics
+from transformers4rec_ext.model._sampling import (
+    check_candidate_loss,
+    check_flags,
+    check_sampling,
+    is_plain,
+)
 from transformers4rec_ext.model.base import LOG, PredictionTask, in_float32
 from transformers4rec_ext.ranking_metric import AvgPrecisionAt, NDCGAt, RecallAt
+from transformers4rec_ext.samplers import CandidateSampler
 
 
 class NextItemPredictionTask(PredictionTask):
@@ -32,7 +39,9 @@ class NextItemPredictionTask(PredictionTask):
     ----------
     loss : Module
         Called as ``loss(logits, labels)``. A plain ``CrossEntropyLoss`` with ``sampled_softmax``
-        is computed fused, without logits.
+        is computed fused, without logits. A :class:`~transformers4rec_ext.losses.CandidateLoss`
+        such as ``GBCELoss`` samples by itself: in training it is called as
+        ``loss(hidden, weight, labels)``, in testing its ``over_all_items(scores, labels)``.
     metrics : iterable of torchmetrics.Metric
     task_block : Module or buildable block, optional
     task_name : str
@@ -55,6 +64,9 @@ class NextItemPredictionTask(PredictionTask):
         takes them. With tied weights the item table's look-up then gives row gradients too.
     corrected : bool
         Use the logQ correction of arXiv 2507.09331.
+    sampler : CandidateSampler, optional
+        Draws the candidates of ``sampled_softmax`` instead of a log-uniform sampler;
+        ``max_n_samples`` is then not used.
 
     Raises
     ------
@@ -91,6 +103,7 @@ class NextItemPredictionTask(PredictionTask):
         return_predictions: bool = False,
         sparse_grad: bool = False,
         corrected: bool = False,
+        sampler: CandidateSampler | None = None,
     ) -> None:
         super().__init__(loss=loss, metrics=metrics, task_block=task_block, task_name=task_name)
         name = "NextItemPredictionTask"
@@ -100,27 +113,18 @@ class NextItemPredictionTask(PredictionTask):
             _checks.integer(name, "target_dim", target_dim, minimum=1)
         if max_n_samples is not None:
             _checks.integer(name, "max_n_samples", max_n_samples, minimum=1)
-        flags = {
-            "weight_tying": weight_tying,
-            "sampled_softmax": bool(sampled_softmax)
-            if sampled_softmax is None
-            else sampled_softmax,
-            "return_predictions": return_predictions,
-            "sparse_grad": sparse_grad,
-            "corrected": corrected,
-        }
-        for argument, flag in flags.items():
-            if not isinstance(flag, bool):
-                raise type_error(name, argument, "be a bool", type(flag).__name__)
-        for argument in ("sparse_grad", "corrected"):
-            if flags[argument] and not (sampled_softmax and _is_plain(loss)):
-                raise value_error(
-                    name,
-                    argument,
-                    "be used with sampled_softmax=True and a plain CrossEntropyLoss",
-                    f"sampled_softmax={sampled_softmax}, {loss}",
-                    "Other losses read the sampled logits, which know nothing of it.",
-                )
+        check_flags(
+            name,
+            weight_tying=weight_tying,
+            sampled_softmax=False if sampled_softmax is None else sampled_softmax,
+            return_predictions=return_predictions,
+            sparse_grad=sparse_grad,
+            corrected=corrected,
+        )
+        check_sampling(name, loss, bool(sampled_softmax), sparse_grad, corrected, sampler)
+        if isinstance(loss, CandidateLoss):
+            check_candidate_loss(name, loss, softmax_temperature, return_predictions)
+            sparse_grad = loss.sparse_grad
         self.softmax_temperature = softmax_temperature
         self.weight_tying = weight_tying
         self.padding_idx = padding_idx
@@ -130,6 +134,7 @@ class NextItemPredictionTask(PredictionTask):
         self.return_predictions = return_predictions
         self.sparse_grad = sparse_grad
         self.corrected = corrected
+        self.sampler = sampler
         self.item_embedding_table: Any = None
         self.masking: Any = None
         self._told_no_predictions = False
@@ -196,6 +201,12 @@ class NextItemPredictionTask(PredictionTask):
                 min_id=self.padding_idx + 1,
                 sparse_grad=self.sparse_grad,
                 corrected=self.corrected,
+                sampler=self.sampler,
+            )
+        elif isinstance(self.loss, CandidateLoss):
+            hint = "A loss that samples reads the item weights of the task's own output layer."
+            raise value_error(
+                "NextItemPredictionTask.build", "pre", "be None with such a loss", self.loss, hint
             )
         super().build(
             body, input_size, inputs=inputs, device=device, task_block=task_block, pre=pre
@@ -261,8 +272,8 @@ class NextItemPredictionTask(PredictionTask):
         if predictions is None:
             if not self._told_no_predictions:
                 LOG.info(
-                    "%s: sampled training returns no predictions, so it has no metrics. Make the "
-                    "task with return_predictions=True if you need them.",
+                    "%s: sampled training returns no predictions, so it has no metrics. If you "
+                    "need them, use CrossEntropyLoss and return_predictions=True.",
                     self.task_name,
                 )
                 self._told_no_predictions = True
@@ -293,8 +304,11 @@ class NextItemPredictionTask(PredictionTask):
     def _outputs(
         self, hidden: torch.Tensor, labels: torch.Tensor, training: bool, testing: bool
     ) -> dict[str, Any]:
-        layer = getattr(self.pre, "module", None)
-        fused = training and self.sampled_softmax and _is_plain(self.loss)
+        layer: Any = getattr(self.pre, "module", None)
+        if training and isinstance(self.loss, CandidateLoss):
+            loss = self.loss(hidden, layer.checked_weights(hidden), labels)
+            return {"loss": loss, "labels": torch.zeros_like(labels), "predictions": None}
+        fused = training and self.sampled_softmax and is_plain(self.loss)
         if fused and isinstance(layer, _NextItemPredictionTask):
             loss, logits = layer.sampled_loss(
                 hidden, labels, self.loss.reduction, self.return_predictions
@@ -309,7 +323,9 @@ class NextItemPredictionTask(PredictionTask):
         x = in_float32(x)
         with torch.autocast(device_type=x.device.type, enabled=False):
             loss = self.loss
-            if self.sampled_softmax and _is_plain(loss, smoothed=True):
+            if isinstance(loss, CandidateLoss):
+                return loss.over_all_items(x, targets)
+            if self.sampled_softmax and is_plain(loss, smoothed=True):
                 # An excluded candidate would make torch's smoothed loss infinite.
                 return smoothed_cross_entropy(x, targets, loss.label_smoothing, loss.reduction)
             result: torch.Tensor = loss(x, targets)
@@ -346,14 +362,4 @@ def _say_projection(item_dim: int, width: int) -> None:
         "input dimension '%d' to be equal to the item-id embedding dimension.",
         item_dim,
         width,
-    )
-
-
-def _is_plain(loss: Any, *, smoothed: bool = False) -> bool:
-    """Tell whether the fused loss equals ``loss`` (or would, but for its label smoothing)."""
-    return (
-        type(loss) is torch.nn.CrossEntropyLoss
-        and loss.weight is None
-        and loss.ignore_index < 0
-        and (loss.label_smoothing > 0) == smoothed
     )

@@ -11,7 +11,7 @@ import torch
 from transformers4rec_ext import _checks, functional
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.block.base import Block, BuildableBlock
-from transformers4rec_ext.samplers import LogUniformSampler
+from transformers4rec_ext.samplers import CandidateSampler, LogUniformSampler
 
 
 class Drawn(NamedTuple):
@@ -62,6 +62,8 @@ class _NextItemPredictionTask(torch.nn.Module):
         Give the weight a sparse COO gradient in sampled training.
     corrected : bool
         See :func:`transformers4rec_ext.functional.sampled_softmax_loss`.
+    sampler : CandidateSampler, optional
+        Used instead of a log-uniform one.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class _NextItemPredictionTask(torch.nn.Module):
         *,
         sparse_grad: bool = False,
         corrected: bool = False,
+        sampler: CandidateSampler | None = None,
     ) -> None:
         super().__init__()
         width = input_size[-1]
@@ -94,13 +97,15 @@ class _NextItemPredictionTask(torch.nn.Module):
         if not weight_tying:
             self.output_layer = torch.nn.Parameter(torch.empty(target_dim, width))
             torch.nn.init.kaiming_uniform_(self.output_layer, a=math.sqrt(5))
-        if self.sampled_softmax:
-            self.sampler = LogUniformSampler(
+        if self.sampled_softmax and sampler is None:
+            sampler = LogUniformSampler(
                 max_n_samples=100 if max_n_samples is None else max_n_samples,
                 max_id=target_dim,
                 min_id=min_id or 0,
                 unique_sampling=True,
             )
+        if self.sampled_softmax:
+            self.sampler = sampler
 
     @property
     def output_weights(self) -> torch.Tensor:
@@ -191,6 +196,11 @@ class _NextItemPredictionTask(torch.nn.Module):
             temperature=self.temperature,
         )
 
+    def checked_weights(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the item weights [V, D] if ``inputs`` are [N, D]."""
+        self._check_inputs(inputs)
+        return self.output_weights
+
     def _check_inputs(self, inputs: torch.Tensor) -> None:
         width = self.output_weights.shape[1]
         if inputs.dim() != 2 or inputs.shape[1] != width:
@@ -208,7 +218,7 @@ class NextItemPredictionPrepareBlock(BuildableBlock):
     Parameters
     ----------
     target_dim, weight_tying, item_embedding_table, softmax_temperature, sampled_softmax,
-    max_n_samples, min_id, sparse_grad, corrected
+    max_n_samples, min_id, sparse_grad, corrected, sampler
         As for :class:`NextItemPredictionTask`; ``min_id`` is the lowest id to sample.
     """
 
@@ -224,6 +234,7 @@ class NextItemPredictionPrepareBlock(BuildableBlock):
         *,
         sparse_grad: bool = False,
         corrected: bool = False,
+        sampler: CandidateSampler | None = None,
     ) -> None:
         super().__init__()
         _checks.integer(type(self).__name__, "target_dim", target_dim, minimum=1)
@@ -236,6 +247,7 @@ class NextItemPredictionPrepareBlock(BuildableBlock):
         self.min_id = min_id
         self.sparse_grad = sparse_grad
         self.corrected = corrected
+        self.sampler = sampler
 
     def build(self, input_size: Any) -> Block:
         """Return the layer as a block for ``input_size[-1] = D``."""
@@ -250,6 +262,7 @@ class NextItemPredictionPrepareBlock(BuildableBlock):
             self.min_id,
             sparse_grad=self.sparse_grad,
             corrected=self.corrected,
+            sampler=self.sampler,
         )
         return Block(layer, [-1, self.target_dim])
 

@@ -1,4 +1,4 @@
-"""Negative samplers: modules that draw one set of candidates for a batch of targets."""
+"""Log-uniform candidates: upstream's sampler, with its names and the true law."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from transformers4rec_ext import functional
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.functional import Candidates
+from transformers4rec_ext.samplers.base import Sampler
 
 
 def _positive_int(function: str, argument: str, value: object, text: str) -> int:
@@ -20,7 +21,7 @@ def _positive_int(function: str, argument: str, value: object, text: str) -> int
     return value
 
 
-class LogUniformSampler(torch.nn.Module):
+class LogUniformSampler(Sampler):
     """Draw ids by ``P(id) = log1p(1 / (c + 1)) / log1p(max_id - min_id)``, ``c = id - min_id``.
 
     The law is the approximate popularity of ids sorted by falling frequency (Zipf). One set of
@@ -69,13 +70,10 @@ class LogUniformSampler(torch.nn.Module):
         *,
         seed: int | None = None,
     ) -> None:
-        super().__init__()
         name = "LogUniformSampler"
         _positive_int(name, "max_id", max_id, "max_id must be a positive integer.")
         _positive_int(name, "max_n_samples", max_n_samples, "n_sample must be a positive integer.")
         self._check_min_id(name, min_id, max_id)
-        if not isinstance(unique_sampling, bool):
-            raise type_error(name, "unique_sampling", "be a bool", type(unique_sampling).__name__)
         multiplier = n_samples_multiplier_before_unique
         if isinstance(multiplier, bool) or not isinstance(multiplier, int | float):
             raise type_error(
@@ -85,43 +83,19 @@ class LogUniformSampler(torch.nn.Module):
             raise value_error(
                 name, "n_samples_multiplier_before_unique", "be at least 1", multiplier
             )
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-            raise type_error(name, "seed", "be an int or None", type(seed).__name__)
-        self.max_id = max_id
-        self.min_id = min_id
+        super().__init__(max_id, min_id, unique_sampling, seed)
         self.max_n_samples = max_n_samples
-        self.unique_sampling = unique_sampling
         self.n_sample = int(max_n_samples * multiplier) if unique_sampling else max_n_samples
-        self.seed = seed
-        self._generators: dict[str, torch.Generator] = {}
 
-    def draw(
-        self, targets: torch.Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Candidates, torch.Tensor]:
-        """Draw candidates and return them with ``log q`` of the targets.
-
-        Parameters
-        ----------
-        targets : Tensor, int64, any shape
-            Only their ``log q`` depends on them, never what is drawn. May be empty.
-        generator : torch.Generator, optional
-            Used instead of the sampler's own or the global one.
-
-        Returns
-        -------
-        (Candidates, Tensor float32 like ``targets``)
-            ``log q`` is the logarithm of the expected count, for both.
-
-        Raises
-        ------
-        TypeError, ValueError   as :meth:`sample`, but any shape is taken.
-
-        Notes
-        -----
-        No host synchronisation; ids are range-checked on the CPU only.
-        """
-        self._check_labels(targets)
-        return self._draw(targets, generator)
+    def log_q(self, ids: torch.Tensor, candidates: Candidates) -> torch.Tensor:
+        """Return ``log q`` of any ids in the range, given what was drawn."""
+        return functional.log_uniform_log_q(
+            ids,
+            self.max_id,
+            min_id=self.min_id,
+            num_tries=candidates.num_tries,
+            unique=self.unique_sampling,
+        )
 
     def sample(self, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Draw candidates and return ``(ids, q(labels), q(ids))``, as probabilities.
@@ -144,7 +118,7 @@ class LogUniformSampler(torch.nn.Module):
         ValueError   if it is not int64, is empty, has another shape, or (on the CPU) an id lies
                      outside ``[min_id, max_id)``.
         """
-        self._check_labels(labels)
+        self._check_targets(labels)
         if labels.dim() == 0 or labels.dim() > 2 or (labels.dim() == 2 and min(labels.shape) > 1):
             raise ValueError(
                 "Labels must be a 1-dimensional tensor or a 2-dimensional tensor"
@@ -152,7 +126,8 @@ class LogUniformSampler(torch.nn.Module):
             )
         if labels.numel() == 0:
             raise ValueError("Labels must not be an empty tensor.")
-        candidates, target_log_q = self._draw(labels, None)
+        with torch.no_grad():
+            candidates, target_log_q = self._draw(labels, self._generator(labels.device))
         return candidates.ids, target_log_q.exp(), candidates.log_q.exp()
 
     def forward(self, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -195,40 +170,23 @@ class LogUniformSampler(torch.nn.Module):
 
     def extra_repr(self) -> str:
         """Describe the sampler inside ``repr`` of a model."""
-        return (
-            f"max_n_samples={self.max_n_samples}, max_id={self.max_id}, min_id={self.min_id}, "
-            f"unique_sampling={self.unique_sampling}"
-        )
+        return f"max_n_samples={self.max_n_samples}, {super().extra_repr()}"
 
     def _draw(
         self, targets: torch.Tensor, generator: torch.Generator | None
     ) -> tuple[Candidates, torch.Tensor]:
-        with torch.no_grad():
-            candidates = functional.log_uniform_sample(
+        try:
+            return functional.log_uniform_draw(
+                targets,
                 self.max_n_samples,
                 self.max_id,
                 min_id=self.min_id,
                 unique=self.unique_sampling,
-                generator=generator or self._generator(targets.device),
-                device=targets.device,
+                generator=generator,
             )
-            target_log_q = functional.log_uniform_log_q(
-                targets,
-                self.max_id,
-                min_id=self.min_id,
-                num_tries=candidates.num_tries,
-                unique=self.unique_sampling,
-            )
-        return candidates, target_log_q
-
-    def _generator(self, device: torch.device) -> torch.Generator | None:
-        """Return the sampler's own generator for a device; None without a seed."""
-        if self.seed is None:
-            return None
-        key = str(device)
-        if key not in self._generators:
-            self._generators[key] = torch.Generator(device).manual_seed(self.seed)
-        return self._generators[key]
+        except ValueError:
+            self._check_range(targets)
+            raise
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -238,19 +196,19 @@ class LogUniformSampler(torch.nn.Module):
         state_dict.pop(f"{prefix}unique_sampling_dist", None)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-    def _check_labels(self, labels: object) -> None:
+    def _check_targets(self, labels: object) -> None:
         if not isinstance(labels, torch.Tensor):
             raise TypeError(f"Labels must be a torch.Tensor. Got {type(labels).__name__}.")
         if labels.dtype != torch.int64:
             raise ValueError(f"Labels must be a tensor of dtype long. Got {labels.dtype}.")
-        looking_is_free = labels.device.type == "cpu" and not torch.compiler.is_compiling()
-        if labels.numel() and looking_is_free:
-            low, high = (int(bound) for bound in labels.aminmax())
-            if low < self.min_id or high >= self.max_id:
-                raise ValueError(
-                    "All label values must be within the range [0, max_id]. Valid here are "
-                    f"[{self.min_id}, {self.max_id - 1}]; got ids from {low} to {high}."
-                )
+
+    def _check_range(self, labels: torch.Tensor) -> None:
+        low, high = (int(bound) for bound in labels.aminmax())
+        if low < self.min_id or high >= self.max_id:
+            raise ValueError(
+                "All label values must be within the range [0, max_id]. Valid here are "
+                f"[{self.min_id}, {self.max_id - 1}]; got ids from {low} to {high}."
+            )
 
     @staticmethod
     def _check_min_id(function: str, min_id: object, max_id: int) -> None:

@@ -1,0 +1,68 @@
+"""Which of a next-item task's options go together: losses, samplers, what they leave out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext.losses import CandidateLoss
+from transformers4rec_ext.samplers import CandidateSampler
+
+
+def is_plain(loss: Any, *, smoothed: bool = False) -> bool:
+    """Tell whether the fused loss equals ``loss`` (or would, but for its label smoothing)."""
+    return (
+        type(loss) is torch.nn.CrossEntropyLoss
+        and loss.weight is None
+        and loss.ignore_index < 0
+        and (loss.label_smoothing > 0) == smoothed
+    )
+
+
+def check_flags(function: str, **flags: object) -> None:
+    """Raise unless all ``flags`` are bools."""
+    for argument, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise type_error(function, argument, "be a bool", type(flag).__name__)
+
+
+def check_sampling(
+    function: str,
+    loss: torch.nn.Module,
+    sampled_softmax: bool,
+    sparse_grad: bool,
+    corrected: bool,
+    sampler: object,
+) -> None:
+    """Raise if an option of sampled softmax is given where no sampled softmax is computed."""
+    for argument, flag in (("sparse_grad", sparse_grad), ("corrected", corrected)):
+        if flag and not (sampled_softmax and is_plain(loss)):
+            raise value_error(
+                function,
+                argument,
+                "be used with sampled_softmax=True and a plain CrossEntropyLoss",
+                f"sampled_softmax={sampled_softmax}, {loss}",
+                "Other losses read the sampled logits, which know nothing of it.",
+            )
+    if sampler is not None and not isinstance(sampler, CandidateSampler):
+        raise type_error(function, "sampler", "have a method draw(targets)", type(sampler).__name__)
+    if sampler is not None and not sampled_softmax:
+        expectation = "be used with sampled_softmax=True"
+        raise value_error(function, "sampler", expectation, f"sampled_softmax={sampled_softmax}")
+    if sampled_softmax and isinstance(loss, CandidateLoss):
+        hint = "The loss has a sampler of its own."
+        raise value_error(function, "sampled_softmax", "be False with such a loss", loss, hint)
+
+
+def check_candidate_loss(
+    function: str, loss: CandidateLoss, temperature: float, return_predictions: bool
+) -> None:
+    """Raise if an argument asks for what a loss that samples by itself does not do."""
+    if temperature not in (0, 1):
+        hint = "Give the temperature to the loss."
+        raise value_error(function, "softmax_temperature", f"be 1 with {loss}", temperature, hint)
+    if return_predictions:
+        hint = "It makes no logits."
+        raise value_error(function, "return_predictions", f"be False with {loss}", True, hint)

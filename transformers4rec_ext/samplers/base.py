@@ -1,0 +1,97 @@
+"""What the samplers of the library share: checks of targets, generators, no gradient."""
+
+from __future__ import annotations
+
+import torch
+
+from transformers4rec_ext import _checks
+from transformers4rec_ext._errors import type_error
+from transformers4rec_ext.functional import Candidates
+
+
+class Sampler(torch.nn.Module):
+    """A sampler of ids in ``[min_id, max_id)``; subclasses say what is drawn, in ``_draw``.
+
+    Parameters
+    ----------
+    max_id : int
+        Exclusive upper bound of the ids; the number of rows V of the item table.
+    min_id : int
+        The lowest id that can be drawn, usually ``padding_idx + 1``.
+    unique_sampling : bool
+        Whether the candidates are distinct.
+    seed : int, optional
+        Seed of a generator of the sampler's own. Without it torch's global generator is used, so
+        ``torch.manual_seed`` and a saved RNG state reproduce a run.
+    """
+
+    def __init__(self, max_id: int, min_id: int, unique_sampling: bool, seed: int | None) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if not isinstance(unique_sampling, bool):
+            raise type_error(name, "unique_sampling", "be a bool", type(unique_sampling).__name__)
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+            raise type_error(name, "seed", "be an int or None", type(seed).__name__)
+        self.max_id = max_id
+        self.min_id = min_id
+        self.unique_sampling = unique_sampling
+        self.seed = seed
+        self._generators: dict[str, torch.Generator] = {}
+
+    def draw(
+        self, targets: torch.Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Candidates, torch.Tensor]:
+        """Draw candidates and return them with ``log q`` of the targets.
+
+        Parameters
+        ----------
+        targets : Tensor, int64, any shape
+            May be empty.
+        generator : torch.Generator, optional
+            Used instead of the sampler's own or the global one.
+
+        Returns
+        -------
+        (Candidates, Tensor float32 like ``targets``)
+            ``log q`` is the logarithm of the expected count, for both.
+
+        Raises
+        ------
+        TypeError    if ``targets`` is not an int64 tensor.
+        ValueError   if (on the CPU) an id lies outside ``[min_id, max_id)``.
+        """
+        self._check_targets(targets)
+        with torch.no_grad():
+            return self._draw(targets, generator or self._generator(targets.device))
+
+    def extra_repr(self) -> str:
+        """Describe the sampler inside ``repr`` of a model."""
+        return f"max_id={self.max_id}, min_id={self.min_id}, unique_sampling={self.unique_sampling}"
+
+    def _draw(
+        self, targets: torch.Tensor, generator: torch.Generator | None
+    ) -> tuple[Candidates, torch.Tensor]:
+        raise NotImplementedError
+
+    def _check_targets(self, targets: torch.Tensor) -> None:
+        name = f"{type(self).__name__}.draw"
+        _checks.int64(name, "targets", targets)
+        _checks.ids_within(name, "targets", targets, self.min_id, self.max_id)
+
+    def _generator(self, device: torch.device) -> torch.Generator | None:
+        """Return the sampler's own generator for a device; None without a seed."""
+        if self.seed is None:
+            return None
+        key = str(device)
+        if key not in self._generators:
+            self._generators[key] = torch.Generator(device).manual_seed(self.seed)
+        return self._generators[key]
+
+
+def finite(target_log_q: torch.Tensor, candidates: Candidates) -> torch.Tensor:
+    """Give targets that are never drawn (-inf) the ``log q`` of the rarest candidate drawn.
+
+    Their own would make their logit +inf and their loss 0, whatever their score.
+    """
+    rarest = candidates.log_q.min()
+    return torch.where(target_log_q == -torch.inf, rarest, target_log_q)
