@@ -30,6 +30,14 @@ class FullCase(NamedTuple):
     width: int
 
 
+class OptimCase(NamedTuple):
+    """One update of N distinct rows of a table: V items, N rows, D width."""
+
+    items: int
+    rows: int
+    width: int
+
+
 class StepCase(NamedTuple):
     """A whole training step: V items, B sessions of T items, D width, S candidates."""
 
@@ -45,6 +53,7 @@ SAMPLER = [
     for items in (10_000, 1_000_000, 10_000_000, 100_000_000)
     for samples in (100, 1000, 8192)
 ]
+OPTIM = [OptimCase(1_000_000, rows, 64) for rows in (1024, 10_240, 102_400)]
 SOFTMAX = [
     SoftmaxCase(1_000_000, 2048, width, samples)
     for width in (64, 128, 256)

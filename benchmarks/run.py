@@ -14,6 +14,7 @@ BENCHMARKS = (
     "bench_full_softmax",
     "bench_eval",
     "bench_step",
+    "bench_optim",
     "report",
 )
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/item_row.h"
+#include "core/row_update.h"
 #include "core/softmax_row.h"
 
 namespace t4r {
@@ -17,6 +18,19 @@ struct ItemKernels {
   double (*largest_norm)(const T* weight, int64_t rows, int64_t width, int64_t stride);
   void (*pair_scores)(const PairScores<T>& pairs, int64_t begin, int64_t end);  // of pairs, not rows
   void (*topk)(const TopKTile<T>& tile, int64_t begin, int64_t end);
+};
+
+// A pass over the runs of sorted rows that begin in [begin, end), with a scratch row of width D.
+template <template <typename> class Rows, typename S>
+using RowPass = void (*)(const Rows<S>& task, const SortedRows& rows, int64_t begin, int64_t end, Wide<S>* scratch);
+
+// The pass of an optimizer for every type that a table may have.
+template <template <typename> class Rows>
+struct RowPasses {
+  RowPass<Rows, float> f32;
+  RowPass<Rows, double> f64;
+  RowPass<Rows, Float16> f16;
+  RowPass<Rows, BFloat16> bf16;
 };
 
 // One set per instruction set; each is the same source, compiled for it.
@@ -36,6 +50,8 @@ struct CpuKernels {
   void (*logits_tile_f64)(const SampledTile<double>& tile, int64_t begin, int64_t end);
   ItemKernels<float> items_f32;
   ItemKernels<double> items_f64;
+  RowPasses<AdamRows> adam_rows;
+  RowPasses<AdagradRows> adagrad_rows;
 };
 
 extern const CpuKernels kBaselineKernels;
@@ -66,5 +82,9 @@ int64_t draw_weighted(uint64_t seed, int64_t num_samples, int64_t num_classes, c
 void log_uniform_log_q(const CpuKernels& kernels, const int64_t* ids, int64_t size, int64_t num_classes, int64_t min_id,
                        double tries, bool unique, float* out);
 void log_expected_count(const CpuKernels& kernels, const float* p, int64_t size, double tries, bool unique, float* out);
+
+// Sorts the rows of a gradient by id, stably, in `workspace` of 2 * size words, which the result points into.
+// keys == nullptr if an id is outside [0, num_rows).
+SortedRows sort_rows(const int64_t* ids, int64_t size, int64_t num_rows, uint64_t* workspace);
 
 }  // namespace t4r

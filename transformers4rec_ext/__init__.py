@@ -52,6 +52,7 @@ _MODULES = (
     "losses",
     "masking",
     "model",
+    "optim",
     "ranking_metric",
     "samplers",
     "schema",

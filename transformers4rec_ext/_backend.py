@@ -17,13 +17,14 @@ from transformers4rec_ext._errors import value_error
 BACKENDS = ("auto", "fused", "reference")
 
 
-def _checked(name: str, source: str) -> str:
+def checked(name: str, source: str) -> str:
+    """Return ``name`` if it is a backend; ValueError that begins with ``source`` otherwise."""
     if name not in BACKENDS:
         raise value_error(source, "backend", f"be one of {', '.join(BACKENDS)}", repr(name))
     return name
 
 
-_current = _checked(os.environ.get("T4R_EXT_BACKEND", "auto"), "T4R_EXT_BACKEND")
+_current = checked(os.environ.get("T4R_EXT_BACKEND", "auto"), "T4R_EXT_BACKEND")
 
 
 @contextmanager
@@ -42,7 +43,7 @@ def use_backend(name: str) -> Iterator[None]:
         if ``name`` is none of these.
     """
     global _current
-    previous, _current = _current, _checked(name, "use_backend")
+    previous, _current = _current, checked(name, "use_backend")
     try:
         yield
     finally:
@@ -66,7 +67,7 @@ def use_reference(
         if it is ``fused`` and ``op`` has no native kernel for the device, or if the operator is to
         be differentiated in ``differentiable`` by anything but a backward.
     """
-    name = _current if backend is None else _checked(backend, function)
+    name = _current if backend is None else checked(backend, function)
     if name == "fused" and not _native.has_kernel(op, device_type):
         reason = _native.why_not() or f"the library has no {op} kernel for this device"
         raise RuntimeError(

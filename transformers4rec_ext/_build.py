@@ -16,6 +16,7 @@ SOURCES = [
     "csrc/bind_cpu.cpp",
     "csrc/bind_items_cpu.cpp",
     "csrc/bind_weighted_cpu.cpp",
+    "csrc/bind_rows_cpu.cpp",
     "csrc/cpu/dispatch_cpu.cpp",
     "csrc/cpu/isa_avx2_cpu.cpp",
     "csrc/cpu/isa_avx512_cpu.cpp",
@@ -23,6 +24,7 @@ SOURCES = [
     "csrc/cpu/log_uniform_cpu.cpp",
     "csrc/cpu/topk_cpu.cpp",
     "csrc/cpu/weighted_cpu.cpp",
+    "csrc/cpu/rows_cpu.cpp",
 ]
 COMPILE_ARGS = [
     "-std=c++20",

@@ -15,6 +15,8 @@ from transformers4rec_ext import _build
 NAMESPACE = "transformers4rec_ext"
 # the operators that a native library may implement, per device
 NATIVE_OPS = (
+    "adagrad_rows",
+    "adam_rows",
     "log_uniform_sample",
     "log_uniform_log_q",
     "log_uniform_draw",
@@ -68,12 +70,12 @@ def why_not() -> str:
 
 
 @functools.cache  # the answer does not change after `load`, and the question is on the hot path
-def has_kernel(op: str, device_type: str) -> bool:
+def has_kernel(op: str, device_type: str, namespace: str = NAMESPACE) -> bool:
     """Tell whether the dispatcher has a native kernel of ``op`` for ``device_type``."""
     key = _KEYS.get(device_type)
     if key is None:
         return False
-    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{op}", key))
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"{namespace}::{op}", key))
 
 
 def isa() -> str | None:

@@ -191,6 +191,25 @@ def _alias_table() -> tuple[Tensor, Tensor]:
 
 
 BETA = torch.tensor(0.4, dtype=torch.float64)
+
+
+def _rows(rowwise: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Weight, second moment, ids with repetitions, and rows of a gradient."""
+    weight = torch.randn(11, 4, dtype=torch.float64)
+    second = torch.rand(11, dtype=torch.float64) if rowwise else torch.rand_like(weight)
+    return weight, second, torch.tensor([3, 0, 3, 10]), torch.randn(4, 4, dtype=torch.float64)
+
+
+def _adam(rowwise: bool) -> tuple[Any, ...]:
+    weight, second, ids, values = _rows(rowwise)
+    steps = torch.arange(11, dtype=torch.int32)
+    return weight, torch.randn_like(weight), second, steps, ids, values, 0.1, 0.9, 0.99, 1e-8, 0.01
+
+
+def _adagrad(rowwise: bool) -> tuple[Any, ...]:
+    return *_rows(rowwise), 0.1, 1e-10, 0.01
+
+
 SEED = torch.tensor(1234567890123)
 TABLE = [
     Op("log_uniform_sample", lambda: (SEED, 20, 1000, 1, True)),
@@ -237,6 +256,10 @@ TABLE = [
     Op("linear_cross_entropy_backward", _cross_entropy_backward),
     Op("target_rank", _ranking),
     Op("topk_items", lambda: _ranking(4)),
+    Op("adam_rows", lambda: _adam(rowwise=False)),
+    Op("adam_rows", lambda: _adam(rowwise=True)),
+    Op("adagrad_rows", lambda: _adagrad(rowwise=False)),
+    Op("adagrad_rows", lambda: _adagrad(rowwise=True)),
 ]
 for loss, option in (("sampled_softmax", False), ("sampled_bce", BETA)):
     TABLE += [

@@ -15,6 +15,7 @@ from transformers4rec_ext.functional.candidates import (
 )
 from transformers4rec_ext.functional.full import linear_cross_entropy
 from transformers4rec_ext.functional.ranking import target_rank, topk_items
+from transformers4rec_ext.functional.rows import adagrad_rows_, adam_rows_
 from transformers4rec_ext.functional.sampled import (
     sampled_bce_loss,
     sampled_logits,
@@ -34,6 +35,8 @@ _native.load()
 __all__ = [
     "AliasTable",
     "Candidates",
+    "adagrad_rows_",
+    "adam_rows_",
     "alias_table",
     "linear_cross_entropy",
     "log_expected_count",

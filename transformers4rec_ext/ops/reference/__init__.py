@@ -36,6 +36,7 @@ from transformers4rec_ext.ops.reference.log_uniform import (
     log_uniform_log_q,
     log_uniform_sample,
 )
+from transformers4rec_ext.ops.reference.rows import adagrad_rows, adam_rows, sum_rows
 from transformers4rec_ext.ops.reference.sampled import (
     sampled_bce_loss,
     sampled_bce_tile,
@@ -50,6 +51,8 @@ __all__ = [
     "INT64_MAX",
     "MISSED",
     "accumulate_dtype",
+    "adagrad_rows",
+    "adam_rows",
     "alias_sample",
     "alias_table",
     "linear_cross_entropy",
@@ -71,6 +74,7 @@ __all__ = [
     "sampled_softmax_loss",
     "sampled_softmax_tile",
     "softmax_grad_tile",
+    "sum_rows",
     "target_rank",
     "topk_items",
     "topk_tile",

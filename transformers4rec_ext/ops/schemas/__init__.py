@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from transformers4rec_ext.ops.schemas import items, log_uniform, sampled, weighted
+from transformers4rec_ext.ops.schemas import items, log_uniform, rows, sampled, weighted
 from transformers4rec_ext.ops.schemas.library import DEFINED, operators
 
-__all__ = ["DEFINED", "items", "log_uniform", "operators", "sampled", "weighted"]
+__all__ = ["DEFINED", "items", "log_uniform", "operators", "rows", "sampled", "weighted"]

@@ -1,0 +1,84 @@
+"""Lazy optimizers: the update of the rows that a sparse gradient touches, each by its own count.
+
+Letters: N rows of the gradient (repetitions included), V items, D width. Everything is computed in
+float32 (float64 for float64) and rounded once where the weight is narrower.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from transformers4rec_ext.ops.reference.common import accumulate_dtype
+
+
+def sum_rows(ids: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct ids, ascending, and for each the sum of its rows, in the order in which they came.
+
+    The sums are formed and returned in the accumulation dtype. ``coalesce`` gives no such order.
+    """
+    ordered, order = ids.sort(stable=True)
+    rows, counts = torch.unique_consecutive(ordered, return_counts=True)
+    wide = values.to(accumulate_dtype(values.dtype))[order]
+    return rows, torch.segment_reduce(wide, "sum", lengths=counts, axis=0, unsafe=True)
+
+
+def _over_rows(values: Tensor) -> Tensor:
+    """One number a row [n] as [n, 1]; numbers of every element [n, D] as they are."""
+    return values if values.dim() == 2 else values[:, None]
+
+
+def adam_rows(
+    weight: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    steps: Tensor,
+    ids: Tensor,
+    values: Tensor,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+) -> None:
+    """AdamW of the touched rows, in place: ``t`` counts the updates of the row.
+
+    ``m += (1 - b1)(g - m)``, ``v = b2 v + (1 - b2) g^2`` (row-wise, with ``exp_avg_sq`` [V]: the
+    mean of ``g^2`` over the row),
+    ``w = (1 - lr wd) w - lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps)``.
+    """
+    rows, g = sum_rows(ids, values)
+    t = steps[rows] + 1
+    step_size = (lr / (1.0 - beta1 ** t.to(torch.float64))).to(g.dtype)
+    root = torch.sqrt(1.0 - beta2 ** t.to(torch.float64)).to(g.dtype)
+    square = g * g if exp_avg_sq.dim() == 2 else (g * g).mean(1)
+    m = exp_avg[rows] + (g - exp_avg[rows]) * (1.0 - beta1)
+    v = exp_avg_sq[rows] * beta2 + square * (1.0 - beta2)
+    denominator = _over_rows(v.sqrt()) / _over_rows(root) + eps
+    w = weight[rows].to(g.dtype) * (1.0 - lr * weight_decay)
+    w = w - _over_rows(step_size) * (m / denominator)
+    steps[rows], exp_avg[rows], exp_avg_sq[rows] = t, m, v
+    weight[rows] = w.to(weight.dtype)
+
+
+def adagrad_rows(
+    weight: Tensor,
+    square_sum: Tensor,
+    ids: Tensor,
+    values: Tensor,
+    lr: float,
+    eps: float,
+    weight_decay: float,
+) -> None:
+    """Adagrad of the touched rows, in place.
+
+    ``g += wd w``, ``s += g^2`` (row-wise, with ``square_sum`` [V]: the mean of ``g^2`` over the
+    row), ``w -= lr g / (sqrt(s) + eps)``.
+    """
+    rows, g = sum_rows(ids, values)
+    w = weight[rows].to(g.dtype)
+    g = g + weight_decay * w if weight_decay else g
+    square = g * g if square_sum.dim() == 2 else (g * g).mean(1)
+    s = square_sum[rows] + square
+    square_sum[rows] = s
+    weight[rows] = (w - lr * (g / (_over_rows(s.sqrt()) + eps))).to(weight.dtype)
