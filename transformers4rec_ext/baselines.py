@@ -10,21 +10,21 @@ from torch import Tensor
 from transformers4rec_ext.data.catalogue import Catalogue
 from transformers4rec_ext.data.contexts import Contexts
 from transformers4rec_ext.training.evaluation import held_out_ranks, summarize
-from transformers4rec_ext.training.network import Scorer
+from transformers4rec_ext.training.network import Query
 
 
-def popularity_scorer(catalogue: Catalogue) -> Scorer:
-    """Return a scorer that gives every item its count in the training part.
+def popularity_query(catalogue: Catalogue) -> Query:
+    """Return a query that gives every item its count in the training part as its score.
 
-    The scores are the counts themselves, float64: items of one count tie, and ties count against
+    In float64, so that the scores are the counts: items of one count tie, and ties count against
     the baseline as they do against a model.
     """
-    counts = torch.from_numpy(catalogue.popularity).double()
+    counts = torch.from_numpy(catalogue.popularity).double()[:, None]
 
-    def score(ids: Tensor) -> Tensor:
-        return counts.expand(len(ids), -1)
+    def query(ids: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones(len(ids), 1, dtype=torch.float64), counts
 
-    return score
+    return query
 
 
 def popularity_metrics(
@@ -40,9 +40,8 @@ def popularity_metrics(
         As for the model it is compared with.
     """
     ranks = held_out_ranks(
-        popularity_scorer(catalogue),
+        popularity_query(catalogue),
         contexts,
-        num_items=catalogue.num_items,
         max_length=1,
         exclude_seen=exclude_seen,
     )

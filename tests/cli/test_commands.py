@@ -229,7 +229,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_defaults_of_the_help_are_those_of_a_run() -> None:
     fields = {f.name: f.default for f in dataclasses.fields(RunConfig)}
-    for name in ("items_column", "session_column", "exclude_seen"):
+    for name in ("items_column", "session_column", "exclude_seen", "sparse"):
         fields.pop(name)
     assert fields == _DEFAULTS
     assert _SCHEDULES == SCHEDULES

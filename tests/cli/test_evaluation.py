@@ -1,4 +1,4 @@
-"""Ranks, metrics, the popularity baseline and the top-k of the command line against brute force."""
+"""Ranks, metrics and the popularity baseline of the command line against brute force."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from torch import Tensor
 from transformers4rec_ext.baselines import popularity_metrics
 from transformers4rec_ext.data import Catalogue, Contexts, ParquetSessions, held_out
 from transformers4rec_ext.ranking_metric import MISSED
-from transformers4rec_ext.training import evaluation, held_out_ranks, summarize
-from transformers4rec_ext.training.recommend import best_items
+from transformers4rec_ext.training import held_out_ranks, summarize
 
 
 def _contexts(lists: list[list[int]], targets: list[int]) -> Contexts:
@@ -28,8 +27,8 @@ def _contexts(lists: list[list[int]], targets: list[int]) -> Contexts:
 SCORES = torch.tensor([9.0, 5.0, 4.0, 4.0, 3.0, 1.0])  # padding scores highest
 
 
-def _constant(ids: Tensor) -> Tensor:
-    return SCORES.expand(len(ids), -1)
+def _constant(ids: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.ones(len(ids), 1), SCORES[:, None]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +48,6 @@ def test_rank_by_hand(target: int, exclude: bool, rank: int) -> None:
     ranks = held_out_ranks(
         _constant,
         [_contexts([[1, 4, 4]], [target])],
-        num_items=6,
         max_length=2,
         exclude_seen=exclude,
     )
@@ -59,32 +57,31 @@ def test_rank_by_hand(target: int, exclude: bool, rank: int) -> None:
 def test_empty_context_and_nan_are_misses() -> None:
     chunk = _contexts([[], [1]], [2, 2])
 
-    def nan(ids: Tensor) -> Tensor:
-        return torch.full((len(ids), 6), torch.nan)
+    def nan(ids: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.full((len(ids), 1), torch.nan), SCORES[:, None]
 
-    assert held_out_ranks(_constant, [chunk], num_items=6, max_length=2).tolist() == [MISSED, 3]
-    assert held_out_ranks(nan, [chunk], num_items=6, max_length=2).tolist() == [MISSED] * 2
+    assert held_out_ranks(_constant, [chunk], max_length=2).tolist() == [MISSED, 3]
+    assert held_out_ranks(nan, [chunk], max_length=2).tolist() == [MISSED] * 2
 
 
 @pytest.mark.parametrize("exclude", [False, True])
-def test_ranks_against_brute_force(exclude: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_against_brute_force(exclude: bool) -> None:
     """Random contexts in batches of another order than the file, few rows at once."""
-    monkeypatch.setattr(evaluation, "_SCORES_AT_ONCE", 90)
     rng = np.random.default_rng(0)
     table = torch.from_numpy(rng.integers(0, 4, (30, 30))).float()  # many ties
     lists = [rng.integers(1, 30, rng.integers(1, 12)).tolist() for _ in range(60)]
     targets = rng.integers(1, 30, 60).tolist()
 
-    def last_item(ids: Tensor) -> Tensor:
+    def last_item(ids: Tensor) -> tuple[Tensor, Tensor]:
         assert len(ids) <= 3
         last = ids.gather(1, (ids > 0).sum(dim=1, keepdim=True) - 1)[:, 0]
-        return table[last]
+        return torch.nn.functional.one_hot(last, 30).float(), table.T
 
     ranks = held_out_ranks(
         last_item,
         [_contexts(lists[:25], targets[:25]), _contexts(lists[25:], targets[25:])],
-        num_items=30,
         max_length=4,
+        batch_size=3,
         exclude_seen=exclude,
     )
     for seen, target, rank in zip(lists, targets, ranks.tolist(), strict=True):
@@ -117,17 +114,3 @@ def test_popularity_ranks_by_training_counts(tmp_path: Path) -> None:
     assert metrics["mrr"] == pytest.approx((1 / 2 + 1) / 2)
     seen = popularity_metrics(catalogue, held_out(sessions, catalogue, "test"), exclude_seen=True)
     assert seen["mrr"] == pytest.approx((0 + 1) / 2)  # the first one's target was seen: a miss
-
-
-def test_best_items() -> None:
-    scores = torch.stack([SCORES, SCORES.flip(0)])
-    values, ids = best_items(scores, 2)
-    assert values.tolist() == [[5, 4], [9, 5]]
-    assert ids[:, 0].tolist() == [1, 5]
-    values, ids = best_items(scores, 3, torch.tensor([[1, 2, 3, -1], [5, 4, -1, -1]]))
-    assert ids[0, :2].tolist() == [4, 5]
-    assert values[0].tolist() == [3, 1, -torch.inf]
-    assert set(ids[1].tolist()) == {1, 2, 3}
-    for k in (0, 6):
-        with pytest.raises(ValueError, match=r"k must be in \[1, 5\], the number of items; got"):
-            best_items(scores, k)

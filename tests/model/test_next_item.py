@@ -28,7 +28,8 @@ from transformers4rec_ext.samplers import LogUniformSampler
 @pytest.mark.parametrize("temperature", [1, 0, 0.5])
 def test_full_softmax(tied: bool, temperature: float) -> None:
     model, task = parts(weight_tying=tied, softmax_temperature=temperature)
-    output = model(batch(), training=True)
+    fused = model(batch(), training=True)
+    output = model(batch(), training=True, returns="predictions")
     weight = task.embeddings.item_embedding_table.weight if tied else task.pre.module.output_layer
     hidden = hidden_of(model, training=True)
     rows = torch.stack([hidden[0, t] for t in range(5)] + [*hidden[1, :2], hidden[2, 0]])
@@ -37,6 +38,9 @@ def test_full_softmax(tied: bool, temperature: float) -> None:
     assert output["labels"].dtype == torch.int64
     torch.testing.assert_close(output["predictions"], logits)
     torch.testing.assert_close(output["loss"], F.cross_entropy(logits, output["labels"]))
+    assert fused["predictions"] is None
+    assert torch.equal(fused["labels"], output["labels"])
+    torch.testing.assert_close(fused["loss"], output["loss"])
 
 
 def test_testing_uses_the_last_item_only_and_training_wins() -> None:
@@ -241,7 +245,8 @@ def test_bfloat16(sampled: bool) -> None:
     assert output["loss"].dtype == torch.float32
     assert output["loss"].isfinite()
     if not sampled:
-        assert output["predictions"].dtype == torch.bfloat16
+        logits = model(batch(), training=True, returns="predictions")["predictions"]
+        assert logits.dtype == torch.bfloat16
     scores, ids = model(batch(), top_k=3)
     assert scores.dtype == torch.float32
     assert ids.dtype == torch.int64

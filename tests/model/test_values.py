@@ -23,7 +23,13 @@ from transformers4rec_ext.model import (
     NextItemPredictionTask,
 )
 
-FLAGS: list[dict[str, Any]] = [{"training": True}, {"testing": True}, {}, {"top_k": 5}]
+FLAGS: list[dict[str, Any]] = [
+    {"training": True, "returns": "predictions"},
+    {"testing": True},
+    {"testing": True, "returns": "ranks"},
+    {},
+    {"top_k": 5},
+]
 
 
 def _sessions(seed: int, rows: int = 4) -> dict[str, torch.Tensor]:
@@ -212,13 +218,15 @@ class UpstreamTask(NextItemPredictionTask):
         return super().forward(inputs, targets, training, testing, top_k)
 
 
-@pytest.mark.parametrize("flags", FLAGS)
+@pytest.mark.parametrize("flags", [{"training": True}, {"testing": True}, {}, {"top_k": 5}])
 @pytest.mark.parametrize("which", ["body", "task"])
 def test_bodies_and_tasks_of_ones_own(which: str, flags: dict[str, Any]) -> None:
     body = UpstreamBody() if which == "body" else SequentialBlock(sequence_inputs())
     plain = SequentialBlock(body.inputs)
-    task = UpstreamTask() if which == "task" else NextItemPredictionTask()
-    model, other = Model(Head(body, task)), Model(Head(plain, NextItemPredictionTask()))
+    # returns= is not upstream's: what is returned in training is said when a task is made
+    of_task = UpstreamTask if which == "task" else NextItemPredictionTask
+    task, plain_task = (of(return_predictions=True) for of in (of_task, NextItemPredictionTask))
+    model, other = Model(Head(body, task)), Model(Head(plain, plain_task))
     other.prediction_tasks[0].pre = task.pre
     assert _same(model(batch(), **flags), other(batch(), **flags))
 
@@ -241,7 +249,7 @@ def test_a_head_on_body_outputs_takes_the_values() -> None:
     head = Head(body, NextItemPredictionTask())
     batches = [_sessions(1), _sessions(2)]
     for flags in FLAGS:
-        modes = {name: flag for name, flag in flags.items() if name != "top_k"}
+        modes = {name: flag for name, flag in flags.items() if flag is True}
         expected = [head(each, call_body=True, **flags) for each in batches]
         masked = [body.masked_items(each, **modes) for each in batches]
         hidden = [body(each, **modes) for each in batches]

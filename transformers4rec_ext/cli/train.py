@@ -82,6 +82,13 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     add("clip", "largest gradient norm; 0: no clipping", **real)
     add("loss", "softmax over negatives, or over all items", choices=("sampled", "full"))
     add("samples", "negatives for each batch, S", **number)
+    parser.add_argument(
+        "--sparse",
+        action=argparse.BooleanOptionalAction,
+        default=argparse.SUPPRESS,
+        help="row gradients for the item table and a lazy Adam, so that a step does not pay for "
+        "items it never touches (default: with more than 100,000 items and --loss sampled)",
+    )
     add("body", "transformer", choices=("gpt2", "xlnet"))
     parser.add_argument(
         "--exclude-seen",

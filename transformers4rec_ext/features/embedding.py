@@ -107,6 +107,9 @@ class SequenceEmbeddingFeatures(InputBlock):
     padding_idx : int
         Row of the padding id: zeros at the start, and without a gradient.
     schema : Schema, optional
+    sparse_grad : bool
+        Whether the tables get row gradients (sparse COO) instead of dense [V, D] ones, for an
+        optimizer that takes them, such as :class:`~transformers4rec_ext.optim.LazyAdam`.
 
     Notes
     -----
@@ -122,8 +125,13 @@ class SequenceEmbeddingFeatures(InputBlock):
         item_id: str | None = None,
         padding_idx: int = 0,
         schema: Schema | None = None,
+        sparse_grad: bool = False,
     ) -> None:
         super().__init__(schema)
+        if not isinstance(sparse_grad, bool):
+            raise type_error(
+                type(self).__name__, "sparse_grad", "be a bool", type(sparse_grad).__name__
+            )
         if not feature_config:
             raise value_error(
                 type(self).__name__, "feature_config", "have at least one column", "none"
@@ -138,6 +146,7 @@ class SequenceEmbeddingFeatures(InputBlock):
         self.feature_config = dict(feature_config)
         self.item_id = item_id
         self.padding_idx = padding_idx
+        self.sparse_grad = sparse_grad
         self.item_seq = None
         self.embedding_tables = nn.ModuleDict(
             {
@@ -159,6 +168,7 @@ class SequenceEmbeddingFeatures(InputBlock):
         item_id: str | None = None,
         max_sequence_length: int | None = None,
         padding_idx: int = 0,
+        sparse_grad: bool = False,
     ) -> SequenceEmbeddingFeatures | None:
         """Return the embeddings of the columns of ``schema`` that have an id domain.
 
@@ -179,6 +189,8 @@ class SequenceEmbeddingFeatures(InputBlock):
         max_sequence_length : int, optional
             The T of :meth:`output_size`.
         padding_idx : int
+        sparse_grad : bool
+            Whether the tables get row gradients; see the class.
 
         Returns
         -------
@@ -210,7 +222,13 @@ class SequenceEmbeddingFeatures(InputBlock):
             )
             for name, size in cardinalities.items()
         }
-        return cls(config, item_id=item_id, padding_idx=padding_idx, schema=schema)
+        return cls(
+            config,
+            item_id=item_id,
+            padding_idx=padding_idx,
+            schema=schema,
+            sparse_grad=sparse_grad,
+        )
 
     @property
     def item_embedding_table(self) -> nn.Module | None:
@@ -229,7 +247,11 @@ class SequenceEmbeddingFeatures(InputBlock):
         # Built on an empty weight: nn.Embedding would first draw V * D normals of its own.
         weight = torch.empty(table.vocabulary_size, table.dim)
         embedding = nn.Embedding(
-            table.vocabulary_size, table.dim, padding_idx=self.padding_idx, _weight=weight
+            table.vocabulary_size,
+            table.dim,
+            padding_idx=self.padding_idx,
+            sparse=self.sparse_grad,
+            _weight=weight,
         )
         with torch.no_grad():
             table.initializer(embedding.weight)

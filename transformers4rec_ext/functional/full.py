@@ -5,6 +5,8 @@ Letters: N labelled positions, D width, V items (rows of the table, padding incl
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,40 @@ from transformers4rec_ext import _backend, _checks
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.ops import reference
 from transformers4rec_ext.ops.schemas import operators as _ops
+
+
+@overload
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+    return_rank: Literal[False] = False,
+    padding_idx: int | None = None,
+    backend: str | None = None,
+) -> Tensor: ...
+
+
+@overload
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+    return_rank: Literal[True],
+    padding_idx: int | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]: ...
 
 
 def linear_cross_entropy(

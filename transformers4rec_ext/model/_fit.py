@@ -11,6 +11,7 @@ import torch
 
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.model._batch import split_batch, to_device
+from transformers4rec_ext.optim import LazyAdam
 
 
 @contextlib.contextmanager
@@ -35,6 +36,8 @@ def progress(loader: Iterable[Any], verbose: bool, text: str) -> Iterable[Any]:
 
 
 def make_optimizer(optimizer: Any, model: torch.nn.Module) -> Any:
+    if optimizer is torch.optim.Adam and has_row_gradients(model):
+        optimizer = LazyAdam
     if inspect.isclass(optimizer) or (callable(optimizer) and not hasattr(optimizer, "step")):
         optimizer = optimizer(model.parameters())
     if not hasattr(optimizer, "step") or not hasattr(optimizer, "zero_grad"):
@@ -44,13 +47,20 @@ def make_optimizer(optimizer: Any, model: torch.nn.Module) -> Any:
     return optimizer
 
 
+def has_row_gradients(model: torch.nn.Module) -> bool:
+    """Tell whether an embedding of the model, or an output layer, gives sparse gradients."""
+    return any(
+        getattr(module, "sparse", False) is True or getattr(module, "sparse_grad", False) is True
+        for module in model.modules()
+    )
+
+
 def run_batch(
     model: torch.nn.Module,
     batch: Any,
     device: torch.device,
     amp: bool,
-    training: bool,
-    testing: bool,
+    flags: dict[str, Any],
     default_targets: Any = None,
 ) -> dict[str, Any]:
     inputs, targets = split_batch(batch)
@@ -59,8 +69,7 @@ def run_batch(
         output: dict[str, Any] = model(
             to_device(inputs, device),
             targets=to_device(targets, device),
-            training=training,
-            testing=testing,
+            **flags,
         )
     return output
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,16 +10,23 @@ from torchmetrics import Metric
 
 from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import value_error
-from transformers4rec_ext.block.mlp import MLPBlock
 from transformers4rec_ext.losses import CandidateLoss, smoothed_cross_entropy
 from transformers4rec_ext.masking import MaskedItems, read_targets
+from transformers4rec_ext.model._all_items import (
+    Ranks,
+    best_items,
+    best_of_scores,
+    check_returns,
+    full_loss,
+)
 from transformers4rec_ext.model._output import (
     NextItemPredictionPrepareBlock,
     _NextItemPredictionTask,
     check_temperature,
+    projection_to,
 )
 from transformers4rec_ext.model._positions import labelled_rows, last_rows
-from transformers4rec_ext.model._ranking import exploded, update_metrics
+from transformers4rec_ext.model._ranking import exploded, reads_rank, update_metrics
 from transformers4rec_ext.model._sampling import (
     check_candidate_loss,
     check_flags,
@@ -184,7 +190,7 @@ class NextItemPredictionTask(PredictionTask):
             self.target_dim = table.num_embeddings
         if self.weight_tying:
             self.item_embedding_table = table
-            task_block = self._project_to(table.weight.shape[1], input_size, task_block)
+            task_block = projection_to(table.weight.shape[1], input_size, task_block)
             if self.sparse_grad:
                 # A dense gradient from the look-up would make the sum dense.
                 table.sparse = True
@@ -221,6 +227,8 @@ class NextItemPredictionTask(PredictionTask):
         top_k: int | None = None,
         *,
         masked: MaskedItems | None = None,
+        returns: str | None = None,
+        exclude_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """Score items at the labelled positions, or at the last position of each session.
@@ -236,17 +244,25 @@ class NextItemPredictionTask(PredictionTask):
         masked : MaskedItems, optional
             The batch's item ids and labels, from the input module's ``masked_items``. Without it
             they are those of the batch that the input module saw last.
+        returns : str, optional
+            With a flag: "predictions" (the default in testing, and in training of a task made with
+            ``return_predictions=True``), "ranks" or "loss" (the default in training). Without:
+            "scores" (the default) or "hidden".
+        exclude_ids : Tensor, int64, [B, L], optional
+            With ``top_k``: items not to recommend in a row, such as those seen; -1 for none.
 
         Returns
         -------
         dict with a flag
             ``loss`` (float32, 0 with gradient if no position has a label), ``labels`` int64 [N]
-            (zeros in sampled training) and ``predictions`` [N, V] ([N, 1+S], or None where the
-            fused loss ran).
-        Tensor [B, V] of scores without
+            (zeros in sampled training) and ``predictions``: scores [N, V] or, in sampled training,
+            [N, 1+S]; with "ranks" `Ranks`, with "loss" None. Then a plain ``CrossEntropyLoss``
+            needs no scores and they never exist; other losses compute and return them.
+        Tensor [B, V] of scores without; with ``returns="hidden"`` [B, D] of what scores them
         (scores float32 [B, k], ids int64 [B, k]) with ``top_k``
-            The padding item is never among them.
+            Best first, -inf and -1 where fewer are left; the padding item is never among them.
         """
+        check_returns(returns, training or testing)
         x = inputs[0] if isinstance(inputs, tuple | list) else inputs
         self._check_hidden(x)
         if self.pre is None or self.masking is None:
@@ -256,15 +272,45 @@ class NextItemPredictionTask(PredictionTask):
         if training or testing:
             targets = read_targets(self.masking) if masked is None else masked.targets
             hidden, labels = labelled_rows(x, targets, self.padding_idx)
-            return self._outputs(hidden, labels, training, testing)
+            return self._outputs(hidden, labels, training, testing, returns)
         item_ids = self.embeddings.item_seq if masked is None else masked.item_ids
-        scores, _ = self.pre(last_rows(x, item_ids, self.padding_idx))
-        return scores if top_k is None else self._top_k(scores, top_k)
+        hidden = last_rows(x, item_ids, self.padding_idx)
+        if returns == "hidden":
+            return hidden
+        layer = self._layer()
+        if top_k is not None and layer is not None:
+            return best_items(layer, hidden, top_k, self.padding_idx, exclude_ids)
+        scores, _ = self.pre(hidden)
+        if top_k is None:
+            return scores
+        return best_of_scores(scores, top_k, self.padding_idx, exclude_ids)
+
+    @property
+    def item_weights(self) -> torch.Tensor:
+        """The weights [V, D] that score items: ``scores = hidden @ item_weights.T / T``.
+
+        Raises
+        ------
+        RuntimeError   if the task is not built, or its output layer is one of your own.
+        """
+        layer = self._layer()
+        if layer is None:
+            raise RuntimeError(
+                "NextItemPredictionTask: item_weights are those of the task's own output layer, "
+                f"once it is built; got {self.pre!r}."
+            )
+        weights: torch.Tensor = layer.output_weights
+        return weights
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether a metric wants scores [N, V] because the target's rank does not determine it."""
+        return not all(reads_rank(metric) for metric in self._metrics())
 
     def calculate_metrics(
-        self, predictions: torch.Tensor | None, targets: torch.Tensor
+        self, predictions: torch.Tensor | Ranks | None, targets: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Update the metrics with scores [N, V] and labels [N]; return the values of the batch.
+        """Update the metrics with scores [N, V] (or ranks) and labels [N]; return their values.
 
         Keyed by metric name, one value per cut-off. Empty if no position has a label, or if there
         are no predictions because the fused loss ran (said once in the log).
@@ -280,11 +326,14 @@ class NextItemPredictionTask(PredictionTask):
             return {}
         if targets.numel() == 0:
             return {}
-        # Of [N, 1+S] logits no column is the padding item's.
-        padding_idx = self.padding_idx if predictions.shape[-1] == self.target_dim else None
-        predictions = self.forward_to_prediction_fn(predictions)
         metrics = self._metrics()
-        values = update_metrics(metrics, predictions, targets, padding_idx)
+        if isinstance(predictions, Ranks):
+            values = [metric(rank=predictions.rank) for metric in metrics]
+        else:
+            # Of [N, 1+S] logits no column is the padding item's.
+            padding_idx = self.padding_idx if predictions.shape[-1] == self.target_dim else None
+            predictions = self.forward_to_prediction_fn(predictions)
+            values = update_metrics(metrics, predictions, targets, padding_idx)
         names = [self.metric_name(metric) for metric in metrics]
         return dict(zip(names, values, strict=True))
 
@@ -301,19 +350,40 @@ class NextItemPredictionTask(PredictionTask):
         rows = non_pad_mask.nonzero().squeeze(1)
         return inp_tensor.flatten(end_dim=1).index_select(0, rows)
 
+    def _layer(self) -> Any:
+        """Return the task's own output layer; None where ``pre`` is something else."""
+        layer = getattr(self.pre, "module", None)
+        return layer if isinstance(layer, _NextItemPredictionTask) else None
+
     def _outputs(
-        self, hidden: torch.Tensor, labels: torch.Tensor, training: bool, testing: bool
+        self,
+        hidden: torch.Tensor,
+        labels: torch.Tensor,
+        training: bool,
+        testing: bool,
+        returns: str | None,
     ) -> dict[str, Any]:
-        layer: Any = getattr(self.pre, "module", None)
+        layer, sampled = self._layer(), training and self.sampled_softmax
+        if returns is None:
+            returns = "predictions" if self.return_predictions or not training else "loss"
+        elif returns == "ranks" and (
+            self.return_predictions or (self.needs_scores and not sampled)
+        ):
+            returns = "predictions"
         if training and isinstance(self.loss, CandidateLoss):
             loss = self.loss(hidden, layer.checked_weights(hidden), labels)
             return {"loss": loss, "labels": torch.zeros_like(labels), "predictions": None}
-        fused = training and self.sampled_softmax and is_plain(self.loss)
-        if fused and isinstance(layer, _NextItemPredictionTask):
+        if sampled and layer is not None and is_plain(self.loss):
             loss, logits = layer.sampled_loss(
-                hidden, labels, self.loss.reduction, self.return_predictions
+                hidden, labels, self.loss.reduction, returns == "predictions"
             )
             return {"loss": loss, "labels": torch.zeros_like(labels), "predictions": logits}
+        fused = returns != "predictions" and is_plain(self.loss, or_smoothed=True)
+        if fused and layer is not None and not sampled:
+            loss, ranks = full_loss(
+                layer, hidden, labels, self.loss, self.padding_idx, returns == "ranks"
+            )
+            return {"loss": loss, "labels": labels, "predictions": ranks}
         logits, labels = self.pre(hidden, targets=labels, training=training, testing=testing)
         return {"loss": self._loss(logits, labels), "labels": labels, "predictions": logits}
 
@@ -330,36 +400,3 @@ class NextItemPredictionTask(PredictionTask):
                 return smoothed_cross_entropy(x, targets, loss.label_smoothing, loss.reduction)
             result: torch.Tensor = loss(x, targets)
             return result
-
-    def _top_k(self, scores: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the best ``top_k`` items of ``scores`` [B, V], without the padding item."""
-        top_k = _checks.integer("NextItemPredictionTask", "top_k", top_k, minimum=1)
-        num_items = scores.shape[1]
-        if top_k > num_items - 1:
-            raise value_error(
-                "NextItemPredictionTask",
-                "top_k",
-                f"be at most {num_items - 1}, the items of V={num_items} rows without padding",
-                top_k,
-            )
-        padding = torch.tensor([self.padding_idx], device=scores.device)
-        scores = scores.float().index_fill(1, padding, -torch.inf)
-        values, ids = torch.topk(scores, top_k, dim=1)
-        return values, ids
-
-    def _project_to(self, item_dim: int, input_size: Any, task_block: Any) -> Any:
-        if input_size[-1] == item_dim or task_block is not None:
-            return task_block
-        _say_projection(item_dim, input_size[-1])
-        return MLPBlock([item_dim], activation=None)
-
-
-@functools.cache
-def _say_projection(item_dim: int, width: int) -> None:
-    """Warn in upstream's words, once in a process for each pair of widths."""
-    LOG.warning(
-        "Projecting inputs of NextItemPredictionTask to '%d', as weight tying requires the "
-        "input dimension '%d' to be equal to the item-id embedding dimension.",
-        item_dim,
-        width,
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,6 +12,8 @@ import torch
 from transformers4rec_ext import _checks, functional
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.block.base import Block, BuildableBlock
+from transformers4rec_ext.block.mlp import MLPBlock
+from transformers4rec_ext.model.base import LOG
 from transformers4rec_ext.samplers import CandidateSampler, LogUniformSampler
 
 
@@ -301,3 +304,25 @@ def check_tied_table(table: object, target_dim: int, width: int) -> None:
             "Tied weights need target_dim equal to the rows of the table and a task_block that "
             "ends in its width.",
         )
+
+
+def projection_to(item_dim: int, input_size: Sequence[int], task_block: Any) -> Any:
+    """Return the task block that tied weights need: the given one, or a projection to their width.
+
+    None where the widths agree.
+    """
+    if input_size[-1] == item_dim or task_block is not None:
+        return task_block
+    _say_projection(item_dim, input_size[-1])
+    return MLPBlock([item_dim], activation=None)
+
+
+@functools.cache
+def _say_projection(item_dim: int, width: int) -> None:
+    """Warn in upstream's words, once in a process for each pair of widths."""
+    LOG.warning(
+        "Projecting inputs of NextItemPredictionTask to '%d', as weight tying requires the "
+        "input dimension '%d' to be equal to the item-id embedding dimension.",
+        item_dim,
+        width,
+    )

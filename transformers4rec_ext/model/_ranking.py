@@ -32,7 +32,7 @@ def update_metrics(
     rank: torch.Tensor | None = None
     values = []
     for metric in metrics:
-        if not _reads_rank(metric, scores, targets):
+        if not (reads_rank(metric) and scores.dim() == 2 and targets.dim() == 1):
             values.append(metric(scores, targets))
             continue
         if rank is None:
@@ -41,14 +41,9 @@ def update_metrics(
     return values
 
 
-def _reads_rank(metric: Any, scores: torch.Tensor, targets: torch.Tensor) -> bool:
-    return (
-        isinstance(metric, RankingMetric)
-        and metric.labels_onehot
-        and metric.follows_from_rank
-        and scores.dim() == 2
-        and targets.dim() == 1
-    )
+def reads_rank(metric: Any) -> bool:
+    """Tell whether the rank of each row's one target determines the metric."""
+    return isinstance(metric, RankingMetric) and metric.labels_onehot and metric.follows_from_rank
 
 
 def exploded(name: str, metric: Any) -> dict[str, torch.Tensor]:

@@ -11,13 +11,13 @@ from transformers4rec_ext.losses import CandidateLoss
 from transformers4rec_ext.samplers import CandidateSampler
 
 
-def is_plain(loss: Any, *, smoothed: bool = False) -> bool:
+def is_plain(loss: Any, *, smoothed: bool = False, or_smoothed: bool = False) -> bool:
     """Tell whether the fused loss equals ``loss`` (or would, but for its label smoothing)."""
     return (
         type(loss) is torch.nn.CrossEntropyLoss
         and loss.weight is None
         and loss.ignore_index < 0
-        and (loss.label_smoothing > 0) == smoothed
+        and (or_smoothed or (loss.label_smoothing > 0) == smoothed)
     )
 
 

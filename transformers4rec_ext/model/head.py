@@ -67,11 +67,9 @@ class Head(torch.nn.Module):
         self._task_weights = self._weights_by_name(task_weights)
         self._body_accepts = _accepted_arguments(body)
         self._body_reads_masked = "masked" in named_arguments(body)
-        self._tasks_reading_masked = frozenset(
-            name
-            for name, task in self.prediction_task_dict.items()
-            if "masked" in named_arguments(task)
-        )
+        self._arguments_of_tasks = {
+            name: named_arguments(task) for name, task in self.prediction_task_dict.items()
+        }
         self.build(inputs=inputs, task_blocks=task_blocks)
 
     def build(self, inputs: Any = None, device: Any = None, task_blocks: Any = None) -> None:
@@ -197,6 +195,8 @@ class Head(torch.nn.Module):
         top_k: int | None = None,
         *,
         masked: MaskedItems | None = None,
+        returns: str | None = None,
+        exclude_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Run the tasks on the body's output.
@@ -213,6 +213,8 @@ class Head(torch.nn.Module):
         masked : MaskedItems, optional
             What ``body.masked_items`` gave for this batch; made here with ``call_body``. Goes to
             the body and to the tasks that name it; the others read what the masking remembers.
+        returns, exclude_ids : optional
+            To the tasks that name them; see :class:`NextItemPredictionTask`.
         **kwargs
             To the body, those that its forward names.
 
@@ -227,17 +229,17 @@ class Head(torch.nn.Module):
             if masked is None:
                 masked = self._masked_items(body_outputs, flags)
             body_outputs = self._call_body(body_outputs, {**flags, **kwargs}, masked)
+        given: dict[str, Any] = {"masked": masked, "returns": returns}
         if not (training or testing):
+            given["exclude_ids"] = exclude_ids
             return {
-                name: task(
-                    body_outputs, **_top_k_argument(task, top_k), **self._values(name, masked)
-                )
+                name: task(body_outputs, **_top_k_argument(task, top_k), **self._named(name, given))
                 for name, task in self.prediction_task_dict.items()
             }
         losses, labels, predictions = [], {}, {}
         for name, task in self.prediction_task_dict.items():
             target = self._target_of(_task(task), targets)
-            output = task(body_outputs, targets=target, **flags, **self._values(name, masked))
+            output = task(body_outputs, targets=target, **flags, **self._named(name, given))
             labels[name] = output["labels"]
             predictions[name] = output["predictions"]
             losses.append(output["loss"] * self._task_weights[name])
@@ -294,10 +296,10 @@ class Head(torch.nn.Module):
             taken["masked"] = masked
         return self.body(inputs, **taken)
 
-    def _values(self, task_name: str, masked: Any) -> dict[str, Any]:
+    def _named(self, task_name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         # Only to a task that names it: one written for upstream may hand on what it does not know.
-        given = masked is not None and task_name in self._tasks_reading_masked
-        return {"masked": masked} if given else {}
+        known = self._arguments_of_tasks[task_name]
+        return {k: v for k, v in arguments.items() if v is not None and k in known}
 
     def _target_of(self, task: Any, targets: Any) -> Any:
         if not isinstance(targets, Mapping):

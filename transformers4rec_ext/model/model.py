@@ -112,7 +112,9 @@ class Model(Saving):
         training, testing : bool
             With either, a loss is computed. They do not switch dropout; ``.train()`` does.
         **kwargs
-            ``top_k`` replaces the model's for this call; others are ignored.
+            ``top_k`` replaces the model's for this call; ``exclude_ids`` int64 [B, L] are items not
+            to recommend with it; ``returns`` says what next-item tasks compute (see
+            :class:`NextItemPredictionTask`). Others are ignored.
 
         Returns
         -------
@@ -132,6 +134,8 @@ class Model(Saving):
                 targets=targets,
                 call_body=True,
                 top_k=top_k,
+                returns=kwargs.get("returns"),
+                exclude_ids=kwargs.get("exclude_ids"),
             )
             for head in self.heads
         ]
@@ -190,6 +194,8 @@ class Model(Saving):
         dataloader : iterable of dicts of tensors, or of (dict, targets)
             Iterated once per epoch; batches are moved to the model's device.
         optimizer : optimizer, or a class or function that makes one from parameters
+            The default stands for :class:`~transformers4rec_ext.optim.LazyAdam` where a parameter
+            has row gradients (``sparse_grad=True``), which torch's Adam does not take.
         eval_dataloader : iterable, optional
             Evaluated after each epoch; the result is logged, and printed with ``verbose``.
         num_epochs : int
@@ -200,7 +206,8 @@ class Model(Saving):
         verbose : bool
             Show a progress bar and print metrics.
         compute_metric : bool
-            Compute the metrics of each epoch.
+            Compute the metrics of each epoch: from the ranks of the targets, where they follow from
+            them, which full softmax counts on the way.
 
         Returns
         -------
@@ -216,6 +223,7 @@ class Model(Saving):
         optimizer = make_optimizer(optimizer, self) if train else None
         device = self._device()
         scaler = torch.amp.GradScaler(device.type) if amp and device.type == "cuda" else None
+        flags = {"training": True, "returns": "ranks" if compute_metric else "loss"}
         losses = []
         with mode_of(self, training=train), torch.set_grad_enabled(train):
             for epoch in range(num_epochs):
@@ -223,7 +231,7 @@ class Model(Saving):
                 bar = progress(dataloader, verbose, f"epoch {epoch + 1}/{num_epochs}")
                 batch_losses = []
                 for batch in bar:
-                    output = run_batch(self, batch, device, amp, training=True, testing=False)
+                    output = run_batch(self, batch, device, amp, flags)
                     batch_losses.append(output["loss"].detach())
                     if optimizer is not None:
                         step(output["loss"], optimizer, scaler)
@@ -251,6 +259,9 @@ class Model(Saving):
     ) -> dict[str, Any]:
         """Return the metrics over ``dataloader``, without dropout and gradients.
 
+        Metrics that follow from the rank of the target are computed from it; scores of all items
+        exist only if a metric of one's own wants them.
+
         Parameters
         ----------
         dataloader : iterable of dicts of tensors, or of (dict, targets)
@@ -273,8 +284,9 @@ class Model(Saving):
         device = self._device()
         with mode_of(self, training=False), torch.no_grad():
             self.reset_metrics()
+            flags = {"training": training, "testing": testing, "returns": "ranks"}
             for batch in progress(dataloader, verbose, mode):
-                output = run_batch(self, batch, device, False, training, testing, targets)
+                output = run_batch(self, batch, device, False, flags, targets)
                 self.calculate_metrics(output["predictions"], output["labels"])
             return self.compute_metrics(mode=mode)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from transformers4rec_ext._checkpoint import load_state, open_state, save_state
 from transformers4rec_ext.training.config import RunConfig
-from transformers4rec_ext.training.evaluation import held_out_ranks, rows_at_once, summarize
+from transformers4rec_ext.training.evaluation import held_out_ranks, summarize
 from transformers4rec_ext.training.log import RunLog, plot_curves, read_log
 from transformers4rec_ext.training.loop import Position, TrainingLoop
-from transformers4rec_ext.training.network import build_model, evaluating, model_scorer
+from transformers4rec_ext.training.network import build_model, evaluating, model_query
 
 __all__ = [
     "Position",
@@ -18,11 +18,10 @@ __all__ = [
     "evaluating",
     "held_out_ranks",
     "load_state",
-    "model_scorer",
+    "model_query",
     "open_state",
     "plot_curves",
     "read_log",
-    "rows_at_once",
     "save_state",
     "summarize",
 ]

@@ -43,6 +43,9 @@ class RunConfig:
         "sampled": softmax over the target and ``samples`` log-uniform negatives; "full": over all.
     samples : int
         S, negatives drawn for each batch.
+    sparse : bool, optional
+        Whether the item table gets row gradients and a lazy optimizer, so that a step does not pay
+        for items that it never touches; None: with more than 100,000 items and sampled loss.
     body : str
         "gpt2" or "xlnet".
     exclude_seen : bool
@@ -78,6 +81,7 @@ class RunConfig:
     clip: float = 1.0
     loss: str = "sampled"
     samples: int = 1000
+    sparse: bool | None = None
     body: str = "gpt2"
     exclude_seen: bool = False
     patience: int = 5
@@ -107,6 +111,11 @@ class RunConfig:
                 raise value_error(
                     "RunConfig", name, f"be one of {allowed}", repr(getattr(self, name))
                 )
+        if self.sparse not in (None, False, True):
+            raise type_error("RunConfig", "sparse", "be a bool or None", repr(self.sparse))
+        if self.sparse and self.loss == "full":
+            hint = "A softmax over all items touches all rows."
+            raise value_error("RunConfig", "sparse", "be used with loss='sampled'", True, hint)
         if self.d_model % self.heads:
             raise value_error(
                 "RunConfig", "d_model", f"be a multiple of heads={self.heads}", self.d_model

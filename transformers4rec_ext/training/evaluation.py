@@ -9,39 +9,34 @@ from torch import Tensor
 
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.data.contexts import Contexts
-from transformers4rec_ext.ranking_metric import MISSED, target_rank
-from transformers4rec_ext.training.network import Scorer
+from transformers4rec_ext.functional import target_rank
+from transformers4rec_ext.ranking_metric import MISSED
+from transformers4rec_ext.training.network import Query
 
-_SCORES_AT_ONCE = 1 << 26
 TOP_KS = (5, 10, 20)
 
 
-def rows_at_once(batch_size: int, num_items: int) -> int:
-    """Return how many sessions to score together, so that [B, V] stays below 2^26 scores."""
-    return max(1, min(batch_size, _SCORES_AT_ONCE // num_items))
-
-
 def held_out_ranks(
-    score: Scorer,
+    query: Query,
     contexts: Iterable[Contexts],
     *,
-    num_items: int,
     max_length: int,
     batch_size: int = 256,
     exclude_seen: bool = False,
 ) -> Tensor:
     """Rank every held-out item among all items, given what came before it.
 
+    Scores are made a tile of items at a time; the [B, V] matrix never exists.
+
     Parameters
     ----------
-    score : callable
-        ids [B, T] -> scores [B, V].
+    query : callable
+        ids [B, T] -> hidden [B, D] and item weights [V, D]; an item's score is their product. Row 0
+        of the weights is the padding item's, which is not ranked.
     contexts : iterable of Contexts
         From :func:`transformers4rec_ext.data.held_out`.
-    num_items : int
-        V, padding included; the padding item is not ranked.
     max_length : int
-        T, how much of a context the scorer sees.
+        T, how much of a context the query sees.
     batch_size : int
     exclude_seen : bool
         Leave the items of the whole context (not only of its last T) out of the ranking. A target
@@ -53,18 +48,17 @@ def held_out_ranks(
         From 1; ``MISSED`` for a miss: a target that is not in the catalogue or has no known item
         before it, or a score that is not a number.
     """
-    batch = rows_at_once(batch_size, num_items)
     found: list[Tensor] = []
     for chunk in contexts:
         ranks = torch.full((len(chunk.targets),), MISSED, dtype=torch.int64)
         targets = torch.from_numpy(chunk.targets)
-        for rows, ids, seen in chunk.batches(batch, max_length):
+        for rows, ids, seen in chunk.batches(batch_size, max_length):
             at = torch.from_numpy(rows)
             target = targets[at]
             repeated = (seen == target[:, None]).any(dim=1)
             known = target > 0
             rank = target_rank(
-                score(ids),
+                *query(ids),
                 target.clamp(min=1),
                 exclude_ids=seen if exclude_seen else None,
                 padding_idx=0,

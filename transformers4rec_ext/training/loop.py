@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from transformers4rec_ext._checkpoint import open_state, save_state
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.data.loader import SessionLoader
+from transformers4rec_ext.model._fit import has_row_gradients
+from transformers4rec_ext.optim import LazyAdam, clip_grad_norm_
 from transformers4rec_ext.training.config import RunConfig
 from transformers4rec_ext.training.log import RunLog
 
@@ -84,7 +87,10 @@ class TrainingLoop:
         self.folder = Path(self.folder)
         self.checkpoint = self.folder / "checkpoint.safetensors"
         self.best = self.folder / "model.safetensors"
-        self.optimizer = torch.optim.Adam(self.model.parameters(), self.config.lr, fused=True)
+        # With dense gradients both are Adam; torch's is kept where it does.
+        lazy = has_row_gradients(self.model)
+        make = LazyAdam if lazy else partial(torch.optim.Adam, fused=True)
+        self.optimizer: torch.optim.Optimizer = make(self.model.parameters(), lr=self.config.lr)
 
     @property
     def global_step(self) -> int:
@@ -180,7 +186,7 @@ class TrainingLoop:
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         if self.config.clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+            clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.optimizer.step()
         return value
 

@@ -20,7 +20,9 @@ from transformers4rec_ext.schema import Schema
 from transformers4rec_ext.training.config import RunConfig
 
 ITEM = "item_id"
-Scorer = Callable[[Tensor], Tensor]
+Query = Callable[[Tensor], tuple[Tensor, Tensor]]
+#: Catalogues above this size are trained with row gradients unless told otherwise.
+SPARSE_ABOVE = 100_000
 
 
 def build_model(config: RunConfig, num_items: int) -> Model:
@@ -36,12 +38,14 @@ def build_model(config: RunConfig, num_items: int) -> Model:
     """
     # A row is a context of max_length items and one target.
     length = config.max_length + 1
+    sparse = uses_row_gradients(config, num_items)
     inputs = TabularSequenceFeatures.from_schema(
         Schema.from_item_column(ITEM, num_items=num_items - 1, max_length=length),
         max_sequence_length=length,
         embedding_dim_default=config.d_model,
         masking="causal",
         aggregation="concat",
+        sparse_grad=sparse,
     )
     inner = config.inner or 4 * config.d_model
     maker: Any
@@ -66,18 +70,29 @@ def build_model(config: RunConfig, num_items: int) -> Model:
         weight_tying=True,
         sampled_softmax=config.loss == "sampled",
         max_n_samples=config.samples,
+        sparse_grad=sparse,
     )
     return Model(Head(body, task, inputs=inputs))
 
 
-def model_scorer(model: nn.Module) -> Scorer:
-    """Return a function from ids [B, T] to the scores of all items [B, V] of what comes next."""
+def uses_row_gradients(config: RunConfig, num_items: int) -> bool:
+    """Tell whether the item table of a run gets row gradients: as told, else by its size."""
+    if config.sparse is not None:
+        return config.sparse
+    return config.loss == "sampled" and num_items > SPARSE_ABOVE
 
-    def score(ids: Tensor) -> Tensor:
-        scores: Tensor = model({ITEM: ids})
-        return scores
 
-    return score
+def model_query(model: Model) -> Query:
+    """Return a function from ids [B, T] to hidden [B, D] and the item weights [V, D].
+
+    Their products order the items that may come next.
+    """
+    (task,) = model.prediction_tasks
+
+    def query(ids: Tensor) -> tuple[Tensor, Tensor]:
+        return model({ITEM: ids}, returns="hidden"), task.item_weights
+
+    return query
 
 
 @contextmanager

@@ -7,57 +7,21 @@ import os
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from torch import Tensor, nn
 
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext._files import atomic_path
 from transformers4rec_ext.data.catalogue import Catalogue
 from transformers4rec_ext.data.contexts import Contexts, whole_sessions
 from transformers4rec_ext.data.parquet import ParquetSessions
+from transformers4rec_ext.functional import topk_items
+from transformers4rec_ext.model.model import Model
 from transformers4rec_ext.training.config import RunConfig
-from transformers4rec_ext.training.evaluation import rows_at_once
-from transformers4rec_ext.training.network import Scorer, evaluating, model_scorer
-
-
-def best_items(scores: Tensor, k: int, exclude: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return the k highest scores and their ids, without padding and the excluded ids.
-
-    Parameters
-    ----------
-    scores : Tensor, floating, [B, V]
-    k : int
-        At most V - 1.
-    exclude : Tensor, int64, [B, L], optional
-        Ids to leave out, -1 for none.
-
-    Returns
-    -------
-    tuple of Tensor
-        Scores float32 [B, k], falling, and ids int64 [B, k]; where fewer than k items are left,
-        the score is -inf.
-
-    Raises
-    ------
-    ValueError
-        If ``k`` is not in [1, V - 1].
-    """
-    if not 1 <= k < scores.shape[1]:
-        raise value_error(
-            "best_items", "k", f"be in [1, {scores.shape[1] - 1}], the number of items", k
-        )
-    scores = scores.float()
-    barred = torch.zeros(scores.shape, dtype=torch.bool)
-    if exclude is not None:
-        barred.scatter_(1, exclude.clamp(min=0), True)
-    barred[:, 0] = True
-    top = scores.masked_fill(barred, -torch.inf).topk(k, dim=1)
-    return top.values, top.indices
+from transformers4rec_ext.training.network import Query, evaluating, model_query
 
 
 def write_recommendations(
     path: str | os.PathLike[str],
-    model: nn.Module,
+    model: Model,
     sessions: ParquetSessions,
     catalogue: Catalogue,
     config: RunConfig,
@@ -73,7 +37,7 @@ def write_recommendations(
     path : path
         A parquet file, complete or not there: the session column (or ``row``), ``items``,
         ``scores``.
-    model : nn.Module
+    model : Model
     sessions : ParquetSessions
     catalogue : Catalogue
     config : RunConfig
@@ -101,14 +65,14 @@ def write_recommendations(
             f"be in [1, {catalogue.num_items - 1}], the number of items",
             top_k,
         )
-    score = model_scorer(model)
+    query = model_query(model)
     writer: pq.ParquetWriter | None = None
     empty = 0
     bar = tqdm(total=sessions.num_sessions, unit="session", disable=not progress)
     with atomic_path(path) as temporary, bar, evaluating(model):
         try:
             for chunk in whole_sessions(sessions, catalogue):
-                table = _recommend(score, chunk, sessions, catalogue, config, top_k, exclude_seen)
+                table = _recommend(query, chunk, sessions, catalogue, config, top_k, exclude_seen)
                 empty += int((chunk.lengths == 0).sum())
                 if writer is None:
                     writer = pq.ParquetWriter(temporary, table.schema, compression="zstd")
@@ -121,7 +85,7 @@ def write_recommendations(
 
 
 def _recommend(
-    score: Scorer,
+    query: Query,
     chunk: Contexts,
     sessions: ParquetSessions,
     catalogue: Catalogue,
@@ -133,9 +97,10 @@ def _recommend(
     num_rows = len(chunk.start)
     scores = np.full((num_rows, top_k), -np.inf, np.float32)
     ids = np.zeros((num_rows, top_k), np.int64)
-    batch = rows_at_once(config.eval_batch_size, catalogue.num_items)
-    for rows, context, seen in chunk.batches(batch, config.max_length):
-        values, found = best_items(score(context), top_k, seen if exclude_seen else None)
+    for rows, context, seen in chunk.batches(config.eval_batch_size, config.max_length):
+        values, found = topk_items(
+            *query(context), top_k, exclude_ids=seen if exclude_seen else None, padding_idx=0
+        )
         scores[rows], ids[rows] = values.numpy(), found.numpy()
     kept = np.isfinite(scores)
     offsets = pa.array(np.concatenate([[0], np.cumsum(kept.sum(axis=1))]), pa.int32())

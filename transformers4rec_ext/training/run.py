@@ -30,7 +30,7 @@ from transformers4rec_ext.training.config import RunConfig
 from transformers4rec_ext.training.evaluation import held_out_ranks, summarize
 from transformers4rec_ext.training.log import plot_curves, read_log
 from transformers4rec_ext.training.loop import TrainingLoop
-from transformers4rec_ext.training.network import build_model, evaluating, model_scorer
+from transformers4rec_ext.training.network import build_model, evaluating, model_query
 
 _FOOTER_BYTES = 1 << 16
 _FILES = (
@@ -171,9 +171,8 @@ def evaluate_model(
     """
     with evaluating(model):
         ranks = held_out_ranks(
-            model_scorer(model),
+            model_query(model),
             held_out(sessions, catalogue, part, limit=limit, seed=config.seed),
-            num_items=catalogue.num_items,
             max_length=config.max_length,
             batch_size=config.eval_batch_size,
             exclude_seen=config.exclude_seen,

@@ -1,0 +1,95 @@
+"""What a next-item task computes over all items, and how it is asked for it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from transformers4rec_ext import _checks, functional
+from transformers4rec_ext._errors import value_error
+
+#: What the task's ``returns=`` may be: with a training or testing flag, and without one.
+WITH_FLAG = ("predictions", "ranks", "loss")
+AT_INFERENCE = ("scores", "hidden")
+_TASK = "NextItemPredictionTask"
+
+
+class Ranks(NamedTuple):
+    """Stands for predictions where only the rank of each target was computed: int64 [N]."""
+
+    rank: torch.Tensor
+
+
+def check_returns(returns: str | None, with_flag: bool) -> None:
+    """Raise unless ``returns`` is None or what can be asked for."""
+    allowed = WITH_FLAG if with_flag else AT_INFERENCE
+    if returns is not None and returns not in allowed:
+        raise value_error(_TASK, "returns", f"be one of {allowed}", repr(returns))
+
+
+def full_loss(
+    layer: Any,
+    hidden: torch.Tensor,
+    labels: torch.Tensor,
+    loss: torch.nn.CrossEntropyLoss,
+    padding_idx: int,
+    with_ranks: bool,
+) -> tuple[torch.Tensor, Ranks | None]:
+    """Return the cross-entropy over all items and, if asked for, the ranks of the labels.
+
+    One walk over the item weights for both; the [N, V] scores never exist.
+    """
+    options = {
+        "temperature": layer.temperature,
+        "label_smoothing": loss.label_smoothing,
+        "reduction": loss.reduction,
+    }
+    weights = layer.checked_weights(hidden)
+    if not with_ranks:
+        return functional.linear_cross_entropy(hidden, weights, labels, **options), None
+    value, rank = functional.linear_cross_entropy(
+        hidden, weights, labels, return_rank=True, padding_idx=padding_idx, **options
+    )
+    return value, Ranks(rank)
+
+
+def best_items(
+    layer: Any,
+    hidden: torch.Tensor,
+    top_k: Any,
+    padding_idx: int,
+    exclude_ids: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return scores [B, k] and ids [B, k] of the best items for ``hidden`` [B, D]."""
+    weights = layer.checked_weights(hidden)
+    top_k = _checked_top_k(top_k, weights.shape[0])
+    scores, ids = functional.topk_items(
+        hidden, weights, top_k, exclude_ids=exclude_ids, padding_idx=padding_idx
+    )
+    return (scores / layer.temperature).float(), ids
+
+
+def best_of_scores(
+    scores: torch.Tensor, top_k: Any, padding_idx: int, exclude_ids: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the same of the scores [B, V] of an output layer that is not ours."""
+    top_k = _checked_top_k(top_k, scores.shape[1])
+    barred = scores.new_full((scores.shape[0], 1), padding_idx, dtype=torch.int64)
+    if exclude_ids is not None:
+        barred = torch.cat([barred, exclude_ids.clamp(min=-1)], dim=1)
+    barred = torch.where(barred < 0, padding_idx, barred)
+    values, ids = scores.float().scatter(1, barred, -torch.inf).topk(top_k, dim=1)
+    return values, torch.where(values == -torch.inf, -1, ids)
+
+
+def _checked_top_k(top_k: Any, num_items: int) -> int:
+    top_k = _checks.integer(_TASK, "top_k", top_k, minimum=1)
+    if top_k > num_items - 1:
+        raise value_error(
+            _TASK,
+            "top_k",
+            f"be at most {num_items - 1}, the items of V={num_items} rows without padding",
+            top_k,
+        )
+    return top_k
