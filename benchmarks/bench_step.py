@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers4rec_ext.optim import LazyAdam
 
 from benchmarks import cases, timing
 from benchmarks.peers import upstream
 from transformers4rec_ext.model.model import Model
+from transformers4rec_ext.optim import LazyAdam
 from transformers4rec_ext.training.config import RunConfig
 from transformers4rec_ext.training.network import ITEM, build_model
 

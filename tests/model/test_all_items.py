@@ -14,7 +14,7 @@ from task_helpers import TARGETS, D, RecordingLoss, T, V, batch, hidden_of, part
 from transformers4rec_ext.block.base import Block, SequentialBlock
 from transformers4rec_ext.features.sequence import TabularSequenceFeatures
 from transformers4rec_ext.model import Head, Model, NextItemPredictionTask
-from transformers4rec_ext.model._all_items import Ranks
+from transformers4rec_ext.model._ranking import Ranks
 from transformers4rec_ext.ranking_metric import (
     AvgPrecisionAt,
     DCGAt,

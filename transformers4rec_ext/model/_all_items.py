@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from transformers4rec_ext import _checks, functional
 from transformers4rec_ext._errors import value_error
+from transformers4rec_ext.model._ranking import Ranks
 
 #: What the task's ``returns=`` may be: with a training or testing flag, and without one.
 WITH_FLAG = ("predictions", "ranks", "loss")
 AT_INFERENCE = ("scores", "hidden")
 _TASK = "NextItemPredictionTask"
-
-
-class Ranks(NamedTuple):
-    """Stands for predictions where only the rank of each target was computed: int64 [N]."""
-
-    rank: torch.Tensor
 
 
 def check_returns(returns: str | None, with_flag: bool) -> None:

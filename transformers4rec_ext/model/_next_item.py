@@ -13,7 +13,6 @@ from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.losses import CandidateLoss, smoothed_cross_entropy
 from transformers4rec_ext.masking import MaskedItems, read_targets
 from transformers4rec_ext.model._all_items import (
-    Ranks,
     best_items,
     best_of_scores,
     check_returns,
@@ -26,7 +25,7 @@ from transformers4rec_ext.model._output import (
     projection_to,
 )
 from transformers4rec_ext.model._positions import labelled_rows, last_rows
-from transformers4rec_ext.model._ranking import exploded, reads_rank, update_metrics
+from transformers4rec_ext.model._ranking import Ranks, exploded, reads_rank, update_metrics
 from transformers4rec_ext.model._sampling import (
     check_candidate_loss,
     check_flags,
@@ -326,14 +325,13 @@ class NextItemPredictionTask(PredictionTask):
             return {}
         if targets.numel() == 0:
             return {}
-        metrics = self._metrics()
-        if isinstance(predictions, Ranks):
-            values = [metric(rank=predictions.rank) for metric in metrics]
-        else:
+        padding_idx: int | None = None
+        if not isinstance(predictions, Ranks):
             # Of [N, 1+S] logits no column is the padding item's.
             padding_idx = self.padding_idx if predictions.shape[-1] == self.target_dim else None
             predictions = self.forward_to_prediction_fn(predictions)
-            values = update_metrics(metrics, predictions, targets, padding_idx)
+        metrics = self._metrics()
+        values = update_metrics(metrics, predictions, targets, padding_idx)
         names = [self.metric_name(metric) for metric in metrics]
         return dict(zip(names, values, strict=True))
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from transformers4rec_ext.ranking_metric import RankingMetric, target_rank
 
 
+class Ranks(NamedTuple):
+    """Stands for predictions where only the rank of each target was computed: int64 [N]."""
+
+    rank: torch.Tensor
+
+
 def update_metrics(
     metrics: Iterable[Any],
-    scores: torch.Tensor,
+    scores: torch.Tensor | Ranks,
     targets: torch.Tensor,
     padding_idx: int | None,
 ) -> list[torch.Tensor]:
@@ -24,11 +30,13 @@ def update_metrics(
     Parameters
     ----------
     metrics : iterable of torchmetrics.Metric
-    scores : Tensor, floating, [N, V]
+    scores : Tensor, floating, [N, V], or Ranks
     targets : Tensor, int64, [N]
     padding_idx : int, optional
         An item that competes in no row.
     """
+    if isinstance(scores, Ranks):
+        return [metric(rank=scores.rank) for metric in metrics]
     rank: torch.Tensor | None = None
     values = []
     for metric in metrics:
