@@ -154,6 +154,25 @@ def step() -> str:
     return f"{_table(header, rows)}\n\n{_machine(content)}"
 
 
+def optim() -> str:
+    """Return the table of optimizers: time over that of `torch.optim.SparseAdam`, and floors."""
+    content = _load("optim")
+    rows = []
+    for row in content["rows"]:
+        times = {name: value["median"] for name, value in row["seconds"].items()}
+        shape = f"V={_items(row['items'])} N={row['rows']} D={row['width']}"
+        for name, seconds in times.items():
+            # what moves the bytes of one update of the rows is compared with the step alone
+            alone = name.endswith(", step") or name in ("rows", "stream")
+            whole = "-" if alone else _ratio(seconds / times["SparseAdam"])
+            step = _ratio(seconds / times["SparseAdam, step"]) if alone else "-"
+            label = _NAMES.get(name, name)
+            rows.append([shape, label, f"{seconds * 1e3:.2f} ms", whole, step])
+    header = ["shape", "what", "time", "/ SparseAdam", "/ its step alone"]
+    fbgemm = f" FBGEMM {content['fbgemm']}." if content.get("fbgemm") else ""
+    return f"{_table(header, rows)}\n\n{_machine(content)}{fbgemm}"
+
+
 def startup() -> str:
     """Return the table of build and import times."""
     content = _load("startup")
@@ -170,6 +189,15 @@ _NAMES = {
     "gemm": "the GEMM alone",
     "gemms": "the 3 GEMMs alone",
     "chunked gemms": "the 3 GEMMs in chunks of 64 rows",
+    "rows": "floor: W, m, v rows gathered and scattered by torch",
+    "stream": "floor: as many bytes read and written in a stream",
+    "ours": "**LazyAdam**",
+    "ours, step": "**LazyAdam**, step alone",
+    "ours, row-wise": "**LazyAdam**, row-wise",
+    "ours, row-wise, step": "**LazyAdam**, row-wise, step alone",
+    "our Adagrad": "**LazyAdagrad**",
+    "our Adagrad, row-wise": "**LazyAdagrad**, row-wise",
+    "SparseAdam, step": "SparseAdam, step alone",
     "upstream": "upstream (scores, one-hot labels, top-k)",
 }
 TABLES = {
@@ -178,6 +206,7 @@ TABLES = {
     "full_softmax": full_softmax,
     "evaluation": evaluation,
     "step": step,
+    "optim": optim,
     "startup": startup,
 }
 

@@ -44,8 +44,8 @@ def has_fused(op: str, param: Tensor) -> bool:
 
 
 def flat(tensor: Tensor) -> Tensor:
-    """Rows of any shape as rows of numbers: [n, ...] as a view [n, D]; [n] as it is."""
-    return tensor if tensor.dim() == 1 else tensor.view(len(tensor), math.prod(tensor.shape[1:]))
+    """Rows of any shape as rows of numbers: [n, ...] as a view [n, D]; [n] and [n, D] as is."""
+    return tensor if tensor.dim() <= 2 else tensor.view(len(tensor), math.prod(tensor.shape[1:]))
 
 
 class LazyOptimizer(torch.optim.Optimizer):
