@@ -42,7 +42,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 
 $(VENV)-bench/installed: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)-bench
-	$(VENV)-bench/bin/python -m pip install --quiet "$(TORCH_SPEC)" "setuptools>=77" ninja pybind11 tensorflow-cpu faiss-cpu triton fbgemm-gpu-cpu
+	$(VENV)-bench/bin/python -m pip install --quiet "$(TORCH_SPEC)" "setuptools>=77" ninja pybind11 tensorflow-cpu faiss-cpu triton "fbgemm-gpu-cpu==1.8.*"
 	$(VENV)-bench/bin/python -m pip install --quiet --no-deps cut-cross-entropy
 	PATH=$(abspath $(VENV)-bench/bin):$$PATH $(VENV)-bench/bin/python -m pip install --no-build-isolation --editable .
 	touch $@
