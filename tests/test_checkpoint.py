@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from transformers4rec_ext import _checkpoint
 from transformers4rec_ext._checkpoint import load_state, open_state, save_state
+from transformers4rec_ext.optim import LazyAdam
 
 DTYPES = list(_checkpoint._NAMES)
 
@@ -203,11 +204,29 @@ def test_module_and_optimizer_continue(tmp_path: Path, name: str) -> None:
     assert equal(fresh.state_dict(), optimizer.state_dict())
 
 
-def test_rows_with_step_counts_of_their_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rowwise", [False, True])
+def test_rows_with_step_counts_of_their_own(tmp_path: Path, rowwise: bool) -> None:
     """The state of an optimizer that updates only touched rows: one integer a row."""
-    rows = {"step": torch.randint(0, 9, (50,), dtype=torch.int32), "exp_avg": torch.randn(50, 4)}
-    state = {"state": {0: rows}, "param_groups": [{"params": [0], "betas": (0.9, 0.999)}]}
-    assert equal(round_trip(tmp_path, state), state)
+
+    def train(table: nn.Embedding, optimizer: LazyAdam, steps: range) -> None:
+        for step in steps:
+            optimizer.zero_grad()
+            table(torch.tensor([step, 2 * step, 3])).square().sum().backward()
+            optimizer.step()
+
+    tables = [nn.Embedding(50, 4, sparse=True) for _ in range(2)]
+    first, second = (LazyAdam(table.parameters(), 0.1, rowwise=rowwise) for table in tables)
+    train(tables[0], first, range(4))
+    saved = {"model": tables[0].state_dict(), "optimizer": first.state_dict()}
+    save_state(tmp_path / "state", saved)
+    with open_state(tmp_path / "state") as file:
+        file.fill(tables[1].state_dict(), "model")
+        second.load_state_dict(file.read("optimizer"))
+    assert second.state_dict()["state"][0]["step"].dtype == torch.int32
+    for table, optimizer in zip(tables, (first, second), strict=True):
+        train(table, optimizer, range(4, 8))
+    assert equal(second.state_dict()["state"], first.state_dict()["state"])
+    assert torch.equal(tables[0].weight, tables[1].weight)
 
 
 # Other readers

@@ -88,7 +88,8 @@ def clip_grad_norm_(
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     for parameter, rows, sums in sparse:
         values = sums * scale.to(sums.device)
-        parameter.grad = torch.sparse_coo_tensor(
-            rows[None], values, parameter.shape, is_coalesced=True, check_invariants=False
+        # not torch.sparse_coo_tensor(check_invariants=False): torch 2.12 warns of it all the same
+        parameter.grad = torch.ops.aten.sparse_coo_tensor.indices_size(
+            rows[None], values, parameter.shape, is_coalesced=True
         )
     return norm
