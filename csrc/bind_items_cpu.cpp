@@ -36,7 +36,9 @@ T* output(Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
 }
 
-void check_rows(const Tensor& matrix) { STD_TORCH_CHECK(matrix.stride(1) == 1, "a matrix's rows must be contiguous"); }
+void check_rows(const Tensor& matrix) {
+  STD_TORCH_CHECK(matrix.size(1) <= 1 || matrix.stride(1) == 1, "a matrix's rows must be contiguous");
+}
 
 // Rows per thread at least, so that a small tile is not worth a thread.
 int64_t grain(int64_t columns) { return 1 + 16384 / (columns + 1); }

@@ -169,6 +169,33 @@ def test_fewer_items_left_than_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"exclude_ids": batch()["item_id"]}, "exclude_ids must be given with top_k, at inference"),
+        (
+            {"exclude_ids": batch()["item_id"], "top_k": 3, "testing": True},
+            "exclude_ids must be given with top_k, at inference; got top_k=3",
+        ),
+        ({"returns": "scores", "top_k": 3}, "returns must be None with top_k=3; got 'scores'"),
+        ({"returns": "hidden", "top_k": 3}, "returns must be None with top_k=3; got 'hidden'"),
+    ],
+)
+def test_arguments_that_would_do_nothing_are_refused(arguments: Any, text: str) -> None:
+    model, _ = parts()
+    with pytest.raises(ValueError, match=re.escape(text)):
+        model(batch(), **arguments)
+
+
+def test_returns_goes_before_the_models_top_k() -> None:
+    model, _ = parts()
+    model.top_k = 3
+    assert model(batch())[1].shape == (4, 3)
+    assert model(batch(), returns="hidden").shape == (4, D)
+    assert model(batch(), returns="scores").shape == (4, V)
+    assert model(batch(), testing=True)["predictions"].shape == (3, V)
+
+
+@pytest.mark.parametrize(
     ("flags", "returns", "text"),
     [
         ({}, "ranks", "returns must be one of ('scores', 'hidden'); got 'ranks'"),

@@ -158,6 +158,18 @@ def test_logits_far_from_zero_and_far_apart(
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e5, 1e9, 1e15, 1e20])
+def test_gradients_of_huge_logits_are_finite(small_tiles: str, scale: float) -> None:
+    """One ulp of such a score is larger than what an exponential can take."""
+    data = Items.make(9, 8, 501, dtype=torch.float32, with_bias=False)
+    hidden = (data.hidden.detach() * scale).requires_grad_()
+    loss = cross_entropy(hidden, data.weight, data.targets)
+    expected = torch_functional.cross_entropy(hidden @ data.weight.T, data.targets)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+    for gradient in torch.autograd.grad(loss, (hidden, data.weight)):
+        assert torch.isfinite(gradient).all()
+
+
 def test_excluding_an_item_by_its_bias(small_tiles: str) -> None:
     data = Items.make(3, 4, 40, dtype=torch.float32)
     assert data.bias is not None

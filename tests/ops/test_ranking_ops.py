@@ -172,6 +172,19 @@ def test_rank_of_training_is_the_rank_of_evaluation(small_tiles: str) -> None:  
     assert (rank[~counted] == reference.MISSED).all()
 
 
+def test_one_column_may_have_any_stride() -> None:
+    hidden, weight = torch.ones(5, 1), torch.arange(9.0)[None, :].t()
+    assert weight.is_contiguous()
+    assert weight.stride() == (1, 9)
+    assert rank_of(hidden, weight, torch.full((5,), 7)).tolist() == [1] * 5
+    assert best_of(hidden, weight, 2)[1].tolist() == [[8, 7]] * 5
+    loss, rank = functional.linear_cross_entropy(
+        hidden, weight, torch.full((5,), 8), return_rank=True
+    )
+    assert rank.tolist() == [0] * 5
+    assert torch.isfinite(loss)
+
+
 def test_empty_batch() -> None:
     hidden, weight = torch.zeros(0, 4), torch.randn(9, 4)
     assert rank_of(hidden, weight, torch.zeros(0, dtype=torch.int64)).shape == (0,)

@@ -112,7 +112,7 @@ def topk_items(
     -------
     scores : Tensor, float32 (float64 for float64), [N, k]
     ids : Tensor, int64, [N, k]
-        Where fewer than k items are left: -inf and -1. A score that is NaN is no score.
+        Where fewer than k items are left: -inf and -1. A score that is NaN or -inf is no score.
 
     Raises
     ------

@@ -16,8 +16,10 @@ AT_INFERENCE = ("scores", "hidden")
 _TASK = "NextItemPredictionTask"
 
 
-def check_returns(returns: str | None, with_flag: bool) -> None:
-    """Raise unless ``returns`` is None or what can be asked for."""
+def check_returns(returns: str | None, with_flag: bool, top_k: Any) -> None:
+    """Raise unless ``returns`` is None or what can be asked for, alone."""
+    if returns is not None and top_k is not None:
+        raise value_error(_TASK, "returns", f"be None with top_k={top_k}", repr(returns))
     allowed = WITH_FLAG if with_flag else AT_INFERENCE
     if returns is not None and returns not in allowed:
         raise value_error(_TASK, "returns", f"be one of {allowed}", repr(returns))

@@ -261,7 +261,7 @@ class NextItemPredictionTask(PredictionTask):
         (scores float32 [B, k], ids int64 [B, k]) with ``top_k``
             Best first, -inf and -1 where fewer are left; the padding item is never among them.
         """
-        check_returns(returns, training or testing)
+        check_returns(returns, training or testing, top_k)
         x = inputs[0] if isinstance(inputs, tuple | list) else inputs
         self._check_hidden(x)
         if self.pre is None or self.masking is None:

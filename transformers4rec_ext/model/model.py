@@ -114,7 +114,8 @@ class Model(Saving):
         **kwargs
             ``top_k`` replaces the model's for this call; ``exclude_ids`` int64 [B, L] are items not
             to recommend with it; ``returns`` says what next-item tasks compute (see
-            :class:`NextItemPredictionTask`). Others are ignored.
+            :class:`NextItemPredictionTask`) and goes before the model's ``top_k``. Others are
+            ignored.
 
         Returns
         -------
@@ -125,7 +126,11 @@ class Model(Saving):
         columns = prepare_inputs(inputs, self.max_sequence_length)
         if isinstance(targets, Mapping) and not targets:
             targets = None
-        top_k = kwargs.get("top_k", self.top_k)
+        returns, exclude_ids = kwargs.get("returns"), kwargs.get("exclude_ids")
+        top_k = kwargs.get("top_k", None if returns else self.top_k)
+        if exclude_ids is not None and (training or testing or top_k is None):
+            expectation = "be given with top_k, at inference"
+            raise value_error("Model.forward", "exclude_ids", expectation, f"top_k={top_k}")
         outputs = [
             head(
                 columns,
@@ -134,8 +139,8 @@ class Model(Saving):
                 targets=targets,
                 call_body=True,
                 top_k=top_k,
-                returns=kwargs.get("returns"),
-                exclude_ids=kwargs.get("exclude_ids"),
+                returns=returns,
+                exclude_ids=exclude_ids,
             )
             for head in self.heads
         ]

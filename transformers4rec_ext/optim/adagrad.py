@@ -11,7 +11,13 @@ from torch.optim.adagrad import adagrad
 from transformers4rec_ext import functional
 from transformers4rec_ext._memory import zeros_for_rows
 from transformers4rec_ext.ops.reference import accumulate_dtype
-from transformers4rec_ext.optim.base import LazyOptimizer, check_options, flat, has_fused
+from transformers4rec_ext.optim.base import (
+    LazyOptimizer,
+    check_options,
+    dense_gradients,
+    flat,
+    has_fused,
+)
 
 
 class LazyAdagrad(LazyOptimizer):
@@ -142,7 +148,7 @@ class LazyAdagrad(LazyOptimizer):
             states = [self._state(group, param, param.shape, param.dtype) for param in chosen]
             adagrad(
                 chosen,
-                [param.grad for param in chosen if param.grad is not None],
+                dense_gradients(chosen),
                 [state["sum"] for state in states],
                 [state["step"] for state in states],
                 fused=True if fused else None,

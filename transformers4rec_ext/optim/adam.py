@@ -16,6 +16,7 @@ from transformers4rec_ext.optim.base import (
     LazyOptimizer,
     check_number,
     check_options,
+    dense_gradients,
     flat,
     has_fused,
 )
@@ -145,7 +146,7 @@ class LazyAdam(LazyOptimizer):
             states = [self._dense_state(param, fused) for param in chosen]
             adamw(
                 chosen,
-                [param.grad for param in chosen if param.grad is not None],
+                dense_gradients(chosen),
                 [state["exp_avg"] for state in states],
                 [state["exp_avg_sq"] for state in states],
                 [],

@@ -38,9 +38,17 @@ def check_options(name: str, group: dict[str, Any], from_zero: tuple[str, ...]) 
 
 
 def has_fused(op: str, param: Tensor) -> bool:
-    """Tell whether torch's own fused kernel ``op`` takes this parameter."""
-    plain = type(param) in (Tensor, torch.nn.Parameter)
+    """Tell whether torch's own fused kernel ``op`` takes this parameter.
+
+    It walks parameter, gradient and state as they lie in memory, so all must be contiguous.
+    """
+    plain = type(param) in (Tensor, torch.nn.Parameter) and param.is_contiguous()
     return plain and _native.has_kernel(op, param.device.type, "aten")
+
+
+def dense_gradients(params: list[Tensor]) -> list[Tensor]:
+    """Return the gradients of parameters that have one, contiguous."""
+    return [param.grad.contiguous() for param in params if param.grad is not None]
 
 
 def flat(tensor: Tensor) -> Tensor:

@@ -124,7 +124,7 @@ def logsumexp_tile(
     larger = torch.maximum(maximum, torch.where(logits.isnan(), -math.inf, logits).amax(1))
     finite = torch.where(larger == -math.inf, 0.0, larger)
     before = torch.where(maximum == -math.inf, 0.0, torch.exp2(maximum - finite))
-    added = torch.exp2(logits - finite[:, None]).to(torch.float64).sum(1)
+    added = torch.exp2((logits - finite[:, None]).clamp(max=64.0)).to(torch.float64).sum(1)
     total.mul_(before).add_(added)
     maximum.copy_(larger)
 
@@ -149,7 +149,8 @@ def softmax_grad_tile(
     """
     shifted = scores if bias is None else scores + bias
     logits = shifted * (math.log2(math.e) / temperature)
-    p = torch.exp2(logits - maximum[:, None]) / total.to(scores.dtype)[:, None]
+    # scores made again may exceed the maximum where an ulp of theirs is large
+    p = torch.exp2((logits - maximum[:, None]).clamp(max=64.0)) / total.to(scores.dtype)[:, None]
     items = torch.arange(begin, begin + scores.shape[1], device=scores.device)
     is_target = (items == targets[:, None]).to(scores.dtype)
     of_scores = row_grad[:, None] * (p - smoothing - target_weight * is_target)
