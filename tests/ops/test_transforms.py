@@ -14,8 +14,8 @@ from torch.autograd import forward_ad
 
 from transformers4rec_ext import functional
 
-# torch's own forward mode scripts its formulas when it is first used.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+# torch's own forward mode scripts its formulas when it is first used (from 2.14: FutureWarning).
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script")
 Scalar = Callable[..., Tensor]
 # Made once: inside a transform no tensor can be asked for its gradient.
 DATA = Inputs.make()
