@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from transformers4rec_ext._errors import type_error, value_error
-
-#: Rank of a target that cannot be found: beyond every cut-off.
-MISSED = 2**62
+from transformers4rec_ext.ops.reference import MISSED
 
 
 def target_rank(
