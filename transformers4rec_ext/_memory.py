@@ -1,4 +1,9 @@
-"""Memory for tensors that are read a few rows at a time, far apart."""
+"""Memory of tables that are read a few rows at a time, far apart: huge pages where possible.
+
+Of a large table in pages of 4 KiB nearly every row is a miss in the processor's cache of addresses;
+in pages of 2 MiB few are. All of it is advice to Linux: where it is not taken, nothing changes but
+the time.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +11,32 @@ import ctypes
 import mmap
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-_HUGE = 2 * 1024 * 1024
+_LARGE = 16 * 1024 * 1024  # what the cache of addresses covers in small pages, and some more
+_MADV_HUGEPAGE = 14
+_MADV_COLLAPSE = 25  # Linux 6.1
+_SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def _advise(tensor: Tensor, advice: int) -> None:
+    """Give advice on the whole pages of a large contiguous tensor; others it shares."""
+    size = tensor.numel() * tensor.element_size()
+    if sys.platform != "linux" or tensor.device.type != "cpu" or size < _LARGE:
+        return
+    if not tensor.is_contiguous() or not _SETTING.exists() or "[never]" in _SETTING.read_text():
+        return
+    begin = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = (tensor.data_ptr() + size) // mmap.PAGESIZE * mmap.PAGESIZE
+    madvise = ctypes.CDLL(None).madvise
+    madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), ctypes.c_int(advice))
 
 
 def zeros_for_rows(size: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """``torch.zeros``, on Linux in huge pages if the system grants them.
-
-    Of a large table in pages of 4 KiB nearly every row is a miss in the processor's cache of
-    addresses; in pages of 2 MiB few are. It is advice: where it is not taken, nothing changes.
+    """``torch.zeros``, in huge pages from the beginning.
 
     Parameters
     ----------
@@ -30,11 +49,16 @@ def zeros_for_rows(size: Sequence[int], dtype: torch.dtype, device: torch.device
     Tensor of zeros, contiguous
     """
     tensor = torch.empty(size, dtype=dtype, device=device)
-    bytes_ = tensor.numel() * tensor.element_size()
-    if sys.platform == "linux" and device.type == "cpu" and bytes_ >= _HUGE:
-        # whole pages only: others share theirs; before the first touch, which fixes their size
-        begin = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-        length = tensor.data_ptr() + bytes_ - begin
-        madvise = ctypes.CDLL(None).madvise
-        madvise(ctypes.c_void_p(begin), ctypes.c_size_t(length), mmap.MADV_HUGEPAGE)
+    _advise(tensor, _MADV_HUGEPAGE)  # before the first touch, which gives it its pages
     return tensor.zero_()
+
+
+def gather_pages(tensor: Tensor) -> None:
+    """Move a tensor that exists already into huge pages; it costs about two copies of it, once.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        Keeps its address and its values.
+    """
+    _advise(tensor.detach(), _MADV_COLLAPSE)

@@ -74,6 +74,12 @@ T4R_HD double one_minus_power(double log_beta, double t) {
   return (1.0 - scale) - expm1_reduced(r) * scale;
 }
 
+// A gradient with coupled weight decay; without it the weight is not looked at, which may be NaN.
+template <typename T>
+T4R_HD T with_decay(T gradient, T decay, T weight) {
+  return decay == 0 ? gradient : gradient + decay * weight;
+}
+
 template <typename T>
 T4R_HD T decayed_average(T average, T value, T one_minus_beta) {
   return average + (value - average) * one_minus_beta;

@@ -1,6 +1,7 @@
 // The kernels for x86-64 processors with AVX512.
 #if defined(__x86_64__)
 #include <cmath>
+#include <type_traits>
 
 #include "../core/log_uniform.h"
 #include "../kernels.h"

@@ -35,8 +35,17 @@ torch.ops.transformers4rec_ext.sampled_bce_tile(
 table = F.alias_table(torch.rand(5000, generator=generator))
 weighted = F.weighted_sample(700, table, generator=generator)
 uniform = F.uniform_sample(700, 10**7, generator=generator)
+rows = []
+for dtype, moment in ((torch.float32, (40, 67)), (torch.bfloat16, (40,)), (torch.float16, (40,))):
+    weight, values = (torch.randn(n, 67, generator=generator).to(dtype) for n in (40, 90))
+    state = torch.zeros(40, 67), torch.zeros(moment), torch.arange(40, dtype=torch.int32)
+    touched = torch.randint(40, (90,), generator=generator)
+    F.adam_rows_(weight, *state, touched, values, lr=0.1)
+    F.adagrad_rows_(weight, state[1], touched, values, lr=0.1, weight_decay=0.1)
+    rows += [weight.float(), *state]
 print(_native.isa())
 for tensor in (
+    *rows,
     drawn.ids, drawn.log_q, drawn.num_tries, scores, loss, grad, bce, bce_loss, bce_grad,
     weighted.ids, weighted.log_q, weighted.num_tries, uniform.ids
 ):

@@ -66,6 +66,9 @@ class LazyAdam(LazyOptimizer):
     parameter's count) and back (a dense gradient then touches all rows), so state dicts of
     ``torch.optim.AdamW`` and ``SparseAdam`` load.
 
+    On Linux the state lies in huge pages, and the first step brings the table into them too (see
+    ``docs/kernels.md``): it costs about two copies of the table, once.
+
     Examples
     --------
     >>> table = torch.nn.Embedding(1000, 8, sparse=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from transformers4rec_ext import _backend, _checks, _native
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._memory import gather_pages
 from transformers4rec_ext.ops.reference import accumulate_dtype
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -63,6 +64,10 @@ class LazyOptimizer(torch.optim.Optimizer):
     to rows.
     """
 
+    def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
+        self._gathered: set[Tensor] = set()  # parameters whose memory is in huge pages
+        super().__init__(params, defaults)
+
     def _check_group(self, name: str, group: dict[str, Any]) -> None:
         """Raise if an option of the group is out of range."""
         raise NotImplementedError
@@ -105,6 +110,7 @@ class LazyOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:  # of a state dict of torch's optimizer, say
             for option, value in self.defaults.items():
                 group.setdefault(option, value)
+        self._gathered = set()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state, as `torch.optim.Optimizer.load_state_dict`; states of rows keep precision.
@@ -158,6 +164,14 @@ class LazyOptimizer(torch.optim.Optimizer):
                 dtype = wide if value.is_floating_point() else value.dtype
                 self.state[param][name] = value.to(device=param.device, dtype=dtype)
 
+    def _gather(self, param: Tensor) -> None:
+        """Bring a table and its state, made or loaded, into huge pages, once."""
+        if param not in self._gathered:
+            self._gathered.add(param)
+            for tensor in (param, *self.state[param].values()):
+                if isinstance(tensor, Tensor):
+                    gather_pages(tensor)
+
     def _row_gradient(self, param: Tensor) -> tuple[Tensor, Tensor]:
         """Row numbers [N] and rows [N, ...] of a parameter's gradient, as they are."""
         grad = param.grad
@@ -205,6 +219,7 @@ class LazyOptimizer(torch.optim.Optimizer):
                     dense.append(param)
                 else:
                     self._step_rows(group, param, *self._row_gradient(param))
+                    self._gather(param)
             if dense:
                 self._step_dense(group, dense)
         return loss

@@ -1,0 +1,112 @@
+"""Huge pages: values and addresses stay, only whole pages of large tensors are spoken of."""
+
+from __future__ import annotations
+
+import copy
+import mmap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from transformers4rec_ext import _memory
+from transformers4rec_ext.optim import LazyAdam
+
+CPU = torch.device("cpu")
+LARGE = (5000, 1000)  # 20 MB of float32
+HUGEPAGE, COLLAPSE = 14, 25
+Advice = list[tuple[int, int, int]]
+
+
+@pytest.fixture
+def advice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Advice:
+    """Record (address, length, advice) instead of giving it."""
+    given: Advice = []
+
+    class Library:
+        @staticmethod
+        def madvise(address: Any, length: Any, what: Any) -> None:
+            given.append((address.value, length.value, what.value))
+
+    setting = tmp_path / "enabled"
+    setting.write_text("always [madvise] never\n")
+    monkeypatch.setattr(_memory, "_SETTING", setting)
+    monkeypatch.setattr(_memory.sys, "platform", "linux")
+    monkeypatch.setattr(_memory.ctypes, "CDLL", lambda _: Library)
+    return given
+
+
+@pytest.mark.parametrize("size", [(), (0, 3), (7, 5), LARGE])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_zeros_are_zeros(size: tuple[int, ...], dtype: torch.dtype) -> None:
+    found = _memory.zeros_for_rows(size, dtype, CPU)
+    assert found.is_contiguous()
+    assert torch.equal(found, torch.zeros(size, dtype=dtype))
+
+
+def test_a_tensor_that_moves_keeps_values_and_address() -> None:
+    tensor = torch.randn(LARGE)
+    parameter = torch.nn.Parameter(tensor[3:])  # begins in the middle of a page
+    before, address = tensor.clone(), parameter.data_ptr()
+    _memory.gather_pages(parameter)
+    assert parameter.data_ptr() == address
+    assert torch.equal(tensor, before)
+
+
+def test_advice_is_of_whole_pages_inside_the_tensor(advice: Advice) -> None:
+    tensor = torch.empty(LARGE)[1:-1]
+    _memory.gather_pages(tensor)
+    made = _memory.zeros_for_rows(LARGE, torch.float32, CPU)
+    assert [what for _, _, what in advice] == [COLLAPSE, HUGEPAGE]
+    for (begin, length, _), given in zip(advice, (tensor, made), strict=True):
+        end, size = begin + length, given.numel() * 4
+        assert begin % mmap.PAGESIZE == end % mmap.PAGESIZE == 0
+        assert 0 <= begin - given.data_ptr() < mmap.PAGESIZE
+        assert 0 <= given.data_ptr() + size - end < mmap.PAGESIZE
+
+
+def test_who_gets_no_advice(advice: Advice, monkeypatch: pytest.MonkeyPatch) -> None:
+    _memory.gather_pages(torch.empty(1000))
+    _memory.gather_pages(torch.empty(LARGE).T)
+    _memory.gather_pages(torch.empty(LARGE, device="meta"))
+    _memory._SETTING.write_text("always madvise [never]\n")
+    _memory.gather_pages(torch.empty(LARGE))
+    _memory._SETTING.unlink()
+    _memory.gather_pages(torch.empty(LARGE))
+    monkeypatch.setattr(_memory.sys, "platform", "darwin")
+    _memory.gather_pages(torch.empty(LARGE))
+    assert not advice
+
+
+def _step(optimizer: torch.optim.Optimizer) -> list[int]:
+    """Step a table with a gradient of one row; return the first pages of table and moments."""
+    (weight,) = optimizer.param_groups[0]["params"]
+    weight.grad = torch.sparse_coo_tensor(
+        [[1]], torch.ones(1, LARGE[1]), LARGE, check_invariants=True
+    )
+    optimizer.step()
+    state = optimizer.state[weight]
+    return [t.data_ptr() // mmap.PAGESIZE for t in (weight, state["exp_avg"], state["exp_avg_sq"])]
+
+
+def test_an_optimizer_asks_once_and_again_for_what_it_loads(advice: Advice) -> None:
+    optimizer = LazyAdam([torch.nn.Parameter(torch.zeros(LARGE))])
+    pages = _step(optimizer)
+    assert [what for _, _, what in advice] == [HUGEPAGE] * 2 + [COLLAPSE] * 3
+    # the first whole page of a tensor is its own or the one after
+    for (begin, _, _), page in zip(advice[2:], pages, strict=True):
+        assert begin // mmap.PAGESIZE - page in (0, 1)
+    del advice[:]
+    _step(optimizer)
+    assert not advice
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    _step(optimizer)
+    _step(copy.deepcopy(optimizer))
+    assert [what for _, _, what in advice] == [COLLAPSE] * 6
+
+
+def test_the_numbers_are_those_of_the_system() -> None:
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        pytest.skip("this system has no huge pages")
+    assert mmap.MADV_HUGEPAGE == _memory._MADV_HUGEPAGE
