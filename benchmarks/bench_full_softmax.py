@@ -12,6 +12,7 @@ import torch
 from benchmarks import cases, timing
 from benchmarks.peers import linear_cross_entropy as peers
 from transformers4rec_ext import functional
+from transformers4rec_ext.ops.tiles import items as tiles
 
 Provider = Callable[[], Any]
 CHUNK_ROWS = 64
@@ -46,6 +47,28 @@ def chunked_gemms(hidden: torch.Tensor, weight: torch.Tensor) -> Provider:
     return run
 
 
+def own_gemms(hidden: torch.Tensor, weight: torch.Tensor) -> Provider:
+    """Return the products that the fused op runs, in its tiles: four, less the scores it keeps."""
+    num_rows, num_items = len(hidden), len(weight)
+    step, kept = tiles.tile_items(num_rows, num_items), tiles.kept_items(num_rows, num_items)
+    scores = torch.empty(num_rows, step)
+    grad_hidden, grad_rows = torch.zeros_like(hidden), hidden.new_empty(hidden.shape[1], step)
+
+    def run() -> None:
+        for first in range(0, num_items, step):
+            rows = weight[first : first + step]
+            torch.mm(hidden, rows.T, out=scores[:, : len(rows)])
+        for first in range(0, num_items, step):
+            rows = weight[first : first + step]
+            tile = scores[:, : len(rows)]
+            if first + step <= num_items - kept:
+                torch.mm(hidden, rows.T, out=tile)
+            grad_hidden.addmm_(tile, rows)
+            torch.mm(hidden.T, tile, out=grad_rows[:, : len(rows)])
+
+    return run
+
+
 def providers(case: cases.FullCase) -> tuple[dict[str, Provider], list[torch.Tensor]]:
     """Return what is timed, having checked that all compute the same loss, and the parameters."""
     generator = torch.Generator().manual_seed(0)
@@ -74,6 +97,7 @@ def providers(case: cases.FullCase) -> tuple[dict[str, Provider], list[torch.Ten
         if abs(run() - expected) > 1e-3 * abs(expected):
             raise AssertionError(f"{name} computes another loss than the fused op")
     found["gemms"] = whole_gemms(hidden.detach(), weight.detach())
+    found["own gemms"] = own_gemms(hidden.detach(), weight.detach())
     found["chunked gemms"] = chunked_gemms(hidden.detach(), weight.detach())
     return found, [hidden, weight]
 

@@ -188,6 +188,7 @@ _NAMES = {
     "top-k": "**ours**, top-k",
     "gemm": "the GEMM alone",
     "gemms": "the 3 GEMMs alone",
+    "own gemms": "the up to 4 GEMMs of ours alone",
     "chunked gemms": "the 3 GEMMs in chunks of 64 rows",
     "rows": "floor: W, m, v rows gathered and scattered by torch",
     "stream": "floor: as many bytes read and written in a stream",

@@ -40,7 +40,7 @@ def advice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Advice:
 @pytest.mark.parametrize("size", [(), (0, 3), (7, 5), LARGE])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_zeros_are_zeros(size: tuple[int, ...], dtype: torch.dtype) -> None:
-    found = _memory.zeros_for_rows(size, dtype, CPU)
+    found = _memory.empty_large(size, dtype, CPU).zero_()
     assert found.is_contiguous()
     assert torch.equal(found, torch.zeros(size, dtype=dtype))
 
@@ -57,7 +57,7 @@ def test_a_tensor_that_moves_keeps_values_and_address() -> None:
 def test_advice_is_of_whole_pages_inside_the_tensor(advice: Advice) -> None:
     tensor = torch.empty(LARGE)[1:-1]
     _memory.gather_pages(tensor)
-    made = _memory.zeros_for_rows(LARGE, torch.float32, CPU)
+    made = _memory.empty_large(LARGE, torch.float32, CPU)
     assert [what for _, _, what in advice] == [COLLAPSE, HUGEPAGE]
     for (begin, length, _), given in zip(advice, (tensor, made), strict=True):
         end, size = begin + length, given.numel() * 4

@@ -35,8 +35,11 @@ def _advise(tensor: Tensor, advice: int) -> None:
     madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), ctypes.c_int(advice))
 
 
-def zeros_for_rows(size: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """``torch.zeros``, in huge pages from the beginning.
+def empty_large(size: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``torch.empty``, in huge pages from the beginning.
+
+    The C library returns a freed large tensor to the system, so a step that makes one pays for its
+    pages each time; a huge page costs far less than the 512 small ones it stands for.
 
     Parameters
     ----------
@@ -46,11 +49,11 @@ def zeros_for_rows(size: Sequence[int], dtype: torch.dtype, device: torch.device
 
     Returns
     -------
-    Tensor of zeros, contiguous
+    Tensor, contiguous, its values not set
     """
     tensor = torch.empty(size, dtype=dtype, device=device)
     _advise(tensor, _MADV_HUGEPAGE)  # before the first touch, which gives it its pages
-    return tensor.zero_()
+    return tensor
 
 
 def gather_pages(tensor: Tensor) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim.adagrad import adagrad
 
 from transformers4rec_ext import functional
-from transformers4rec_ext._memory import zeros_for_rows
+from transformers4rec_ext._memory import empty_large
 from transformers4rec_ext.ops.reference import accumulate_dtype
 from transformers4rec_ext.optim.base import (
     LazyOptimizer,
@@ -115,7 +115,7 @@ class LazyAdagrad(LazyOptimizer):
             device = param.device if has_fused("_fused_adagrad_", param) else "cpu"
             state["step"] = torch.zeros((), device=device)
             initial = float(group["initial_accumulator_value"])
-            state["sum"] = zeros_for_rows(size, dtype, param.device).add_(initial)
+            state["sum"] = empty_large(size, dtype, param.device).zero_().add_(initial)
         return state
 
     def _step_rows(self, group: dict[str, Any], param: Tensor, ids: Tensor, values: Tensor) -> None:

@@ -10,7 +10,7 @@ from torch.optim.adamw import adamw
 
 from transformers4rec_ext import functional
 from transformers4rec_ext._errors import value_error
-from transformers4rec_ext._memory import zeros_for_rows
+from transformers4rec_ext._memory import empty_large
 from transformers4rec_ext.ops.reference import accumulate_dtype
 from transformers4rec_ext.optim.base import (
     LazyOptimizer,
@@ -118,9 +118,9 @@ class LazyAdam(LazyOptimizer):
             first, second = (state[name].to(wide) for name in ("exp_avg", "exp_avg_sq"))
             second = second.flatten(1).mean(1) if group["rowwise"] else second
         else:
-            first = zeros_for_rows(param.shape, wide, device)
+            first = empty_large(param.shape, wide, device).zero_()
             size = param.shape[:1] if group["rowwise"] else param.shape
-            second = zeros_for_rows(size, wide, device)
+            second = empty_large(size, wide, device).zero_()
         state.update(step=counts, exp_avg=first.contiguous(), exp_avg_sq=second.contiguous())
         return state
 

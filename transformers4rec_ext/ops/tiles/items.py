@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from transformers4rec_ext._memory import empty_large
 from transformers4rec_ext.ops.reference import MISSED, accumulate_dtype, outside_autocast, rows_like
 
 _ops = torch.ops.transformers4rec_ext
@@ -204,7 +205,8 @@ def linear_cross_entropy(
     total = torch.zeros_like(maximum, dtype=torch.float64)
     row_sum = torch.zeros(weight.shape[1], dtype=torch.float64, device=hidden.device)
     ranks = _Ranks(rounded, weight, bias, ids)
-    kept = hidden.new_empty(hidden.shape[0], kept_items(hidden.shape[0], num_items) if keep else 0)
+    size = (hidden.shape[0], kept_items(hidden.shape[0], num_items) if keep else 0)
+    kept = empty_large(size, wide, hidden.device)
     tiles = _Tiles(hidden, weight, bias, rounded.dtype, kept)
     states = [(b, hidden[b], maximum[b], total[b]) for b in tiles.blocks]
     for items, rows, tile_bias in tiles:
@@ -251,7 +253,7 @@ def linear_cross_entropy_backward(
     row_grad = torch.where(targets == ignore_index, 0.0, row_grad / temperature).to(wide)
     targets = targets.contiguous()
     grad_hidden = torch.zeros_like(hidden)
-    grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
+    grad_weight = empty_large(weight.shape, weight.dtype, weight.device)
     grad_bias = hidden.new_empty(0 if bias is None else num_items)
     tiles = _Tiles(hidden, weight, wide_bias, rounded, kept)
     gradient = torch.empty_like(tiles.tile)
