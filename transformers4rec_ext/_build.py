@@ -26,6 +26,13 @@ SOURCES = [
     "csrc/cpu/weighted_cpu.cpp",
     "csrc/cpu/rows_cpu.cpp",
 ]
+# Kernels (nvcc) and their bindings (the host's compiler: torch's headers stay out of nvcc); none in
+# an installed package.
+CUDA_SOURCES = sorted(
+    str(path.relative_to(ROOT))
+    for pattern in ("bind_*_cuda.cpp", "cuda/*_cuda.cu")
+    for path in (ROOT / "csrc").glob(pattern)
+)
 COMPILE_ARGS = [
     "-std=c++20",
     "-O3",

@@ -65,8 +65,12 @@ def test_a_compiler_that_fails_fails_the_build(tmp_path: Path) -> None:
 
 
 def test_the_build_lists_every_source() -> None:
-    files = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.cpp")}
-    assert files == set(_build.SOURCES)
+    files = {
+        str(path.relative_to(ROOT))
+        for pattern in ("*.cpp", "*.cu")
+        for path in (ROOT / "csrc").rglob(pattern)
+    }
+    assert files == set(_build.SOURCES) | set(_build.CUDA_SOURCES)
 
 
 def test_the_library_needs_no_cpp_symbol_of_torch_and_none_of_python() -> None:
@@ -81,7 +85,10 @@ def test_the_library_needs_no_cpp_symbol_of_torch_and_none_of_python() -> None:
     assert not foreign
 
 
-@pytest.mark.parametrize("source", [s for s in _build.SOURCES])
+@pytest.mark.parametrize(
+    "source",
+    [*_build.SOURCES, *(s for s in _build.CUDA_SOURCES if s.endswith(".cpp"))],
+)
 def test_sources_compile_without_a_warning(source: str) -> None:
     includes = [f"-isystem{path}" for path in torch.utils.cpp_extension.include_paths()]
     arguments = [flag for flag in _build.COMPILE_ARGS if flag != "-O3"]

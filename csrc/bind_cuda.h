@@ -1,0 +1,56 @@
+// What the bind_*_cuda.cpp files share besides bind.h. Nothing here needs torch's CUDA headers or its CUDA build, so
+// one library serves both: the current stream is asked for by name when a kernel is about to start.
+#pragma once
+
+#include <dlfcn.h>
+
+#include "bind.h"
+#include "cuda/dtype.h"
+
+namespace t4r::bind {
+
+inline int device_of(const Tensor& tensor) { return static_cast<int>(tensor.get_device_index()); }
+
+// torch's current stream on the device.
+inline void* current_stream(int device) {
+  using Function = AOTITorchError (*)(int32_t, void**);
+  static const auto function = reinterpret_cast<Function>(dlsym(RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream"));
+  STD_TORCH_CHECK(function != nullptr,
+                  "this build of torch has no CUDA: aoti_torch_get_current_cuda_stream is missing");
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(function(device, &stream));
+  return stream;
+}
+
+// An uninitialised contiguous tensor on the device, from torch's caching allocator: safe under CUDA graphs.
+inline Tensor empty_on(int device, torch::headeronly::IntHeaderOnlyArrayRef sizes, int32_t dtype_code) {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t stride = 1;
+  for (size_t i = sizes.size(); i-- > 0; stride *= sizes[i]) strides[i] = stride;
+  AtenTensorHandle handle;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
+                                                  dtype_code, aoti_torch_device_type_cuda(), device, &handle));
+  return Tensor(handle);
+}
+
+inline int dtype_code(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+      return cuda::kFloat32;
+    case ScalarType::Double:
+      return cuda::kFloat64;
+    case ScalarType::Half:
+      return cuda::kFloat16;
+    case ScalarType::BFloat16:
+      return cuda::kBFloat16;
+    default:
+      STD_TORCH_CHECK(false, "a CUDA kernel takes float16, bfloat16, float32 or float64");
+  }
+}
+
+// `status` is what a launcher returned.
+inline void check_launch(int status, const char* name) {
+  STD_TORCH_CHECK(status == 0, name, ": the CUDA kernel did not start (cudaError ", status, ")");
+}
+
+}  // namespace t4r::bind
