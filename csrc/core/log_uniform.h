@@ -2,6 +2,8 @@
 //   p(c) = log1p(1/(c+1)) / log1p(R),  c = floor(expm1(u log1p(R))),  q = -expm1(M log1p(-p))
 #pragma once
 
+#include <cmath>
+
 #include "draws.h"
 #include "exp_log.h"
 
@@ -38,6 +40,33 @@ T4R_HD double one_minus_exp(double y, double& lost) {
   const double u = near ? -(m * scale + (scale - 1.0)) : 1.0 - exp_y;
   lost = near ? 0.0 : (1.0 - u) - exp_y;
   return u;
+}
+
+// log(1 - e^y) for -700 <= y < 0, in float32; adding +0 turns the -0 of a certain item into 0
+T4R_HD float log_one_minus_exp(double y) {
+  double lost;
+  const double u = one_minus_exp(y, lost);
+  return static_cast<float>(log_f64(u) + lost) + 0.0f;
+}
+
+// log of the expected count of an item after `tries` draws, for 0 < p <= 1/2
+T4R_HD float log_count(double p, double tries, bool unique) {
+  if (unique) return log_one_minus_exp(log_absent(p, tries));
+  return static_cast<float>(log_f64(p) + log_f64(tries));
+}
+
+// The same where the series of log_absent does not hold: for p = 0 and p > 1/4. NaN where p is no probability.
+T4R_HD float log_count_elsewhere(double p, double tries, bool unique) {
+  if (p == 0.0) return -INFINITY;
+  if (!(p > 0.0 && p <= 1.0)) return NAN;
+  if (!unique) return static_cast<float>(log_f64(p * tries));
+  const double y = p < 1.0 ? tries * log_f64(1.0 - p) : -700.0;
+  return log_one_minus_exp(y > -700.0 ? y : -700.0);
+}
+
+// `probability` for R < 3, where it may be above 1/2: exactly 1 of a single class.
+T4R_HD double probability_of_few(double class_index, int64_t num_classes, double inverse_log_range) {
+  return num_classes == 1 ? 1.0 : probability(class_index, inverse_log_range);
 }
 
 }  // namespace t4r

@@ -21,12 +21,6 @@ struct LogUniformLaw {
   }
 };
 
-// For p = 0 and p > 1/2, where the vectorised series does not hold.
-float log_count(double p, double tries, bool unique) {
-  const double log_q = unique ? std::log1p(-std::pow(1.0 - p, tries)) : std::log(p * tries);
-  return static_cast<float>(log_q) + 0.0f;
-}
-
 }  // namespace
 
 void log_uniform_log_q(const CpuKernels& kernels, const int64_t* ids, int64_t size, int64_t num_classes, int64_t min_id,
@@ -37,8 +31,8 @@ void log_uniform_log_q(const CpuKernels& kernels, const int64_t* ids, int64_t si
     return;
   }
   for (int64_t i = 0; i < size; ++i) {
-    const double p = std::log1p(1.0 / static_cast<double>(ids[i] - min_id + 1)) / log_range;
-    out[i] = log_count(p, tries, unique);
+    const double p = probability_of_few(static_cast<double>(ids[i] - min_id), num_classes, 1.0 / log_range);
+    out[i] = log_count_elsewhere(p, tries, unique);
   }
 }
 
@@ -53,7 +47,7 @@ void log_expected_count(const CpuKernels& kernels, const float* p, int64_t size,
     }
     kernels.log_counts(block, count, tries, unique, out + begin);
     for (int64_t i = begin; i < begin + count; ++i) {
-      if (!(p[i] > 0.0f && p[i] <= 0.5f)) out[i] = log_count(static_cast<double>(p[i]), tries, unique);
+      if (!(p[i] > 0.0f && p[i] <= 0.5f)) out[i] = log_count_elsewhere(static_cast<double>(p[i]), tries, unique);
     }
   }
 }

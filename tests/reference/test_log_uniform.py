@@ -81,6 +81,14 @@ def test_log_q_is_exact_to_float32(items: int, tries: int, backend: str, unique:
     torch.testing.assert_close(found.double(), wanted, rtol=6.1e-8, atol=1e-15)
 
 
+@pytest.mark.parametrize("unique", [True, False])
+def test_an_id_that_the_law_does_not_know_has_no_log_q(unique: bool) -> None:
+    ids = torch.tensor([1, 9, 0, -1, -7, 10, 2**60, -(2**63), 2**63 - 1])
+    found = reference.log_uniform_log_q(ids, torch.tensor(7), 10, 1, unique)
+    assert found[:2].isfinite().all()
+    assert found[2:].isnan().all()
+
+
 def test_parity_with_recorded_truth(
     parity: Callable[[str], tuple[dict[str, Any], dict[str, Tensor]]],
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from itertools import combinations
 
+import mpmath
 import pytest
 import torch
 from test_log_uniform import splitmix64
@@ -90,3 +91,27 @@ def test_all_sets_are_equally_likely(samples: int) -> None:
     chance = 1 / len(counts)
     error = math.sqrt(repeats * chance * (1 - chance))
     assert all(abs(count - repeats * chance) < 6.6 * error for count in counts.values())
+
+
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+@pytest.mark.parametrize("unique", [True, False])
+@pytest.mark.parametrize("tries", [1, 2, 3, 50, 1437, 10**12])
+def test_log_counts_of_likely_items_are_exact_to_float32(
+    tries: int, unique: bool, backend: str
+) -> None:
+    p = torch.tensor([0.5, 0.5 + 2**-24, 0.51, 0.75, 0.999, 1 - 2**-24, 1.0])
+    found = functional.log_expected_count(p, num_tries=tries, unique=unique, backend=backend)
+    with mpmath.workdps(50):
+        counts = [1 - (1 - mpmath.mpf(x)) ** tries if unique else x * tries for x in p.tolist()]
+        wanted = torch.tensor([float(mpmath.log(count)) for count in counts], dtype=torch.float64)
+    # one rounding to float32, and a float64 error that may turn a tie
+    torch.testing.assert_close(found.double(), wanted, rtol=6.1e-8, atol=1e-15)
+    assert not torch.signbit(found[found == 0]).any()
+
+
+def test_what_is_no_probability_has_no_log_count() -> None:
+    p = torch.tensor([0.0, -1e-30, -1.0, 1.5, math.inf, -math.inf, math.nan])
+    for backend in ("fused", "reference"):
+        found = functional.log_expected_count(p, num_tries=7, backend=backend)
+        assert found[0] == -math.inf
+        assert found[1:].isnan().all()

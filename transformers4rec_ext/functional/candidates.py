@@ -126,7 +126,8 @@ def log_uniform_sample(
     Notes
     -----
     Time is O(M). M grows without bound as S approaches the size of the range; ask for all of it
-    instead. No host synchronisation.
+    instead. No host synchronisation in a native kernel; the reference waits for the number of
+    distinct draws.
 
     Examples
     --------
@@ -181,6 +182,10 @@ def log_uniform_log_q(
         if an id is outside ``[min_id, num_items)`` or ``num_tries < 1`` (tensors are
         checked on the CPU only).
 
+    Notes
+    -----
+    No host synchronisation: on a device an id outside the range has ``log q`` NaN.
+
     Examples
     --------
     >>> log_uniform_log_q(torch.tensor([0, 999]), 1000, num_tries=1).exp()
@@ -230,6 +235,10 @@ def log_uniform_draw(
     ------
     TypeError, ValueError
         as the two functions.
+
+    Notes
+    -----
+    No host synchronisation: on a device a target outside the range has ``log q`` NaN.
 
     Examples
     --------

@@ -72,11 +72,13 @@ def log_uniform_log_q(
     """``log q`` of items under the log-uniform law, float32, shape of ``ids``.
 
     ``p = log1p(1 / (c + 1)) / log1p(R)``, ``c = id - min_id``, ``R = num_items - min_id``;
-    ``q = -expm1(M log1p(-p))`` if unique, else ``q = M p``: the expected count of the item.
+    ``q = -expm1(M log1p(-p))`` if unique, else ``q = M p``: the expected count of the item. NaN for
+    an id that the law does not know.
     """
     classes = (ids - min_id).to(torch.float64)
     p = torch.log1p(1.0 / (classes + 1.0)) / math.log1p(num_items - min_id)
-    return log_expected_count(p, num_tries, unique)
+    unknown = (ids < min_id) | (ids >= num_items)
+    return log_expected_count(p.masked_fill(unknown, math.nan), num_tries, unique)
 
 
 def log_uniform_sample(
