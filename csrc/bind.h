@@ -36,6 +36,30 @@ inline Tensor empty(torch::headeronly::IntHeaderOnlyArrayRef sizes, ScalarType d
   return Tensor(handle);
 }
 
+// A contiguous tensor that a kernel writes.
+template <typename T>
+T* output(Tensor& tensor) {
+  STD_TORCH_CHECK(tensor.is_contiguous(), "a tile's outputs must be contiguous");
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+inline void check_rows(const Tensor& matrix) {
+  STD_TORCH_CHECK(matrix.size(1) <= 1 || matrix.stride(1) == 1, "a matrix's rows must be contiguous");
+}
+
+// Calls body(T{}) for the tensor's dtype, float or double.
+template <typename Body>
+void for_dtype(const Tensor& tensor, Body body) {
+  if (tensor.scalar_type() == ScalarType::Double) {
+    body(double{});
+  } else {
+    body(float{});
+  }
+}
+
+// Rows per thread of the CPU at least, so that a small tile is not worth a thread.
+inline int64_t row_grain(int64_t columns) { return 1 + 16384 / (columns + 1); }
+
 inline Tensor scalar(int64_t value) {
   Tensor tensor = empty(std::initializer_list<int64_t>{}, ScalarType::Long);
   *static_cast<int64_t*>(tensor.mutable_data_ptr()) = value;

@@ -3,14 +3,13 @@
 #include <numeric>
 #include <tuple>
 
-#include "bind.h"
+#include "bind_sampled.h"
 #include "kernels.h"
 
 namespace {
 
 using t4r::bind::empty;
 using t4r::bind::kGrain;
-using t4r::bind::pointer;
 using t4r::bind::scalar;
 using t4r::bind::ScalarType;
 using t4r::bind::Tensor;
@@ -74,92 +73,35 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> log_uniform_draw(const Tensor
   return {ids, log_q, num_tries, count, target_log_q};
 }
 
-// What the operators over tiles have in common, and where they differ.
-struct Tile {
-  Tensor& scores;
-  int64_t num_candidates;
-  const Tensor& targets;
-  const std::optional<Tensor>& sorted_ids;
-  const std::optional<Tensor>& order;
-  const std::optional<Tensor>& target_log_q;
-  const std::optional<Tensor>& candidate_log_q;
-  double temperature;
-  bool corrected = false;
-  std::optional<Tensor> beta = {};
-  std::optional<Tensor> target_scores = {};
-  std::optional<Tensor> row_grad = {};
-  bool with_grad = false;
-  std::optional<Tensor> loss = {};
-  std::optional<Tensor> target_grad = {};
-};
-
 template <typename T, typename Kernel>
-void run_tile_of(const Tile& arguments, Kernel kernel) {
-  Tensor& scores = arguments.scores;
-  STD_TORCH_CHECK(scores.stride(1) == 1, "a tile's rows must be contiguous");
-  const t4r::SampledTile<T> tile{static_cast<T*>(scores.mutable_data_ptr()),
-                                 scores.stride(0),
-                                 arguments.num_candidates,
-                                 pointer<T>(arguments.target_scores),
-                                 pointer<int64_t>(arguments.targets),
-                                 pointer<int64_t>(arguments.sorted_ids),
-                                 pointer<int64_t>(arguments.order),
-                                 pointer<T>(arguments.target_log_q),
-                                 pointer<T>(arguments.candidate_log_q),
-                                 pointer<T>(arguments.row_grad),
-                                 static_cast<T>(1.0 / arguments.temperature),
-                                 arguments.corrected,
-                                 pointer<T>(arguments.beta),
-                                 arguments.with_grad,
-                                 const_cast<T*>(pointer<T>(arguments.loss)),
-                                 const_cast<T*>(pointer<T>(arguments.target_grad))};
-  const int64_t grain = 1 + 16384 / (arguments.num_candidates + 1);
-  torch::stable::parallel_for(0, scores.size(0), grain, [&](int64_t begin, int64_t end) { kernel(tile, begin, end); });
+void over_rows(const t4r::SampledTile<T>& tile, const Tensor& scores, Kernel kernel) {
+  torch::stable::parallel_for(0, scores.size(0), t4r::bind::row_grain(tile.num_candidates),
+                              [&](int64_t begin, int64_t end) { kernel(tile, begin, end); });
 }
 
-template <typename Float, typename Double>
-void run_tile(const Tile& arguments, Float kernel_f32, Double kernel_f64) {
-  if (arguments.scores.scalar_type() == ScalarType::Double) {
-    run_tile_of<double>(arguments, kernel_f64);
+template <typename T, typename Float, typename Double>
+auto of_type(Float kernel_f32, Double kernel_f64) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return kernel_f32;
   } else {
-    run_tile_of<float>(arguments, kernel_f32);
+    return kernel_f64;
   }
 }
 
-void sampled_softmax_tile(Tensor scores, Tensor target_scores, Tensor targets, std::optional<Tensor> sorted_ids,
-                          std::optional<Tensor> order, std::optional<Tensor> target_log_q,
-                          std::optional<Tensor> candidate_log_q, double temperature, bool corrected,
-                          std::optional<Tensor> row_grad, bool with_grad, Tensor loss, Tensor target_grad) {
-  Tile tile{scores, scores.size(1), targets, sorted_ids, order, target_log_q, candidate_log_q, temperature};
-  tile.corrected = corrected;
-  tile.target_scores = target_scores;
-  tile.row_grad = row_grad;
-  tile.with_grad = with_grad;
-  tile.loss = loss;
-  tile.target_grad = target_grad;
-  run_tile(tile, t4r::cpu_kernels().sampled_tile_f32, t4r::cpu_kernels().sampled_tile_f64);
-}
-
-void sampled_bce_tile(Tensor scores, Tensor target_scores, Tensor targets, std::optional<Tensor> sorted_ids,
-                      std::optional<Tensor> order, std::optional<Tensor> target_log_q,
-                      std::optional<Tensor> candidate_log_q, double temperature, Tensor beta,
-                      std::optional<Tensor> row_grad, bool with_grad, Tensor loss, Tensor target_grad) {
-  Tile tile{scores, scores.size(1), targets, sorted_ids, order, target_log_q, candidate_log_q, temperature};
-  tile.beta = beta;
-  tile.target_scores = target_scores;
-  tile.row_grad = row_grad;
-  tile.with_grad = with_grad;
-  tile.loss = loss;
-  tile.target_grad = target_grad;
-  run_tile(tile, t4r::cpu_kernels().bce_tile_f32, t4r::cpu_kernels().bce_tile_f64);
-}
-
-void sampled_logits_tile(Tensor logits, Tensor targets, std::optional<Tensor> sorted_ids, std::optional<Tensor> order,
-                         std::optional<Tensor> target_log_q, std::optional<Tensor> candidate_log_q,
-                         double temperature) {
-  const Tile tile{logits, logits.size(1) - 1, targets, sorted_ids, order, target_log_q, candidate_log_q, temperature};
-  run_tile(tile, t4r::cpu_kernels().logits_tile_f32, t4r::cpu_kernels().logits_tile_f64);
-}
+struct OnCpu {
+  template <typename T>
+  static void softmax(const t4r::SampledTile<T>& tile, const Tensor& scores) {
+    over_rows(tile, scores, of_type<T>(t4r::cpu_kernels().sampled_tile_f32, t4r::cpu_kernels().sampled_tile_f64));
+  }
+  template <typename T>
+  static void bce(const t4r::SampledTile<T>& tile, const Tensor& scores) {
+    over_rows(tile, scores, of_type<T>(t4r::cpu_kernels().bce_tile_f32, t4r::cpu_kernels().bce_tile_f64));
+  }
+  template <typename T>
+  static void logits(const t4r::SampledTile<T>& tile, const Tensor& scores) {
+    over_rows(tile, scores, of_type<T>(t4r::cpu_kernels().logits_tile_f32, t4r::cpu_kernels().logits_tile_f64));
+  }
+};
 
 }  // namespace
 
@@ -172,7 +114,7 @@ STABLE_TORCH_LIBRARY_IMPL(transformers4rec_ext, CPU, m) {
   m.impl("log_uniform_sample", TORCH_BOX(&log_uniform_sample));
   m.impl("log_uniform_draw", TORCH_BOX(&log_uniform_draw));
   m.impl("log_uniform_log_q", TORCH_BOX(&log_uniform_log_q));
-  m.impl("sampled_softmax_tile", TORCH_BOX(&sampled_softmax_tile));
-  m.impl("sampled_bce_tile", TORCH_BOX(&sampled_bce_tile));
-  m.impl("sampled_logits_tile", TORCH_BOX(&sampled_logits_tile));
+  m.impl("sampled_softmax_tile", TORCH_BOX(&t4r::bind::sampled_softmax_tile<OnCpu>));
+  m.impl("sampled_bce_tile", TORCH_BOX(&t4r::bind::sampled_bce_tile<OnCpu>));
+  m.impl("sampled_logits_tile", TORCH_BOX(&t4r::bind::sampled_logits_tile<OnCpu>));
 }

@@ -2,13 +2,15 @@
 #include <algorithm>
 #include <cmath>
 
-#include "bind.h"
+#include "bind_softmax.h"
 #include "kernels.h"
 
 namespace {
 
+using t4r::bind::check_rows;
+using t4r::bind::for_dtype;
+using t4r::bind::output;
 using t4r::bind::pointer;
-using t4r::bind::ScalarType;
 using t4r::bind::Tensor;
 
 template <typename T>
@@ -20,71 +22,22 @@ const t4r::ItemKernels<T>& kernels() {
   }
 }
 
-// Calls body(T{}) for the tensor's dtype, float or double.
-template <typename Body>
-void for_dtype(const Tensor& tensor, Body body) {
-  if (tensor.scalar_type() == ScalarType::Double) {
-    body(double{});
-  } else {
-    body(float{});
-  }
-}
-
-template <typename T>
-T* output(Tensor& tensor) {
-  STD_TORCH_CHECK(tensor.is_contiguous(), "a tile's outputs must be contiguous");
-  return static_cast<T*>(tensor.mutable_data_ptr());
-}
-
-void check_rows(const Tensor& matrix) {
-  STD_TORCH_CHECK(matrix.size(1) <= 1 || matrix.stride(1) == 1, "a matrix's rows must be contiguous");
-}
-
-// Rows per thread at least, so that a small tile is not worth a thread.
-int64_t grain(int64_t columns) { return 1 + 16384 / (columns + 1); }
-
 template <typename Tile, typename Kernel>
 void over_rows(int64_t rows, int64_t columns, const Tile& tile, Kernel kernel) {
-  torch::stable::parallel_for(0, rows, grain(columns), [&](int64_t begin, int64_t end) { kernel(tile, begin, end); });
+  torch::stable::parallel_for(0, rows, t4r::bind::row_grain(columns),
+                              [&](int64_t begin, int64_t end) { kernel(tile, begin, end); });
 }
 
-constexpr double kLog2E = 1.4426950408889634;
-
-void logsumexp_tile(Tensor scores, std::optional<Tensor> bias, double temperature, Tensor maximum, Tensor total) {
-  check_rows(scores);
-  for_dtype(scores, [&](auto zero) {
-    using T = decltype(zero);
-    const t4r::LogSumExpTile<T> tile{
-        static_cast<const T*>(scores.const_data_ptr()), scores.stride(0),   scores.size(1),       pointer<T>(bias),
-        static_cast<T>(kLog2E / temperature),           output<T>(maximum), output<double>(total)};
-    over_rows(scores.size(0), scores.size(1), tile, kernels<T>().logsumexp);
-  });
-}
-
-void softmax_grad_tile(Tensor scores, std::optional<Tensor> bias, Tensor targets, int64_t begin, double temperature,
-                       double smoothing, double target_weight, Tensor maximum, Tensor total, Tensor row_grad,
-                       Tensor grad) {
-  check_rows(scores);
-  check_rows(grad);
-  for_dtype(scores, [&](auto zero) {
-    using T = decltype(zero);
-    const t4r::SoftmaxGradTile<T> tile{static_cast<const T*>(scores.const_data_ptr()),
-                                       scores.stride(0),
-                                       static_cast<T*>(grad.mutable_data_ptr()),
-                                       grad.stride(0),
-                                       scores.size(1),
-                                       begin,
-                                       pointer<T>(bias),
-                                       static_cast<T>(kLog2E / temperature),
-                                       pointer<int64_t>(targets),
-                                       pointer<T>(maximum),
-                                       pointer<double>(total),
-                                       pointer<T>(row_grad),
-                                       static_cast<T>(smoothing),
-                                       static_cast<T>(target_weight)};
-    over_rows(scores.size(0), scores.size(1), tile, kernels<T>().softmax_grad);
-  });
-}
+struct OnCpu {
+  template <typename T>
+  static void logsumexp(const t4r::LogSumExpTile<T>& tile, const Tensor& scores) {
+    over_rows(scores.size(0), tile.size, tile, kernels<T>().logsumexp);
+  }
+  template <typename T>
+  static void softmax_grad(const t4r::SoftmaxGradTile<T>& tile, const Tensor& scores) {
+    over_rows(scores.size(0), tile.size, tile, kernels<T>().softmax_grad);
+  }
+};
 
 template <typename T>
 double largest_magnitude(const T* values, int64_t size) {
@@ -155,8 +108,8 @@ void topk_tile(Tensor scores, std::optional<Tensor> bias, int64_t begin, std::op
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(transformers4rec_ext, CPU, m) {
-  m.impl("logsumexp_tile", TORCH_BOX(&logsumexp_tile));
-  m.impl("softmax_grad_tile", TORCH_BOX(&softmax_grad_tile));
+  m.impl("logsumexp_tile", TORCH_BOX(&t4r::bind::logsumexp_tile<OnCpu>));
+  m.impl("softmax_grad_tile", TORCH_BOX(&t4r::bind::softmax_grad_tile<OnCpu>));
   m.impl("rank_tile", TORCH_BOX(&rank_tile));
   m.impl("pair_scores", TORCH_BOX(&pair_scores));
   m.impl("topk_tile", TORCH_BOX(&topk_tile));
