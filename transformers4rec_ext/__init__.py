@@ -15,6 +15,7 @@ _EXPORTS = {
     "block.base": ("Block", "BlockBase", "SequentialBlock", "build_blocks", "right_shift_block"),
     "block.mlp": ("MLPBlock",),
     "block.transformer": ("TransformerBlock",),
+    "config.schema": ("requires_schema",),
     "config.transformer": ("GPT2Config", "T4RecConfig", "XLNetConfig"),
     "features.embedding": ("FeatureConfig", "SequenceEmbeddingFeatures", "TableConfig"),
     "features.sequence": ("TabularSequenceFeatures",),

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.block.base import BlockBase
-from transformers4rec_ext.schema import Schema
+from transformers4rec_ext.schema import Schema, as_schema
 
 
 class InputBlock(BlockBase):
@@ -25,9 +25,7 @@ class InputBlock(BlockBase):
 
     def __init__(self, schema: Schema | None = None) -> None:
         super().__init__()
-        if schema is not None and not isinstance(schema, Schema):
-            raise type_error(type(self).__name__, "schema", "be a Schema", type(schema).__name__)
-        self._schema = schema
+        self._schema = None if schema is None else as_schema(schema, type(self).__name__)
 
     @property
     def schema(self) -> Schema:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.features.base import InputBlock
-from transformers4rec_ext.schema import Schema, Tag
+from transformers4rec_ext.schema import Schema, Tag, as_schema
 
 Initializer = Callable[[Tensor], Any]
 
@@ -197,12 +197,11 @@ class SequenceEmbeddingFeatures(InputBlock):
         SequenceEmbeddingFeatures or None
             None if no column was selected.
         """
-        if not isinstance(schema, Schema):
-            raise type_error(cls.__name__, "schema", "be a Schema", type(schema).__name__)
+        schema = as_schema(schema, cls.__name__)
         if tags is not None:
             schema = schema.select_by_tag(tags)
         item_id = item_id or schema.item_id_column_name
-        cardinalities = schema.cardinalities()
+        cardinalities = schema.categorical_cardinalities()
         if infer_embedding_sizes:
             embedding_dims = schema.embedding_sizes(infer_embedding_sizes_multiplier)
         dims = dict.fromkeys(cardinalities, embedding_dim_default) | dict(embedding_dims or {})

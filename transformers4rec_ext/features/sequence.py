@@ -15,7 +15,7 @@ from transformers4rec_ext.block.mlp import MLPBlock
 from transformers4rec_ext.features.base import AGGREGATIONS, InputBlock, check_aggregation
 from transformers4rec_ext.features.embedding import SequenceEmbeddingFeatures
 from transformers4rec_ext.masking import MaskedItems, MaskSequence, masking_registry
-from transformers4rec_ext.schema import Schema, Tag, Tags
+from transformers4rec_ext.schema import Schema, Tag, Tags, as_schema
 
 
 class TabularSequenceFeatures(InputBlock):
@@ -96,8 +96,7 @@ class TabularSequenceFeatures(InputBlock):
         ValueError
             If continuous columns are selected, no categorical one is, or arguments contradict.
         """
-        if not isinstance(schema, Schema):
-            raise type_error(cls.__name__, "schema", "be a Schema", type(schema).__name__)
+        schema = as_schema(schema, cls.__name__)
         if d_output and projection is not None:
             raise ValueError("You cannot specify both d_output and projection at the same time")
         for_embedding, for_masking = _split_arguments(masking, kwargs)

@@ -11,7 +11,7 @@ import torch
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.block.base import named_arguments
 from transformers4rec_ext.masking import MaskedItems
-from transformers4rec_ext.schema import Schema, Tags
+from transformers4rec_ext.schema import Schema, Tags, as_schema
 
 if TYPE_CHECKING:
     from transformers4rec_ext.model.model import Model
@@ -136,9 +136,10 @@ class Head(torch.nn.Module):
             RegressionTask,
         )
 
+        schema = as_schema(schema, "Head.from_schema")
         weights = dict(task_weight_dict or {})
         binary = schema.select_by_tag(
-            [Tags.BINARY, Tags.BINARY_CLASSIFICATION, "classification"]
+            [Tags.BINARY, Tags.BINARY_CLASSIFICATION, Tags.CLASSIFICATION], pred_fn=any
         ).column_names
         regression = schema.select_by_tag(Tags.REGRESSION).column_names
         targets = [*binary, *regression]

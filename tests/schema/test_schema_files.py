@@ -1,0 +1,279 @@
+"""Schemas as JSON, as protobuf text, and as objects of other libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tensorflow_metadata.proto.v0 import schema_pb2
+
+from transformers4rec_ext.config.schema import SchemaMixin, requires_schema
+from transformers4rec_ext.features.sequence import TabularSequenceFeatures
+from transformers4rec_ext.schema import (
+    ColumnSchema,
+    FeatureType,
+    FloatDomain,
+    IntDomain,
+    Schema,
+    Tags,
+    as_schema,
+)
+
+# The form of files that users have: NVTabular's, with its properties, and older ones without.
+TEXT = """
+feature {
+  name: "item_id/list"
+  type: INT
+  value_count { min: 2 max: 20 }
+  int_domain { name: "item_id/list" min: 1 max: 500 is_categorical: true }
+  annotation {
+    tag: "item_id" tag: "LIST" tag: "categorical"
+    extra_metadata {
+      [type.googleapis.com/google.protobuf.Struct] {
+        fields { key: "num_buckets" value { number_value: 10 } }
+      }
+    }
+  }
+}
+feature {
+  name: "genres"
+  type: INT
+  annotation {
+    extra_metadata {
+      [type.googleapis.com/google.protobuf.Struct] {
+        fields { key: "is_list" value { bool_value: true } }
+      }
+    }
+  }
+}
+feature { name: "age_days" type: INT int_domain { min: -2 max: 181 } }
+feature { name: "vector" type: FLOAT shape { dim { size: 16 } } annotation { tag: "embedding" } }
+feature { name: "price" type: FLOAT float_domain { max: 2.5 } annotation { tag: "continuous" } }
+feature { name: "company" type: BYTES domain: "company" presence { min_count: 1 } }
+feature { name: "click" annotation { tag: "binary_classification" tag: "target" } }
+string_domain { name: "company" value: "a" }
+"""
+
+
+def test_protobuf_text():
+    schema = Schema.from_proto_text(TEXT)
+    item, genres, age, vector, price, company, click = schema
+    assert item == ColumnSchema(
+        "item_id/list",
+        tags=("item_id", "list", "categorical"),
+        is_list=True,
+        int_domain=IntDomain(1, 500, True, "item_id/list"),
+        max_length=20,
+        min_length=2,
+        properties={"num_buckets": 10.0},
+    )
+    assert (genres.is_list, genres.max_length, genres.int_domain) == (True, None, None)
+    assert age.int_domain == IntDomain(-2, 181, is_categorical=False)
+    assert (vector.shape, vector.dtype) == ((16,), "float32")
+    assert price.float_domain == FloatDomain(0.0, 2.5)
+    assert (company.dtype, company.type) == ("bytes", FeatureType.BYTES)
+    assert (click.dtype, click.type, click.is_list) == (None, FeatureType.TYPE_UNKNOWN, False)
+    assert schema.categorical_cardinalities() == {"item_id/list": 501}
+    assert schema.item_id_column_name == "item_id/list"
+
+
+def test_upstreams_spelling_calls_an_empty_schema(tmp_path):
+    path = tmp_path / "schema.pbtxt"
+    path.write_text(TEXT)
+    for source in (TEXT, path, str(path)):
+        assert Schema().from_proto_text(source) == Schema.from_proto_text(TEXT)
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    schema = Schema.from_proto_text(TEXT)
+    assert Schema.from_proto_text(schema.to_proto_text()) == schema
+    path = tmp_path / "schema.json"
+    path.write_text(schema.to_json())
+    for source in (path, str(path), schema.to_json(), schema.to_json().encode()):
+        assert Schema.from_json(source) == schema
+    assert 'name: "price"' in schema["price"].to_proto_text()
+    assert Schema.from_json("{}") == Schema()
+
+
+def test_json_with_fields_of_no_message():
+    text = """{"feature": [{"name": "item", "type": "INT", "is_list": true,
+        "valueCount": {"min": "1", "max": "20"},
+        "intDomain": {"max": "100", "isCategorical": true, "is_list": true},
+        "annotation": {"tag": ["categorical", "item_id"]}}]}"""
+    assert Schema().from_json(text) == Schema(
+        [ColumnSchema("item", ("categorical", "item_id"), "int64", True, IntDomain(0, 100), 20, 1)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "text"),
+    [
+        (
+            lambda: Schema.from_json("{feature"),
+            ValueError,
+            r"Schema\.from_json: value must be the JSON of a schema, or its path; got Failed to",
+        ),
+        (
+            lambda: Schema.from_proto_text("feature {\n nam: 1 }"),
+            ValueError,
+            r"from_proto_text: value must be the protobuf text of a schema, or its path; got 2:2",
+        ),
+        (lambda: Schema.from_json("absent.json"), FileNotFoundError, "absent.json"),
+        (
+            lambda: Schema.from_proto_text(
+                'feature {\n name: "a" int_domain { min: 3 max: 2 is_categorical: true } }'
+            ),
+            ValueError,
+            "int_domain of column 'a' must satisfy 0 <= min <= max; got 3, 2",
+        ),
+        (lambda: as_schema({"a": 1}), TypeError, "as_schema: schema must be a Schema; got dict"),
+    ],
+)
+def test_bad_files(make, error, text):
+    with pytest.raises(error, match=text):
+        make()
+
+
+class MerlinTags(Enum):
+    """What ``merlin.schema.Tags`` is: an enumeration that is no string."""
+
+    ITEM_ID = "item_id"
+    ITEM = "item"
+    CATEGORICAL = "categorical"
+    CONTINUOUS = "continuous"
+
+
+class MerlinTagSet:
+    """What ``merlin.schema.TagSet`` is: something to iterate over."""
+
+    def __init__(self, *tags: Any) -> None:
+        self.tags = tags
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.tags)
+
+
+@dataclass
+class MerlinColumn:
+    """The public shape of ``merlin.schema.ColumnSchema``."""
+
+    name: str
+    tags: Any
+    dtype: Any
+    is_list: bool | None = None
+    properties: dict[str, Any] = field(default_factory=dict)
+
+    def _range(self, key: str) -> Any:
+        found = self.properties.get(key)
+        values = {"min": None, "max": None, "name": None, **(found or {})}
+        return SimpleNamespace(**values) if found else None
+
+    @property
+    def int_domain(self) -> Any:
+        return self._range("domain") if self.dtype.is_integer else None
+
+    @property
+    def float_domain(self) -> Any:
+        return self._range("domain") if self.dtype.is_float else None
+
+    @property
+    def value_count(self) -> Any:
+        return self._range("value_count")
+
+
+def _merlin_schema() -> Any:
+    ints = SimpleNamespace(is_integer=True, is_float=False)
+    floats = SimpleNamespace(is_integer=False, is_float=True)
+    domain = {"domain": {"min": 0, "max": 50, "name": "item_id"}}
+    counts = {"value_count": {"min": 0, "max": 12}}
+    tags = MerlinTagSet(MerlinTags.ITEM_ID, MerlinTags.ITEM, MerlinTags.CATEGORICAL, "mine")
+    columns = [
+        MerlinColumn("item_id", tags, ints, True, {**domain, **counts}),
+        MerlinColumn("price", MerlinTagSet(MerlinTags.CONTINUOUS), floats),
+        MerlinColumn("age", MerlinTagSet(), floats, properties={"domain": {"max": 1.0}}),
+        MerlinColumn("open", MerlinTagSet(), ints, properties={"domain": {"max": float("inf")}}),
+        MerlinColumn("text", MerlinTagSet(), SimpleNamespace(is_integer=False, is_float=False)),
+    ]
+    return SimpleNamespace(column_schemas={column.name: column for column in columns})
+
+
+def test_a_schema_of_merlin():
+    schema = as_schema(_merlin_schema())
+    item, price, age, unbounded, text = schema
+    assert item.tags == ("item_id", "item", "categorical", "mine")
+    assert (item.is_list, item.min_length, item.max_length) == (True, None, 12)
+    assert item.int_domain == IntDomain(0, 50, True, "item_id")
+    assert (price.dtype, price.float_domain, price.is_list) == ("float32", None, False)
+    assert age.float_domain == FloatDomain(0.0, 1.0)
+    assert (unbounded.int_domain, text.dtype) == (None, None)
+    assert as_schema(schema) is schema
+
+
+def test_every_constructor_takes_one_of_merlin():
+    inputs = TabularSequenceFeatures.from_schema(
+        _merlin_schema(), continuous_tags=None, d_output=8, masking="causal"
+    )
+    assert inputs.item_id == "item_id"
+    assert inputs.item_embedding_table.num_embeddings == 51
+
+
+def test_messages_are_schemas_too():
+    message = schema_pb2.Schema(feature=[schema_pb2.Feature(name="a", type=schema_pb2.INT)])
+    assert as_schema(message) == Schema([ColumnSchema("a")]) == Schema.from_proto(message)
+    assert Schema([ColumnSchema("a")]).to_proto() == message
+
+    class StandardLibrary:
+        """The public shape of ``merlin_standard_lib.Schema``."""
+
+        feature = ()
+
+        def to_json(self) -> str:
+            return Schema([ColumnSchema("b", Tags.ITEM)]).to_json()
+
+    assert as_schema(StandardLibrary()) == Schema([ColumnSchema("b", Tags.ITEM)])
+
+
+def test_schema_mixin():
+    import torch
+
+    @requires_schema
+    class Wants(SchemaMixin):
+        pass
+
+    with pytest.raises(ValueError, match=r"^Wants requires a schema\.$"):
+        Wants().set_schema()
+    schema = Schema.from_item_column("items", num_items=5)
+    wants = Wants().set_schema(schema).set_schema(Schema())
+    assert wants.schema == schema
+    ids = torch.tensor([[3, 1, 0]])
+    assert wants.get_item_ids_from_inputs({"items": ids}) is ids
+    assert wants.get_padding_mask_from_item_id({"items": ids}).tolist() == [[True, True, False]]
+    with pytest.raises(ValueError, match=r"item ids must be \[B, T\]; got \[3\]"):
+        wants.get_padding_mask_from_item_id({"items": ids[0]})
+    wants.schema = None
+    assert wants.schema is None
+    with pytest.raises(ValueError, match="Wants: schema must have a column tagged item_id"):
+        wants.get_item_ids_from_inputs({})
+    assert SchemaMixin().set_schema().schema is None
+
+
+def test_recorded_files_load(shared_data):
+    """Upstream's own schema files: what is read of them, by hand."""
+    root = shared_data / "t4rec-testing"
+    paper = root / "examples" / "t4rec_paper_experiments" / "datasets_configs"
+    rees46 = Schema().from_proto_text(str(paper / "ecom_rees46" / "rees46_schema.pbtxt"))
+    assert rees46.item_id_column_name == "sess_pid_seq"
+    assert rees46.categorical_cardinalities()["sess_pid_seq"] == 390001
+    testing = root / "transformers4rec" / "data" / "testing"
+    music = Schema().from_json(str(testing / "music_streaming" / "schema.json"))
+    assert len(music) == 10
+    assert music.select_by_tag(Tags.TARGET).column_names == ["click", "play_percentage", "like"]
+    for path in (*root.rglob("*.pbtxt"), *root.rglob("*.json")):
+        read = Schema.from_json if path.suffix == ".json" else Schema.from_proto_text
+        schema = read(path)
+        assert Schema.from_json(schema.to_json()) == schema
+        assert Schema.from_proto_text(schema.to_proto_text()) == schema
