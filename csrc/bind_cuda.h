@@ -9,7 +9,21 @@
 
 namespace t4r::bind {
 
+#if defined(T4R_EMULATED)  // tests/native/emulation runs these bindings on the host's tensors, and the kernels with
+                           // them
+
+#define T4R_DEVICE_KEY CPU
+
+inline int device_of(const Tensor&) { return 0; }
+inline int32_t device_type() { return aoti_torch_device_type_cpu(); }
+inline void* current_stream(int) { return nullptr; }
+
+#else
+
+#define T4R_DEVICE_KEY CUDA
+
 inline int device_of(const Tensor& tensor) { return static_cast<int>(tensor.get_device_index()); }
+inline int32_t device_type() { return aoti_torch_device_type_cuda(); }
 
 // torch's current stream on the device.
 inline void* current_stream(int device) {
@@ -22,6 +36,8 @@ inline void* current_stream(int device) {
   return stream;
 }
 
+#endif
+
 // An uninitialised contiguous tensor on the device, from torch's caching allocator: safe under CUDA graphs.
 inline Tensor empty_on(int device, torch::headeronly::IntHeaderOnlyArrayRef sizes, int32_t dtype_code) {
   std::vector<int64_t> strides(sizes.size());
@@ -29,7 +45,7 @@ inline Tensor empty_on(int device, torch::headeronly::IntHeaderOnlyArrayRef size
   for (size_t i = sizes.size(); i-- > 0; stride *= sizes[i]) strides[i] = stride;
   AtenTensorHandle handle;
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
-                                                  dtype_code, aoti_torch_device_type_cuda(), device, &handle));
+                                                  dtype_code, device_type(), device, &handle));
   return Tensor(handle);
 }
 
