@@ -1,11 +1,13 @@
 // What the bind_*_cuda.cpp files share besides bind.h. Nothing here needs torch's CUDA headers or its CUDA build, so
-// one library serves both: the current stream is asked for by name when a kernel is about to start.
+// one library serves both: the current stream is asked for by name when a kernel is about to start. A registration
+// begins with `if (!driver_suffices()) return;`.
 #pragma once
 
 #include <dlfcn.h>
 
 #include "bind.h"
 #include "cuda/dtype.h"
+#include "cuda/library.h"
 
 namespace t4r::bind {
 
@@ -17,6 +19,7 @@ namespace t4r::bind {
 inline int device_of(const Tensor&) { return 0; }
 inline int32_t device_type() { return aoti_torch_device_type_cpu(); }
 inline void* current_stream(int) { return nullptr; }
+inline bool driver_suffices() { return true; }
 
 #else
 
@@ -25,15 +28,24 @@ inline void* current_stream(int) { return nullptr; }
 inline int device_of(const Tensor& tensor) { return static_cast<int>(tensor.get_device_index()); }
 inline int32_t device_type() { return aoti_torch_device_type_cuda(); }
 
-// torch's current stream on the device.
+// torch's current stream on the device. Asked of the library by name: its symbols are not global.
 inline void* current_stream(int device) {
   using Function = AOTITorchError (*)(int32_t, void**);
-  static const auto function = reinterpret_cast<Function>(dlsym(RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream"));
+  static void* const library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+  static const auto function = reinterpret_cast<Function>(
+      dlsym(library != nullptr ? library : RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream"));
   STD_TORCH_CHECK(function != nullptr,
                   "this build of torch has no CUDA: aoti_torch_get_current_cuda_stream is missing");
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(function(device, &stream));
   return stream;
+}
+
+// Whether kernels may be registered. Where there is no driver at all nothing can call them, and whether they are there
+// can be seen (and tested); with a driver too old for the runtime inside, the reference keeps its place.
+inline bool driver_suffices() {
+  const int driver = transformers4rec_ext_cuda_driver();
+  return driver == 0 || driver / 1000 >= transformers4rec_ext_cuda_runtime() / 1000;
 }
 
 #endif

@@ -27,6 +27,11 @@ def checked(name: str, source: str) -> str:
 _current = checked(os.environ.get("T4R_EXT_BACKEND", "auto"), "T4R_EXT_BACKEND")
 
 
+def current() -> str:
+    """Return the backend of calls that name none."""
+    return _current
+
+
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
     """Run the body with this backend wherever no ``backend=`` keyword says otherwise.
@@ -69,7 +74,7 @@ def use_reference(
     """
     name = _current if backend is None else checked(backend, function)
     if name == "fused" and not _native.has_kernel(op, device_type):
-        reason = _native.why_not() or f"the library has no {op} kernel for this device"
+        reason = _native.why_reference(op, device_type)
         raise RuntimeError(
             f"{function}: backend 'fused' needs a native kernel on {device_type}; got none "
             f"({reason}). Use backend='auto', or see `python -m transformers4rec_ext doctor`."

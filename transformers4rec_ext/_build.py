@@ -1,14 +1,22 @@
 """One description of what to compile, used by ``setup.py`` and by the just-in-time build.
 
 Imports nothing of the package, so that ``setup.py`` can load it by path before the package exists.
+C++ is compiled by torch's extension builder; kernels by nvcc ahead of linking (`compile_cuda`),
+because torch's builder refuses to call nvcc where torch itself is a CPU build.
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import os
+import re
 import shutil
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 NAME = "transformers4rec_ext._kernels"
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,11 +56,33 @@ COMPILE_ARGS = [
     # the stable ABI as of torch 2.10, so that the library loads under every later release
     "-DTORCH_TARGET_VERSION=0x020a000000000000",
 ]
-MODES = ("auto", "none", "cpu")
+NVCC_ARGS = [
+    "-std=c++20",
+    "-O3",
+    "--fmad=false",  # as -ffp-contract=off; kernels say fmaf where they want one
+    "-Xcompiler=-fPIC,-fvisibility=hidden",
+    "-Xptxas=-v",  # registers and spills, kept beside the object: see benchmarks/registers.py
+    "-t",
+    "2",
+]
+SYSTEM_TOOLKIT = Path("/usr/local/cuda")
+CUDA_ARCHS = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+MODES = ("auto", "none", "cpu", "cuda")
+
+
+class Toolkit(NamedTuple):
+    """A CUDA toolkit: its compiler, version and the folder of ``libcudart_static.a``."""
+
+    nvcc: Path
+    version: tuple[int, int]
+    libraries: Path
+
+    def __str__(self) -> str:
+        return f"{self.nvcc} of CUDA {self.version[0]}.{self.version[1]}"
 
 
 def mode() -> str:
-    """Return ``T4R_EXT_BUILD`` (auto, none or cpu); ValueError for anything else."""
+    """Return ``T4R_EXT_BUILD`` (auto, none, cpu or cuda); ValueError for anything else."""
     value = os.environ.get("T4R_EXT_BUILD", "auto")
     if value not in MODES:
         raise ValueError(f"T4R_EXT_BUILD must be one of {', '.join(MODES)}; got {value!r}.")
@@ -67,37 +97,258 @@ def compiler() -> str | None:
     return next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
 
 
-def extensions() -> list[Any]:
-    """Return the extensions to build; empty for a pure-Python install.
+def _output(*command: str | Path) -> str:
+    """Return what a command prints; empty if it fails."""
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr if done.returncode == 0 else ""
+
+
+def _homes() -> Iterator[Path]:
+    """Yield the folders that may be a CUDA toolkit; ``CUDA_HOME`` alone if it is set."""
+    if os.environ.get("CUDA_HOME"):
+        yield Path(os.environ["CUDA_HOME"])
+        return
+    packages = importlib.util.find_spec("nvidia")  # PyPI's nvidia-cuda-nvcc and others: one folder
+    for folder in (packages and packages.submodule_search_locations) or ():
+        yield from sorted(Path(folder).glob("cu[0-9]*"), reverse=True)
+    on_path = shutil.which("nvcc")
+    if on_path:
+        yield Path(on_path).resolve().parent.parent
+        # a wrapper script: nvcc itself tells where it lies
+        for top in re.findall(r"#\$ TOP=(.+)", _output(on_path, "--dryrun", "-c", "any.cu")):
+            yield Path(top.strip()).resolve()
+    yield SYSTEM_TOOLKIT
+
+
+def toolkits() -> Iterator[Toolkit]:
+    """Yield the CUDA toolkits that can compile: nvcc, headers and the static runtime are there."""
+    for home in _homes():
+        nvcc = home / "bin" / "nvcc"
+        headers = [
+            *home.glob("include/cuda_runtime.h"),
+            *home.glob("targets/*/include/cuda_run*.h"),
+        ]
+        libraries = [
+            path.parent
+            for pattern in ("lib64", "lib", "targets/*/lib", "lib/*-linux-gnu")
+            for path in home.glob(f"{pattern}/libcudart_static.a")
+        ]
+        if nvcc.exists() and headers and libraries:
+            release = re.search(r"release (\d+)\.(\d+)", _output(nvcc, "--version"))
+            if release:
+                yield Toolkit(nvcc, (int(release[1]), int(release[2])), libraries[0])
+
+
+def cuda_toolkit() -> Toolkit | None:
+    """Return the toolkit that will compile the CUDA kernels; None if they are not to be compiled.
+
+    ``auto`` asks whether torch was built for the toolkit's major version, never for a GPU: the
+    machine that builds need not have one. Says in one line what is missing.
 
     Raises
     ------
     RuntimeError
-        if ``T4R_EXT_BUILD=cpu`` and there is no C++ compiler.
+        if ``T4R_EXT_BUILD=cuda`` and there is no nvcc.
+    """
+    wanted = mode()
+    if wanted == "cuda":
+        found = next(toolkits(), None)
+        if found is None:
+            where = f"CUDA_HOME={home}" if (home := os.environ.get("CUDA_HOME")) else "CUDA_HOME"
+            raise RuntimeError(
+                "T4R_EXT_BUILD=cuda needs nvcc, its headers and libcudart_static.a; found none. "
+                f"Install a CUDA toolkit, let {where} name its folder, or {_from_pypi('13')}."
+            )
+        return found
+    import torch
+
+    version = torch.version.cuda
+    if wanted != "auto" or version is None:
+        return None
+    major = version.partition(".")[0]
+    available = list(toolkits())
+    for toolkit in available:
+        if str(toolkit.version[0]) == major:
+            return toolkit
+    print(
+        f"transformers4rec_ext: torch is built for CUDA {version}, but found "
+        f"{available[0] if available else 'no nvcc'}; building the CPU kernels only. On a GPU the "
+        f"PyTorch reference runs (same results, slower). Install a CUDA {major} toolkit, or "
+        f"{_from_pypi(major)}, and reinstall."
+    )
+    return None
+
+
+def _from_pypi(major: str) -> str:
+    if int(major) < 13:  # earlier packages lie in a folder each, which is no toolkit
+        return f"set CUDA_HOME to one of CUDA {major}"
+    packages = ("nvcc", "crt", "runtime", "cccl")
+    names = " ".join(f"nvidia-cuda-{name}=={major}.*" for name in packages)
+    return f"`pip install {names} nvidia-nvvm=={major}.*`"
+
+
+def architectures(toolkit: Toolkit) -> list[str]:
+    """Return what to compile for, as "9.0", the last with "+PTX": what this nvcc knows of it.
+
+    ``T4R_EXT_CUDA_ARCHS`` or torch's ``TORCH_CUDA_ARCH_LIST`` names others than `CUDA_ARCHS`.
+
+    Raises
+    ------
+    ValueError
+        if one is not written so, or nvcc knows none of them.
+    """
+    source = "T4R_EXT_CUDA_ARCHS"
+    value = os.environ.get(source)
+    if not value:
+        source = "TORCH_CUDA_ARCH_LIST"
+        value = os.environ.get(source) or CUDA_ARCHS
+    names = value.replace(";", " ").replace(",", " ").split()
+    if not all(re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", name) for name in names):
+        raise ValueError(f'{source} must be like "8.0;9.0+PTX"; got {value!r}.')
+    known = _output(toolkit.nvcc, "--list-gpu-arch").split()
+    kept = [name for name in names if f"compute_{_number(name).rstrip('af')}" in known]
+    if not kept:
+        raise ValueError(f"{source} must name an architecture that {toolkit} knows; got {value!r}.")
+    if names[-1] not in kept and names[-1].endswith("+PTX"):
+        kept[-1] = kept[-1].removesuffix("+PTX") + "+PTX"  # for all that is newer
+    return kept
+
+
+def _number(arch: str) -> str:
+    return arch.removesuffix("+PTX").replace(".", "")
+
+
+def _code_flags(archs: list[str]) -> list[str]:
+    """Return nvcc's flags for machine code of each architecture, and PTX where asked for."""
+    flags = []
+    for arch in archs:
+        number = _number(arch)
+        codes = (f"sm_{number}", f"compute_{number}") if "+PTX" in arch else (f"sm_{number}",)
+        flags += [f"-gencode=arch=compute_{number},code={code}" for code in codes]
+    return [*flags, f'-DT4R_CUDA_ARCHS="{";".join(archs)}"']
+
+
+def _texts(source: Path, seen: set[Path]) -> Iterator[bytes]:
+    """Yield the text of a source and of every file of the project that it includes."""
+    seen.add(source)
+    text = source.read_bytes()
+    yield text
+    for name in re.findall(rb'^\s*#\s*include\s+"(.+?)"', text, re.MULTILINE):
+        included = (source.parent / name.decode()).resolve()
+        if included.exists() and included not in seen:
+            yield from _texts(included, seen)
+
+
+def _compile_cuda(source: Path, command: list[str], folder: Path) -> Path:
+    """Compile one file unless an object of the same text and flags is there; return the object."""
+    # nvcc reads more flags from NVCC_PREPEND_FLAGS and NVCC_APPEND_FLAGS
+    more = [value for name, value in sorted(os.environ.items()) if name.startswith("NVCC_")]
+    digest = hashlib.sha256("\0".join([*command, *more]).encode())
+    for text in _texts(source, set()):
+        digest.update(text)
+    target = folder / f"{source.stem}.{digest.hexdigest()[:16]}.o"
+    log = target.with_suffix(".log")
+    if target.exists() and log.exists():
+        return target
+    print(f"nvcc {source.name}", flush=True)
+    partial = target.with_suffix(f".{os.getpid()}")
+    done = subprocess.run(
+        [*command, "-c", str(source), "-o", str(partial)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    if done.returncode:
+        raise RuntimeError(f"nvcc failed on {source}:\n{said}")
+    for warning in re.findall(r"^.*warning.*$", said, re.MULTILINE | re.IGNORECASE):
+        print(warning, flush=True)
+    for stale in folder.glob(f"{source.stem}.*.[ol]*"):
+        stale.unlink()
+    log.write_text(said)
+    partial.rename(target)
+    return target
+
+
+def compile_cuda(toolkit: Toolkit, folder: Path = ROOT / "build" / "cuda") -> list[str]:
+    """Compile the kernels with nvcc, those that changed; return the objects.
+
+    An object's name holds a digest of what it was made from. What nvcc said (registers, spills) is
+    beside it, in a file that ends in ``.log``.
+
+    Raises
+    ------
+    RuntimeError
+        if nvcc fails.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [str(toolkit.nvcc), *NVCC_ARGS, *_code_flags(architectures(toolkit))]
+    host = compiler() if os.environ.get("CXX") else None
+    command += ["-ccbin", host] if host else []
+    sources = [ROOT / source for source in CUDA_SOURCES if source.endswith(".cu")]
+    jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
+    with ThreadPoolExecutor(jobs) as pool:
+        return list(map(str, pool.map(lambda one: _compile_cuda(one, command, folder), sources)))
+
+
+def _bindings(toolkit: Toolkit | None) -> list[str]:
+    return SOURCES + [s for s in CUDA_SOURCES if s.endswith(".cpp")] if toolkit else SOURCES
+
+
+def _link_args(toolkit: Toolkit | None) -> list[str]:
+    """Return the flags that put the CUDA runtime into the library, where no other can see it."""
+    if toolkit is None:
+        return []
+    hidden = "-Wl,--exclude-libs,libcudart_static.a"
+    return [f"-L{toolkit.libraries}", "-lcudart_static", "-ldl", "-lrt", "-lpthread", hidden]
+
+
+def setup_arguments() -> dict[str, Any]:
+    """Return the arguments of ``setup`` that compile; none for a pure-Python install.
+
+    Raises
+    ------
+    RuntimeError
+        if ``T4R_EXT_BUILD`` is cpu or cuda and there is no C++ compiler, or cuda and no nvcc.
     """
     if mode() == "none":
         print("transformers4rec_ext: T4R_EXT_BUILD=none, installing without native kernels.")
-        return []
+        return {}
     if compiler() is None:
-        if mode() == "cpu":
+        if mode() != "auto":
             raise RuntimeError(
-                "T4R_EXT_BUILD=cpu needs a C++ compiler; found none. Install g++, or set CXX."
+                f"T4R_EXT_BUILD={mode()} needs a C++ compiler; found none. Install g++, or set CXX."
             )
         print(
             "transformers4rec_ext: no C++ compiler found, installing without native kernels "
             "(same results, slower). Install g++ and reinstall to get them."
         )
-        return []
-    from torch.utils.cpp_extension import CppExtension
+        return {}
+    from torch.utils.cpp_extension import BuildExtension, CppExtension
 
-    return [
-        CppExtension(
-            NAME,
-            sources=SOURCES,
-            extra_compile_args={"cxx": COMPILE_ARGS},
-            py_limited_api=True,
-        )
-    ]
+    toolkit = cuda_toolkit()
+
+    class BuildKernels(BuildExtension):
+        """torch's builder, after nvcc has made the objects of the CUDA kernels."""
+
+        def build_extensions(self) -> None:
+            if toolkit:
+                self.extensions[0].extra_objects += compile_cuda(toolkit)
+            super().build_extensions()
+
+    extension = CppExtension(
+        NAME,
+        sources=_bindings(toolkit),
+        extra_compile_args={"cxx": COMPILE_ARGS},
+        extra_link_args=_link_args(toolkit),
+        depends=[str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*") if p.is_file()],
+        py_limited_api=True,
+    )
+    return {
+        "ext_modules": [extension],
+        "cmdclass": {"build_ext": BuildKernels},
+        "options": {"bdist_wheel": {"py_limited_api": "cp310"}},
+    }
 
 
 def compile_now() -> Path:
@@ -108,7 +359,7 @@ def compile_now() -> Path:
     FileNotFoundError
         if the sources are not beside the package (an installed wheel does not carry them).
     RuntimeError
-        if the compiler fails.
+        if a compiler fails, or ``T4R_EXT_BUILD=cuda`` and there is no nvcc.
     """
     if not (ROOT / SOURCES[0]).exists():
         raise FileNotFoundError(
@@ -117,10 +368,12 @@ def compile_now() -> Path:
         )
     from torch.utils.cpp_extension import load
 
+    toolkit = cuda_toolkit()
     path = load(
         name="transformers4rec_ext_kernels",
-        sources=[str(ROOT / source) for source in SOURCES],
+        sources=[str(ROOT / source) for source in _bindings(toolkit)],
         extra_cflags=COMPILE_ARGS,
+        extra_ldflags=[*(compile_cuda(toolkit) if toolkit else []), *_link_args(toolkit)],
         is_python_module=False,
     )
     return Path(path)

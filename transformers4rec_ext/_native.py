@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ NATIVE_OPS = (
     "rank_tile",
     "topk_tile",
 )
+_log = logging.getLogger(__name__)
 _KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 
 _path: Path | None = None
@@ -60,6 +62,8 @@ def load() -> None:
             return
         torch.ops.load_library(str(path))
         _path = path
+        if torch.version.cuda and _driver_is_too_old():
+            _log.warning("%s; the PyTorch reference runs on it", _driver_is_too_old())
     except (OSError, RuntimeError, ImportError) as error:
         _reason = f"the native library does not load: {error}"
 
@@ -78,13 +82,86 @@ def has_kernel(op: str, device_type: str, namespace: str = NAMESPACE) -> bool:
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"{namespace}::{op}", key))
 
 
-def isa() -> str | None:
-    """Return the instruction set in use (baseline, avx2 or avx512), or None without the library."""
+def _exported(name: str, result: Any) -> Any:
+    """Return what the library's function of this name returns; None if there is no such."""
     if _path is None:
         return None
-    name = ctypes.CDLL(str(_path)).transformers4rec_ext_isa
-    name.restype = ctypes.c_char_p
-    return str(name().decode())
+    function = getattr(ctypes.CDLL(str(_path)), f"transformers4rec_ext_{name}", None)
+    if function is None:
+        return None
+    function.restype = result
+    value = function()
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def isa() -> str | None:
+    """Return the instruction set in use (baseline, avx2 or avx512), or None without the library."""
+    value: str | None = _exported("isa", ctypes.c_char_p)
+    return value
+
+
+def cuda_archs() -> str | None:
+    """Return the GPU architectures inside the library ("8.0;9.0+PTX"); None if it has none."""
+    value: str | None = _exported("cuda_archs", ctypes.c_char_p)
+    return value
+
+
+def cuda_runtime() -> str | None:
+    """Return the version of the CUDA runtime inside the library; None if it has none."""
+    version = _exported("cuda_runtime", ctypes.c_int)
+    return None if version is None else _cuda_version(version)
+
+
+def driver() -> str | None:
+    """Return the version of CUDA that the GPU's driver supports; None without a driver.
+
+    Starts nothing: a process that asks may still fork workers that use the GPU.
+    """
+    version = ctypes.c_int(0)
+    try:
+        failed = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except OSError:
+        return None
+    return None if failed else _cuda_version(version.value)
+
+
+def _cuda_version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _driver_is_too_old() -> str:
+    """Return why the CUDA kernels in the library stand aside; empty if they do not."""
+    inside, supported = cuda_runtime(), driver()
+    if not inside or not supported or int(supported.split(".")[0]) >= int(inside.split(".")[0]):
+        return ""
+    return (
+        f"the GPU's driver supports CUDA {supported}, and the kernels need {inside}: update the "
+        "driver, or build from source with a toolkit that it supports"
+    )
+
+
+def why_reference(op: str, device_type: str) -> str:
+    """Return why ``op`` has no native kernel on the device; empty if it has one."""
+    if has_kernel(op, device_type):
+        return ""
+    if _path is None:
+        return _reason
+    if device_type == "cuda" and cuda_archs() is None:
+        built = torch.version.cuda
+        how = (
+            f"reinstall where there is a CUDA {built.partition('.')[0]} toolkit"
+            if built
+            else "this torch is a CPU build"
+        )
+        return f"the library was built without CUDA kernels; {how}"
+    if device_type == "cuda" and _driver_is_too_old():
+        return _driver_is_too_old()
+    return f"the library has no such kernel for {device_type}"
+
+
+def _state(op: str, device_type: str) -> str:
+    why = why_reference(op, device_type)
+    return f"reference: {why}" if why else "fused"
 
 
 def report() -> dict[str, Any]:
@@ -93,10 +170,9 @@ def report() -> dict[str, Any]:
         "library": str(_path) if _path else None,
         "reason": _reason,
         "isa": isa(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "ops": {
-            op: {device: "fused" if has_kernel(op, device) else "reference" for device in _KEYS}
-            for op in NATIVE_OPS
-        },
+        "cuda archs": cuda_archs(),
+        "cuda runtime": cuda_runtime(),
+        "torch's cuda": torch.version.cuda,
+        "driver's cuda": driver(),
+        "ops": {op: {device: _state(op, device) for device in _KEYS} for op in NATIVE_OPS},
     }

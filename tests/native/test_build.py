@@ -20,14 +20,15 @@ def test_none_builds_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("T4R_EXT_BUILD", "none")
-    assert _build.extensions() == []
+    assert _build.setup_arguments() == {}
     assert capsys.readouterr().out.count("\n") == 1
 
 
 def test_unknown_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("T4R_EXT_BUILD", "gpu")
-    with pytest.raises(ValueError, match="T4R_EXT_BUILD must be one of auto, none, cpu; got 'gpu'"):
-        _build.extensions()
+    message = "T4R_EXT_BUILD must be one of auto, none, cpu, cuda; got 'gpu'"
+    with pytest.raises(ValueError, match=message):
+        _build.setup_arguments()
 
 
 def test_no_compiler_is_one_calm_line(
@@ -35,17 +36,20 @@ def test_no_compiler_is_one_calm_line(
 ) -> None:
     monkeypatch.setenv("T4R_EXT_BUILD", "auto")
     monkeypatch.setattr(_build, "compiler", lambda: None)
-    assert _build.extensions() == []
+    assert _build.setup_arguments() == {}
     out = capsys.readouterr().out
     assert out.count("\n") == 1
     assert "no C++ compiler found, installing without native kernels" in out
 
 
-def test_cpu_without_a_compiler_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("T4R_EXT_BUILD", "cpu")
+@pytest.mark.parametrize("mode", ["cpu", "cuda"])
+def test_a_wanted_build_without_a_compiler_fails(
+    monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    monkeypatch.setenv("T4R_EXT_BUILD", mode)
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(RuntimeError, match="T4R_EXT_BUILD=cpu needs a C\\+\\+ compiler"):
-        _build.extensions()
+    with pytest.raises(RuntimeError, match=f"T4R_EXT_BUILD={mode} needs a C\\+\\+ compiler"):
+        _build.setup_arguments()
 
 
 def test_a_compiler_that_fails_fails_the_build(tmp_path: Path) -> None:

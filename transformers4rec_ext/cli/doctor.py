@@ -34,24 +34,35 @@ def run(options: argparse.Namespace) -> int:
     """Print the report."""
     import torch
 
-    from transformers4rec_ext import _native
+    from transformers4rec_ext import _backend, _native
 
     # Registers the operators and loads the library, as a training step would.
     importlib.import_module("transformers4rec_ext.functional")
     lines = [("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
     lines += [(name, _version(name)) for name in _PACKAGES]
     lines.append(("threads", str(torch.get_num_threads())))
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none visible"
-    lines.append(("gpu", gpu))
+    lines.append(("backend", _backend.current()))
+    lines += [("gpu", gpu) for gpu in _gpus() or ["none visible"]]
     for name, value in lines:
         shared.say(f"{name:<24}{value}")
     shared.say("")
     for name, value in _native.report().items():
         if name == "ops":
             _say_ops(value)
-        elif name != "torch" and (name != "reason" or value):
+        elif name != "reason" or value:
             shared.say(f"{name:<24}{'none' if value is None else value}")
     return 0
+
+
+def _gpus() -> list[str]:
+    """Return the GPUs that torch sees, with their architecture."""
+    import torch
+
+    found = []
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        major, minor = torch.cuda.get_device_capability(index)
+        found.append(f"{index}: {torch.cuda.get_device_name(index)}, {major}.{minor}")
+    return found
 
 
 def _version(package: str) -> str:
@@ -62,7 +73,17 @@ def _version(package: str) -> str:
 
 
 def _say_ops(ops: dict[str, dict[str, str]]) -> None:
+    """Print for each operator and device what runs; a reason has a number and is said below."""
     devices = list(next(iter(ops.values()), {}))
-    shared.say(f"\n{'operator':<24}" + "".join(f"{device:<12}" for device in devices))
-    for name, state in ops.items():
-        shared.say(f"{name:<24}" + "".join(f"{state[device]:<12}" for device in devices))
+    reasons: list[str] = []
+    shared.say(f"\n{'operator':<24}" + "".join(f"{device:<16}" for device in devices).rstrip())
+    for name, states in ops.items():
+        cells = []
+        for device in devices:
+            state, _, why = states[device].partition(": ")
+            if why and why not in reasons:
+                reasons.append(why)
+            cells.append(f"{state} ({reasons.index(why) + 1})" if why else state)
+        shared.say(f"{name:<24}" + "".join(f"{cell:<16}" for cell in cells).rstrip())
+    for number, why in enumerate(reasons, 1):
+        shared.say(f"({number}) {why}")
