@@ -1,0 +1,110 @@
+// Two accesses of one byte race unless a barrier of their block, or for lanes of a warp __syncwarp, lies between them,
+// or both read, or both are atomic. Nothing orders two blocks.
+#include "memory.h"
+
+namespace t4r::emulation {
+
+namespace {
+
+uint32_t block_size() { return blockDim.x * blockDim.y * blockDim.z; }
+uint32_t block_of(const Access& access) { return access.thread / block_size(); }
+uint32_t warp_of(const Access& access) { return access.thread % block_size() / 32; }
+uint32_t number_of(const Thread& thread) {
+  return static_cast<uint32_t>(thread.block->number) * block_size() + static_cast<uint32_t>(thread.index);
+}
+
+bool ordered(const Access& before, const Thread& thread) {
+  const uint32_t number = number_of(thread);
+  if (before.thread == number) return true;
+  if (block_of(before) != thread.block->number) return false;
+  if (before.epoch != thread.block->epoch) return true;
+  const uint32_t index = before.thread % block_size();
+  return index / 32 == static_cast<uint32_t>(thread.index) / 32 && thread.clock[index % 32] >= before.clock;
+}
+
+const char* name_of(Kind kind) {
+  return kind == Kind::kRead ? "reads" : kind == Kind::kWrite ? "writes" : "changes atomically";
+}
+
+[[noreturn]] void report(const Access& before, Kind before_kind, Kind kind, uint32_t place, const char* what) {
+  fail("race: it %s %s at [+%#x], which thread %u of block %u %s at [+%#x], and nothing orders them", name_of(kind),
+       what, place, before.thread % block_size(), block_of(before), name_of(before_kind), before.place);
+}
+
+}  // namespace
+
+void Accesses::clear() {
+  any_ = false;
+  others_.clear();
+}
+
+const Access* Accesses::conflict(const Thread& thread) const {
+  if (!any_) return nullptr;
+  if (!ordered(first_, thread)) return &first_;
+  for (const Access& other : others_) {
+    if (!ordered(other, thread)) return &other;
+  }
+  return nullptr;
+}
+
+// Kept are: of two blocks, one access each (what any thread does next conflicts with either); of one block, those of
+// its latest epoch: of two warps one each, else of each lane the latest.
+void Accesses::add(const Access& access) {
+  if (!any_) {
+    any_ = true;
+    first_ = access;
+    return;
+  }
+  if (!others_.empty() && block_of(others_[0]) != block_of(first_)) return;
+  if (block_of(access) != block_of(first_)) {
+    others_.assign(1, access);
+  } else if (access.epoch != first_.epoch) {
+    first_ = access;
+    others_.clear();
+  } else if (!others_.empty() && warp_of(others_[0]) != warp_of(first_)) {
+    return;
+  } else if (warp_of(access) != warp_of(first_)) {
+    others_.assign(1, access);
+  } else if (access.thread == first_.thread) {
+    first_ = access;
+  } else {
+    for (Access& other : others_) {
+      if (other.thread == access.thread) {
+        other = access;
+        return;
+      }
+    }
+    others_.push_back(access);
+  }
+}
+
+void record(Cell* cells, size_t bytes, Kind kind, uint32_t place, const char* what) {
+  const Thread& thread = *machine.current;
+  const Access access{number_of(thread), thread.block->epoch, thread.clock[thread.lane()], place};
+  for (size_t i = 0; i < bytes; ++i) {
+    Cell& cell = cells[i];
+    if (cell.launch != machine.launches) {
+      cell.launch = machine.launches;
+      cell.written = false;
+      cell.reads.clear();
+      cell.atomics.clear();
+    }
+    if (cell.written && !ordered(cell.write, thread)) report(cell.write, Kind::kWrite, kind, place, what);
+    if (kind != Kind::kRead) {
+      if (const Access* read = cell.reads.conflict(thread)) report(*read, Kind::kRead, kind, place, what);
+    }
+    if (kind != Kind::kAtomic) {
+      if (const Access* atomic = cell.atomics.conflict(thread)) report(*atomic, Kind::kAtomic, kind, place, what);
+    }
+    if (kind == Kind::kWrite) {
+      cell.written = true;
+      cell.write = access;
+      cell.reads.clear();
+      cell.atomics.clear();
+    } else {
+      (kind == Kind::kRead ? cell.reads : cell.atomics).add(access);
+    }
+  }
+}
+
+}  // namespace t4r::emulation

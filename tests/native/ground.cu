@@ -1,0 +1,89 @@
+// block.cuh and pack.cuh behind launchers, for test_emulation.py.
+#include "cuda/block.cuh"
+#include "cuda/dtype.h"
+#include "cuda/pack.cuh"
+
+namespace {
+
+using namespace t4r::cuda;
+
+// A block's sum and maximum of x, and each thread's sum of those before it, twice over with the same scratch.
+template <typename T>
+__global__ void reductions_kernel(const T* x, T* sum, T* largest, T* before, T* total) {
+  T4R_DYNAMIC_SHARED(T, scratch);
+  const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  const T a = block_reduce(x[i], Add{}, scratch);
+  const T b = block_reduce(x[i], Larger{}, scratch);
+  T all;
+  before[i] = block_exclusive_sum(x[i], scratch, all);
+  sum[i] = a;
+  largest[i] = b;
+  total[i] = all;
+}
+
+// Copies rows, in packs where that can be done; packs[0] says whether it was.
+template <typename S>
+__global__ void copy_kernel(const S* from, int64_t from_stride, S* to, int64_t to_stride, int64_t width, int* packs) {
+  const bool in_16_bytes = in_packs(from, from_stride, width) && in_packs<S>(to, to_stride, width);
+  from += blockIdx.x * from_stride;
+  to += blockIdx.x * to_stride;
+  if (in_16_bytes) {
+    for (int64_t i = threadIdx.x * kPack<S>; i < width; i += blockDim.x * kPack<S>) {
+      store_pack(to + i, load_pack(from + i));
+    }
+  } else {
+    for (int64_t i = threadIdx.x; i < width; i += blockDim.x) to[i] = from[i];
+  }
+  if (blockIdx.x == 0 && threadIdx.x == 0) *packs = in_16_bytes;
+}
+
+template <typename T>
+int reductions(const void* x, void* sum, void* largest, void* before, void* total, int blocks, int threads,
+               cudaStream_t stream) {
+  T4R_LAUNCH(reductions_kernel<T>, blocks, threads, kWarp * sizeof(T), stream, static_cast<const T*>(x),
+             static_cast<T*>(sum), static_cast<T*>(largest), static_cast<T*>(before), static_cast<T*>(total));
+  return static_cast<int>(cudaGetLastError());
+}
+
+// Every block would write, were it not for the first alone.
+__global__ void where_kernel(int* device, int value) {
+  if (blockIdx.x == 0 && threadIdx.x == 0) *device = value;
+}
+
+}  // namespace
+
+extern "C" {
+
+int t4r_reductions_cuda(const void* x, void* sum, void* largest, void* before, void* total, int dtype, int blocks,
+                        int threads, void* stream) {
+  return with_wide_type(dtype, [&](auto type) {
+    return reductions<decltype(type)>(x, sum, largest, before, total, blocks, threads,
+                                      static_cast<cudaStream_t>(stream));
+  });
+}
+
+int t4r_copy_cuda(const void* from, int64_t from_stride, void* to, int64_t to_stride, int64_t rows, int64_t width,
+                  int* packs, int dtype, void* stream) {
+  return with_type(dtype, [&](auto type) {
+    using S = decltype(type);
+    T4R_LAUNCH(copy_kernel<S>, blocks_for(rows, 1), 32, 0, static_cast<cudaStream_t>(stream),
+               static_cast<const S*>(from), from_stride, static_cast<S*>(to), to_stride, width, packs);
+    return static_cast<int>(cudaGetLastError());
+  });
+}
+
+// With as many threads and as much shared memory as is asked for, allowed first or not.
+int t4r_launch_cuda(int* chosen, int blocks, int threads, int shared_bytes, bool allow, int device, void* stream) {
+  const DeviceScope scope(device);
+  if (scope.failed()) return scope.status();
+  if (allow) {
+    const auto status = allow_shared(where_kernel, static_cast<size_t>(shared_bytes));
+    if (status != cudaSuccess) return static_cast<int>(status);
+  }
+  int current = -1;
+  cudaGetDevice(&current);
+  T4R_LAUNCH(where_kernel, blocks, threads, shared_bytes, static_cast<cudaStream_t>(stream), chosen, current);
+  return static_cast<int>(cudaGetLastError());
+}
+
+}  // extern "C"
