@@ -19,7 +19,7 @@ LAYERS = [
     ["ops.schemas"],
     ["functional"],
     ["samplers", "losses", "optim", "schema", "ranks"],
-    ["masking", "ranking_metric", "block", "features", "config"],
+    ["masking", "ranking_metric", "block", "features", "config", "utils"],
     ["model"],
     ["data"],
     ["training", "baselines"],

@@ -57,6 +57,7 @@ _MODULES = (
     "ranking_metric",
     "samplers",
     "schema",
+    "utils",
 )
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
 

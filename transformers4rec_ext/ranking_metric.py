@@ -18,7 +18,9 @@ from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.ranks import (
     MISSED,
     VALUE_OF_HIT,
+    best_items,
     check_ks,
+    check_relevances,
     metric_from_rank,
     ranking_metrics_from_rank,
     target_rank,
@@ -47,23 +49,10 @@ ranking_metrics_registry = Registry("ranking metric", instantiate=True)
 def _labels_by_rank(ks: Any, scores: Tensor, labels: Tensor) -> tuple[list[int], Tensor]:
     """Return the cut-offs and the labels [N, max k] of the best items, ties pessimistic."""
     cutoffs = check_ks(ks)
-    if scores.ndim != 2:
-        raise ValueError(f"scores must be a 2-dimensional tensor; got {list(scores.shape)}.")
-    if labels.ndim != 2:
-        raise ValueError(f"labels must be a 2-dimensional tensor; got {list(labels.shape)}.")
-    if scores.shape != labels.shape:
-        raise ValueError(
-            f"scores and labels must be the same shape; got {list(scores.shape)} and "
-            f"{list(labels.shape)}."
-        )
+    check_relevances(scores, labels)
     labels = labels.to(torch.float32)
-    # Two stable sorts: by label upwards, then by score downwards. Among equal scores the
-    # irrelevant items stay in front.
-    worst_first = labels.argsort(dim=1, stable=True)
-    order = scores.gather(1, worst_first).argsort(dim=1, descending=True, stable=True)
-    best = worst_first.gather(1, order[:, : max(cutoffs)])
-    has_nan = scores.isnan().any(1, keepdim=True)
-    return cutoffs, torch.where(has_nan, 0.0, labels.gather(1, best))
+    best = labels.gather(1, best_items(scores, labels, max(cutoffs)))
+    return cutoffs, torch.where(scores.isnan().any(1, keepdim=True), 0.0, best)
 
 
 def _discounts(length: int, device: torch.device) -> Tensor:

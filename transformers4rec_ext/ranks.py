@@ -190,3 +190,31 @@ def check_ks(ks: Any) -> list[int]:
     if any(not isinstance(k, int) or isinstance(k, bool) or k < 1 for k in ks):
         raise value_error("ranking_metric", "ks", "be positive ints", repr(ks))
     return list(ks)
+
+
+def check_relevances(scores: Tensor, labels: Tensor) -> None:
+    """Raise ValueError unless scores and relevances are both [N, V]."""
+    if scores.ndim != 2:
+        raise ValueError(f"scores must be a 2-dimensional tensor; got {list(scores.shape)}.")
+    if labels.ndim != 2:
+        raise ValueError(f"labels must be a 2-dimensional tensor; got {list(labels.shape)}.")
+    if scores.shape != labels.shape:
+        raise ValueError(
+            f"scores and labels must be the same shape; got {list(scores.shape)} and "
+            f"{list(labels.shape)}."
+        )
+
+
+def best_items(scores: Tensor, labels: Tensor, k: int) -> Tensor:
+    """Return the ids int64 [N, min(k, V)] of the best scores; of equal ones the irrelevant first.
+
+    Parameters
+    ----------
+    scores, labels : Tensor, [N, V]
+    k : int
+    """
+    # Two stable sorts: by label upwards, then by score downwards. Among equal scores the
+    # irrelevant items stay in front.
+    worst_first = labels.argsort(dim=1, stable=True)
+    order = scores.gather(1, worst_first).argsort(dim=1, descending=True, stable=True)
+    return worst_first.gather(1, order[:, :k])

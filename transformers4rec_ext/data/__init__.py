@@ -8,6 +8,12 @@ from transformers4rec_ext.data.loader import SessionLoader
 from transformers4rec_ext.data.parquet import ParquetSessions, RowGroup, SessionChunk
 from transformers4rec_ext.data.split import padded, target_positions, training_bounds, windows
 from transformers4rec_ext.data.synthetic import synthetic_sessions, write_sessions
+from transformers4rec_ext.data.testing import (
+    SyntheticDataset,
+    music_streaming_testing_data,
+    tabular_sequence_testing_data,
+    tabular_testing_data,
+)
 
 __all__ = [
     "Catalogue",
@@ -17,9 +23,13 @@ __all__ = [
     "RowGroup",
     "SessionChunk",
     "SessionLoader",
+    "SyntheticDataset",
     "held_out",
+    "music_streaming_testing_data",
     "padded",
     "synthetic_sessions",
+    "tabular_sequence_testing_data",
+    "tabular_testing_data",
     "target_positions",
     "training_bounds",
     "whole_sessions",

@@ -1,0 +1,79 @@
+"""The generated tables: upstream's columns, values within their domains, files on demand."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import transformers4rec_ext as tr
+from transformers4rec_ext.schema import ColumnSchema, Schema, Tags
+
+NAMES = {
+    "tabular_testing_data": "tabular_data/schema.json",
+    "tabular_sequence_testing_data": "schema.json",
+    "music_streaming_testing_data": "music_streaming/schema.json",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_columns_are_upstreams(shared_data, name):
+    def told(column: ColumnSchema) -> tuple:
+        dtype = column.dtype
+        ids = column.int_domain
+        lengths = (column.is_list, column.min_length, column.max_length)
+        return column.name, set(column.tags), dtype, *lengths, ids and (ids.min, ids.max)
+
+    testing = shared_data / "t4rec-testing" / "transformers4rec" / "data" / "testing"
+    upstream = Schema.from_json(testing / NAMES[name])
+    ours = getattr(tr.data, name).schema
+    assert [told(column) for column in ours] == [told(column) for column in upstream]
+    for column, other in zip(ours, upstream, strict=True):
+        if column.float_domain is not None:
+            assert column.float_domain.min == pytest.approx(other.float_domain.min, abs=2e-3)
+            assert column.float_domain.max == pytest.approx(other.float_domain.max, abs=2e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_hold_the_columns(name):
+    data = getattr(tr.data, name)
+    table = pq.read_table(data.path)
+    assert data.path == data.path
+    assert table.num_rows == 1000
+    assert table.column_names == data.schema.column_names
+    for column in data.schema:
+        values = table[column.name].combine_chunks()
+        if column.is_list:
+            lengths = values.value_lengths().to_numpy()
+            assert column.min_length <= lengths.min() <= lengths.max() <= column.max_length
+            values = values.flatten()
+        domain = column.int_domain or column.float_domain
+        if domain is not None:
+            values = values.to_numpy()
+            assert domain.min - 1e-4 <= values.min() <= values.max() <= domain.max + 1e-4
+
+
+def test_files_are_removed_at_exit():
+    code = "import transformers4rec_ext as tr; print(tr.data.tabular_testing_data.path)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    path = Path(run.stdout.strip())
+    assert path.name == "data.parquet"
+    assert not path.parent.parent.exists()
+
+
+def test_batches_train_upstreams_example():
+    data = tr.data.tabular_sequence_testing_data
+    schema = data.schema.select_by_tag(Tags.CATEGORICAL)
+    inputs = tr.TabularSequenceFeatures.from_schema(
+        schema, max_sequence_length=20, d_output=16, masking="causal"
+    )
+    body = tr.SequentialBlock(inputs, tr.MLPBlock([16]))
+    model = tr.Model(tr.Head(body, tr.NextItemPredictionTask(weight_tying=True), inputs=inputs))
+    dense = data.torch_synthetic_data(num_rows=10)
+    ragged = data.torch_synthetic_data(num_rows=10, ragged=True)
+    assert torch.isfinite(model(dense, training=True)["loss"])
+    assert model(dense).shape == model(ragged).shape == (10, 51997)

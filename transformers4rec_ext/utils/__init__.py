@@ -1,0 +1,1 @@
+"""Helpers that upstream's users import: padding, shapes of schemas, random batches."""
