@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from transformers4rec_ext.data.catalogue import Catalogue
 from transformers4rec_ext.data.contexts import ContextBatch, Contexts, held_out, whole_sessions
+from transformers4rec_ext.data.files import RowGroup
 from transformers4rec_ext.data.loader import SessionLoader
-from transformers4rec_ext.data.parquet import ParquetSessions, RowGroup, SessionChunk
+from transformers4rec_ext.data.parquet import ParquetSessions, SessionChunk
+from transformers4rec_ext.data.parquet_loader import ParquetLoader
 from transformers4rec_ext.data.split import padded, target_positions, training_bounds, windows
 from transformers4rec_ext.data.synthetic import synthetic_sessions, write_sessions
 from transformers4rec_ext.data.testing import (
@@ -19,6 +21,7 @@ __all__ = [
     "Catalogue",
     "ContextBatch",
     "Contexts",
+    "ParquetLoader",
     "ParquetSessions",
     "RowGroup",
     "SessionChunk",

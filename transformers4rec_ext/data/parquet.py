@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext.data.files import RowGroup, open_parquet, path_list, unreadable
 
 _CHUNK_ROWS = 8192
 
@@ -31,15 +31,6 @@ class SessionChunk(NamedTuple):
     """The session column, or None where none was asked for."""
     first: int
     """The number of the first session, counted over all files."""
-
-
-class RowGroup(NamedTuple):
-    """One row group: the unit that is read, and that is put in another order by shuffling."""
-
-    file: int
-    group: int
-    first: int
-    rows: int
 
 
 class ParquetSessions:
@@ -76,7 +67,7 @@ class ParquetSessions:
         items_column: str,
         session_column: str | None = None,
     ) -> None:
-        self.paths = _path_list(paths)
+        self.paths = path_list("ParquetSessions", paths)
         self.items_column = items_column
         self.session_column = session_column
         self.row_groups: list[RowGroup] = []
@@ -91,7 +82,7 @@ class ParquetSessions:
             )
 
     def _inspect(self, number: int, path: Path) -> None:
-        with _open(path) as file:
+        with open_parquet("ParquetSessions", path) as file:
             schema = file.schema_arrow
             self.columns = schema.names
             for column in filter(None, (self.items_column, self.session_column)):
@@ -137,13 +128,13 @@ class ParquetSessions:
         path = self.paths[unit.file]
         columns = [c for c in (self.items_column, self.session_column) if c is not None]
         first = unit.first
-        with _open(path) as file:
+        with open_parquet("ParquetSessions", path) as file:
             batches = file.iter_batches(rows, row_groups=[unit.group], columns=columns)
             while True:
                 try:
                     batch = next(batches, None)
                 except (pa.ArrowException, OSError) as error:
-                    raise _unreadable(path, error) from error
+                    raise unreadable("ParquetSessions", path, error) from error
                 if batch is None:
                     return
                 where = f"{path}, sessions from {first - unit.first} of row group {unit.group}"
@@ -153,37 +144,6 @@ class ParquetSessions:
                 )
                 yield SessionChunk(items, offsets, sessions, first)
                 first += batch.num_rows
-
-
-def _path_list(
-    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-) -> list[Path]:
-    found = [Path(paths)] if isinstance(paths, (str, os.PathLike)) else [Path(p) for p in paths]
-    if not found:
-        raise value_error("ParquetSessions", "paths", "name at least one file", "none")
-    return found
-
-
-def _open(path: Path) -> pq.ParquetFile:
-    if not path.exists():
-        raise FileNotFoundError(f"ParquetSessions: paths must exist; {path} does not.")
-    if not path.is_file():
-        raise value_error("ParquetSessions", "paths", "be files", f"{path}, which is not a file")
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    reason = " ".join(str(error).split()).rstrip(".")
-    return value_error(
-        "ParquetSessions",
-        "paths",
-        "be complete parquet files",
-        f"{path} ({reason})",
-        "The file may be truncated or of another format; write it again.",
-    )
 
 
 def _item_type(kind: pa.DataType, column: str, path: Path) -> pa.DataType:

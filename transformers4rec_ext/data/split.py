@@ -108,5 +108,5 @@ def padded(
     position = start[:, None] + np.arange(width)
     inside = position < stop[:, None]
     if not len(ids):
-        return np.full(position.shape, fill, np.int64)
-    return np.where(inside, ids[np.minimum(position, len(ids) - 1)], fill)
+        return np.full(position.shape, fill, ids.dtype)
+    return np.where(inside, ids[np.minimum(position, len(ids) - 1)], ids.dtype.type(fill))

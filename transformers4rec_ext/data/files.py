@@ -1,0 +1,91 @@
+"""Parquet files on the disk: which there are, and what is wrong with them, in words."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from transformers4rec_ext._errors import value_error
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+class RowGroup(NamedTuple):
+    """One row group: the unit that is read, and that is put in another order by shuffling."""
+
+    file: int
+    group: int
+    first: int
+    rows: int
+
+
+def path_list(function: str, paths: Paths) -> list[Path]:
+    """Return ``paths``, one or several, as a list."""
+    found = [Path(paths)] if isinstance(paths, (str, os.PathLike)) else [Path(p) for p in paths]
+    if not found:
+        raise value_error(function, "paths", "name at least one file", "none")
+    return found
+
+
+def files_below(function: str, paths: Paths) -> list[Path]:
+    """Return the parquet files that ``paths`` stand for: files, folders of them, or patterns.
+
+    Those of a folder or a pattern are in the order of their names.
+
+    Raises
+    ------
+    FileNotFoundError   if a path is absent or nothing matches a pattern.
+    ValueError          if a folder holds no parquet file.
+    """
+    files: list[Path] = []
+    for path in path_list(function, paths):
+        if path.is_dir():
+            inside = sorted(path.glob("*.parquet"))
+            if not inside:
+                expectation = "be files, or folders that hold *.parquet files"
+                raise value_error(function, "paths", expectation, f"{path}, which holds none")
+            files += inside
+        elif path.exists():
+            files.append(path)
+        else:
+            matching = sorted(glob.glob(str(path)))
+            if not matching:
+                raise FileNotFoundError(f"{function}: paths must exist; {path} does not.")
+            files += map(Path, matching)
+    return files
+
+
+def open_parquet(function: str, path: Path) -> pq.ParquetFile:
+    """Open a file.
+
+    Raises
+    ------
+    FileNotFoundError   if it is absent.
+    ValueError          if it is something else than a complete parquet file.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{function}: paths must exist; {path} does not.")
+    if not path.is_file():
+        raise value_error(function, "paths", "be files", f"{path}, which is not a file")
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(function, path, error) from error
+
+
+def unreadable(function: str, path: Path, error: Exception) -> ValueError:
+    """Return an error for a file that arrow cannot read."""
+    reason = " ".join(str(error).split()).rstrip(".")
+    return value_error(
+        function,
+        "paths",
+        "be complete parquet files",
+        f"{path} ({reason})",
+        "The file may be truncated or of another format; write it again.",
+    )
