@@ -41,15 +41,24 @@ CACHE = ROOT / "build" / "emulation"  # git ignores it
 ORDERS = ("forward", "reverse", "random", "preempt")
 COMMON_FLAGS = ("-std=c++20", "-g1", "-fPIC", "-ffp-contract=off", "-fno-gnu-unique")
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
+# every access is a call: none is merged into a vector or a call of memset
+CHECKED_FLAGS = (
+    "-O1",
+    "-fno-tree-loop-distribute-patterns",
+    "-fsanitize=alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero,"
+    "float-cast-overflow",
+)
+SHADOW = 1 << 44
 MODE_FLAGS = {
     "plain": ("-O2",),
-    # every access is a call: none is merged into a vector or a call of memset
-    "checked": (
-        "-O1",
-        "-fno-tree-loop-distribute-patterns",
-        "-fsanitize=thread",
-        "-fsanitize=alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero,"
-        "float-cast-overflow",
+    "race": (*CHECKED_FLAGS, "-fsanitize=thread"),
+    # the kernel's kind of address sanitizer calls functions and lets us choose where its shadow is
+    "asan": (
+        *CHECKED_FLAGS,
+        "-fsanitize=kernel-address",
+        f"-fasan-shadow-offset={SHADOW:#x}",
+        "--param=asan-stack=1",
+        "--param=asan-instrumentation-with-call-threshold=0",
     ),
 }
 POISON = 0x7FE7  # as in the emulation: NaN in every type
@@ -60,7 +69,8 @@ GUARD = 64 * 1024
 class Run:
     """How kernels are compiled, and in which order their threads and blocks run."""
 
-    mode: str = "plain"  # or "checked": each access is checked for races and bounds
+    # "race" checks each access for races and bounds, "asan" for bounds, of local arrays too
+    mode: str = "plain"
     order: str = "forward"
     seed: int = 0  # of "random" and "preempt", which also interleaves three blocks
 
@@ -73,8 +83,9 @@ RUNS = (
     Run("plain", "reverse"),
     Run("plain", "random", seed=1),
     Run("plain", "preempt", seed=2),
-    Run("checked", "forward"),
-    Run("checked", "preempt", seed=3),
+    Run("race", "forward"),
+    Run("race", "preempt", seed=3),
+    Run("asan", "random", seed=4),
 )
 every_run = pytest.mark.parametrize("run", RUNS, ids=str)
 
@@ -133,7 +144,10 @@ def _object(source: Path, *flags: str) -> str:
 def _built(sources: tuple[Path, ...], mode: str, defines: tuple[str, ...]) -> Path:
     flags = [*MODE_FLAGS[mode], *(f"-D{define}" for define in defines)]
     objects = [_object(source, *flags) for source in sources]
-    objects += [_object(source, "-O2") for source in sorted(EMULATION.glob("*.cpp"))]
+    objects += [
+        _object(source, "-O2", f"-DT4R_SHADOW={SHADOW:#x}ull")
+        for source in sorted(EMULATION.glob("*.cpp"))
+    ]
     compiler = _build.compiler()
     assert compiler is not None
     # without the sanitizers' libraries: the emulation has their functions
@@ -162,6 +176,8 @@ _DTYPES = {
     "unsigned": {torch.int32},
     "uint32_t": {torch.int32},
     "int64_t": {torch.int64},
+    "long long": {torch.int64},
+    "unsigned long long": {torch.int64},
     "uint64_t": {torch.int64},
     "uint8_t": {torch.uint8, torch.bool},
     "bool": {torch.bool},
@@ -194,7 +210,8 @@ def _declarations(files: Sequence[Path]) -> dict[str, list[Parameter]]:
 def _parameter(declaration: str) -> Parameter:
     words = declaration.replace("*", " * ").split()
     types = [word for word in words[:-1] if word not in ("const", "*", "__restrict__")]
-    return Parameter(types[0].removeprefix("std::"), words[-1], "*" in words, "const" in words)
+    type_name = " ".join(types).removeprefix("std::")
+    return Parameter(type_name, words[-1], "*" in words, "const" in words)
 
 
 class _Arrays:
@@ -298,7 +315,7 @@ class Library:
         for parameter in parameters:
             value = values[parameter.name]
             value = arrays.address(value) if isinstance(value, torch.Tensor) else value
-            converted.append(parameter.ctype(value))
+            converted.append(_converted(name, parameter, value))
         status = self._run_kernels(name, arrays, converted)
         report = self._library.t4r_emulation_report().decode()
         if report:
@@ -335,6 +352,14 @@ class Library:
             return " < ".join(subprocess.check_output(command, text=True).split())
 
         return re.sub(r"\[\+(0x[0-9a-f]+)\]", lines, report)
+
+
+def _converted(launcher: str, parameter: Parameter, value: Any) -> Any:
+    converted = parameter.ctype(value)
+    integer = not parameter.pointer and parameter.type not in ("float", "double")
+    if integer and converted.value != value:
+        raise TypeError(f"{launcher}: {parameter.name} is {parameter.type}; got {value!r}")
+    return converted
 
 
 def _check_dtype(launcher: str, parameter: Parameter, tensor: Any) -> None:

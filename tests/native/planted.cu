@@ -26,6 +26,10 @@ enum Bug {  // in test_emulation.py's order
   kUninitialised,
   kMisaligned,
   kLocalArray,
+  kLocalPointer,
+  kLocalOfAnother,
+  kWaits,
+  kWritesConst,
 };
 
 cudaStream_t stream_of(void* stream) { return static_cast<cudaStream_t>(stream); }
@@ -158,13 +162,30 @@ __global__ void packs_kernel(const float* x, float* out, int64_t size, int bug) 
   }
 }
 
+__device__ __noinline__ float element(const float* values, int i) { return values[i]; }
+
 // out[i] = the sum of i, i + 1, i + 2, from an array of the thread's own.
 __global__ void locals_kernel(float* out, int bug) {
+  T4R_DYNAMIC_SHARED(const float*, first);
   float values[4];
   for (int j = 0; j < 4; ++j) values[j] = static_cast<float>(static_cast<int>(threadIdx.x) + j);
+  if (threadIdx.x == 0) *first = values;
+  __syncthreads();
   float sum = 0;
   for (int j = 0; j < (bug == kLocalArray ? 5 : 3); ++j) sum += values[j];
+  if (bug == kLocalPointer) sum += element(values, 4);
+  if (bug == kLocalOfAnother) sum += element(*first, 0);
   out[threadIdx.x] = sum;
+}
+
+// out[0] = x[0], for which one thread waits for another, or x[0] is made what out[0] is.
+__global__ void one_kernel(const float* x, float* out, int* ready, int bug) {
+  if (bug == kWaits && threadIdx.x == 0) {
+    while (atomicAdd(ready, 0) == 0) {
+    }
+  }
+  if (threadIdx.x == 1) atomicExch(ready, 1);
+  if (threadIdx.x == 0) *(bug == kWritesConst ? const_cast<float*>(x) : out) = *x;
 }
 
 }  // namespace
@@ -229,7 +250,12 @@ int t4r_packs_cuda(const float* x, float* out, int64_t size, int bug, void* stre
 }
 
 int t4r_locals_cuda(float* out, int bug, void* stream) {
-  T4R_LAUNCH(locals_kernel, 1, 32, 0, stream_of(stream), out, bug);
+  T4R_LAUNCH(locals_kernel, 1, 32, sizeof(float*), stream_of(stream), out, bug);
+  return static_cast<int>(cudaGetLastError());
+}
+
+int t4r_one_cuda(const float* x, float* out, int* ready, int bug, void* stream) {
+  T4R_LAUNCH(one_kernel, 1, 32, 0, stream_of(stream), x, out, ready, bug);
   return static_cast<int>(cudaGetLastError());
 }
 

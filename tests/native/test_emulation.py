@@ -33,6 +33,10 @@ BUGS = [
     "uninitialised",
     "misaligned",
     "local array",
+    "local pointer",
+    "local of another",
+    "waits",
+    "writes const",
 ]
 Kernel = Callable[[Any, int], bool]
 
@@ -113,6 +117,12 @@ def _locals(lib: Any, bug: int) -> bool:
     return torch.equal(out, 3 * _ramp(32) + 3)
 
 
+def _one(lib: Any, bug: int) -> bool:
+    x, out, ready = torch.ones(1), torch.zeros(1), torch.zeros(1, dtype=torch.int32)
+    lib.t4r_one_cuda(x, out, ready, bug=bug)
+    return out.item() == 1
+
+
 KERNELS = [
     _reverse,
     _tiles,
@@ -126,28 +136,34 @@ KERNELS = [
     _cleared,
     _packs,
     _locals,
+    _one,
 ]
-PLAIN, CHECKED = ("plain",), ("checked",)
-BOTH = (*PLAIN, *CHECKED)
+PLAIN, RACE, ASAN = ("plain",), ("race",), ("asan",)
+CHECKED = (*RACE, *ASAN)
+ALL = (*PLAIN, *CHECKED)
 # the kernel, what the report says, and in which builds there is one, whatever the order
 FOUND = [
-    ("missing barrier", _reverse, "race: it .* shared memory|nobody has written", CHECKED),
-    ("missing second barrier", _tiles, "race: it (reads|writes) .*shared memory", CHECKED),
+    ("missing barrier", _reverse, "race: it .* shared memory|nobody has written", RACE),
+    ("missing second barrier", _tiles, "race: it (reads|writes) .*shared memory", RACE),
     ("one column too far", _columns, "wrote out of bounds: at out \\+660", PLAIN),
-    ("one column too far", _columns, "race: it writes out|out of bounds: it writes", CHECKED),
+    ("one column too far", _columns, "race: it writes out|out of bounds: it writes", RACE),
+    ("one column too far", _columns, "out of bounds: it writes 4 bytes at out \\+ 660", ASAN),
     ("shared overflow", _shared, "writes 4 bytes at shared memory \\+400.* has 400", CHECKED),
-    ("divergent barrier", _half, "deadlock.*\n.*64-127 ended\n.*0-63 wait at __sync", BOTH),
-    ("two barriers", _half, "divergent barrier in half_kernel", BOTH),
-    ("early return", _half, "deadlock.*\n.*64-127 ended\n.*0-63 wait at __sync", BOTH),
-    ("missing syncwarp", _neighbours, "race: .*shared memory|nobody has written", CHECKED),
-    ("lanes leave", _warps, "deadlock.*\n.*30-31.*ended\n.*0-29.*wait at __shfl_xor", BOTH),
-    ("lane out of mask", _warps, "reads from lane 20, which is not in the mask 0xffff", BOTH),
-    ("non-atomic counter", _count, "race: it (reads|writes) count", CHECKED),
-    ("race between blocks", _count, "race: it writes last \\+ 0 at planted.cu", CHECKED),
-    ("read beside atomics", _count, "race: it .* last", CHECKED),
-    ("uninitialised", _cleared, "reads shared memory \\+ .*, which nobody has written", CHECKED),
+    ("divergent barrier", _half, "deadlock.*\n.*64-127 ended\n.*0-63 wait at __sync", ALL),
+    ("two barriers", _half, "divergent barrier in half_kernel", ALL),
+    ("early return", _half, "deadlock.*\n.*64-127 ended\n.*0-63 wait at __sync", ALL),
+    ("missing syncwarp", _neighbours, "race: .*shared memory|nobody has written", RACE),
+    ("lanes leave", _warps, "deadlock.*\n.*30-31.*ended\n.*0-29.*wait at __shfl_xor", ALL),
+    ("lane out of mask", _warps, "reads from lane 20, which is not in the mask 0xffff", ALL),
+    ("non-atomic counter", _count, "race: it (reads|writes) count", RACE),
+    ("race between blocks", _count, "race: it writes last \\+ 0 at planted.cu", RACE),
+    ("read beside atomics", _count, "race: it .* last", RACE),
+    ("uninitialised", _cleared, "reads shared memory \\+ .*, which nobody has written", RACE),
     ("misaligned", _packs, "misaligned: .*pack.cuh", CHECKED),
     ("local array", _locals, "out of bounds: an index exceeds a local array", CHECKED),
+    ("local pointer", _locals, "out of bounds: it reads 4 bytes beside a local array", ASAN),
+    ("local of another", _locals, "it reads the local memory of another thread", CHECKED),
+    ("writes const", _one, "it writes to x, which is const", CHECKED),
 ]
 
 
@@ -166,6 +182,12 @@ def test_a_planted_bug_is_reported(
         return
     with pytest.raises(emulated.KernelError, match=report):
         kernel(emulated.library(PLANTED, run), BUGS.index(bug))
+
+
+@pytest.mark.parametrize("mode", ["plain", "race", "asan"])
+def test_waiting_for_another_thread_in_a_loop_is_reported(mode: str) -> None:
+    with pytest.raises(emulated.KernelError, match="waits for another thread in a loop"):
+        _one(emulated.library(PLANTED, emulated.Run(mode, "forward")), BUGS.index("waits"))
 
 
 # What is no race and yet depends on the order, or is not looked for in the plain build: some order

@@ -15,6 +15,7 @@ extern "C" {
 void t4r_emulation_schedule(int order, uint64_t seed) {
   machine.order = static_cast<t4r::emulation::Order>(order);
   machine.random = seed;
+  t4r::emulation::shadow_host_stack();
 }
 
 void t4r_emulation_most_shared(size_t bytes) { machine.most_shared = bytes; }

@@ -48,11 +48,13 @@ void start(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 bloc
                *static_cast<const Call*>(parameters));
   };
 #if defined(__SANITIZE_THREAD__)
-  constexpr bool checked = true;
+  constexpr Build build = Build::kRace;
+#elif defined(__SANITIZE_ADDRESS__)
+  constexpr Build build = Build::kBounds;
 #else
-  constexpr bool checked = false;
+  constexpr Build build = Build::kPlain;
 #endif
-  launch({name, reinterpret_cast<const void*>(kernel), grid, block, shared_bytes, &call, sizeof(call), run, checked});
+  launch({name, reinterpret_cast<const void*>(kernel), grid, block, shared_bytes, &call, sizeof(call), run, build});
 }
 
 // The device that is current: of two, so that a launcher can be seen to choose one and to restore the other.

@@ -60,7 +60,7 @@ T from_bits(uint64_t bits) {
 }
 
 // Not instrumented: they work on the machine's own memory, for the lanes.
-#define T4R_UNCHECKED __attribute__((no_sanitize("thread")))
+#define T4R_UNCHECKED __attribute__((no_sanitize("thread,kernel-address")))
 
 T4R_UNCHECKED inline uint64_t source_value(const Lanes& lanes, unsigned mask, int lane) {
   const int source = lanes.source[lane];

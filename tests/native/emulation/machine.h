@@ -11,7 +11,7 @@ namespace t4r::emulation {
 
 constexpr int kMostThreads = 1024;
 constexpr int kResidentBlocks = 3;
-constexpr size_t kStack = 128 * 1024;
+constexpr size_t kStack = 128 * 1024 + 4096 + 64;  // an odd number of cache lines: stacks share no set of the cache
 constexpr size_t kMostShared = 227 * 1024;
 constexpr size_t kSharedGuard = 64 * 1024;
 
@@ -33,6 +33,7 @@ struct Thread {
   uint64_t value;
   int source;
   uint64_t result;
+  int atomics;  // operations since it last waited
   // clock[l] is what this lane has seen of lane l of its warp through __syncwarp
   uint32_t clock[32];
 
@@ -78,6 +79,7 @@ inline void Thread::wait(State how, const char* what, Place where) {
   state = how;
   name = what;
   place = where;
+  atomics = 0;
   block->ready[index / 64] &= ~(uint64_t{1} << index % 64);
 }
 
@@ -91,6 +93,11 @@ extern Machine machine;
 std::string name_of(const Block& block, int thread);
 // Lets other threads go first now and then, if that is the schedule.
 void maybe_yield(unsigned one_in);
+// The shadow in which code compiled for bounds keeps what a stack's locals are: made for the host's stack, made or
+// emptied for a block's, asked.
+void shadow_host_stack();
+void shadow_stacks(const Block& block);
+bool within_locals(uintptr_t address, size_t size);
 // Forgets what was known of the shared memory of this block, which is about to start.
 void forget_shared(const Block& block);
 

@@ -1,5 +1,5 @@
-// Hears of each access of the checked build: the compiler calls the functions of its thread sanitizer, of which these
-// take the place, and those of its undefined behaviour sanitizer.
+// Hears of each access of the checking builds: the compiler calls the functions of its thread or address sanitizer, of
+// which these take the place, and those of its undefined behaviour sanitizer.
 #include "memory.h"
 
 #include <cstdio>
@@ -24,6 +24,8 @@ struct Array {
     return address >= begin && address - begin <= bytes && bytes - (address - begin) >= size;
   }
 };
+
+constexpr int kMostAtomics = 1 << 20;
 
 std::deque<Array> arrays;
 Cells shared_cells[kResidentBlocks];
@@ -71,7 +73,12 @@ const char* verb(Kind kind) { return kind == Kind::kRead ? "reads" : "writes"; }
 Cell* cells_of(uintptr_t address, size_t size, Kind kind, uint32_t place, char* name, size_t name_size) {
   const Block& block = *machine.current->block;
   const char* const stack = block.stacks + static_cast<size_t>(machine.current->index) * kStack;
-  if (within(address, size, stack, kStack)) return nullptr;
+  if (within(address, size, stack, kStack)) {
+    if (machine.launch.build == Build::kBounds && !within_locals(address, size)) {
+      fail("out of bounds: it %s %zu bytes beside a local array, at [+%#x]", verb(kind), size, place);
+    }
+    return nullptr;
+  }
   if (within(address, size, block.shared, machine.launch.shared_bytes)) {
     const size_t at = address - address_of(block.shared);
     snprintf(name, name_size, "shared memory + %zu", at);
@@ -103,7 +110,7 @@ void access(const void* pointer, size_t size, Kind kind, const void* code) {
   const uint32_t place = offset_of(code);
   char name[256];
   Cell* const cells = cells_of(address_of(pointer), size, kind, place, name, sizeof(name));
-  if (cells == nullptr) return;
+  if (cells == nullptr || machine.launch.build != Build::kRace) return;
   const bool shared = within(address_of(pointer), size, machine.current->block->shared, machine.launch.shared_bytes);
   if (shared && kind != Kind::kWrite) {
     bool written = false;
@@ -123,7 +130,7 @@ void access_aligned(const void* pointer, size_t size, Kind kind, const void* cod
 }  // namespace
 
 void forget_shared(const Block& block) {
-  if (!machine.launch.checked) return;
+  if (machine.launch.build == Build::kPlain) return;
   Cells& cells = shared_cells[slot_of(block)];
   cells.resize(machine.launch.shared_bytes);
   for (Cell& cell : cells) cell.launch = 0;
@@ -131,8 +138,11 @@ void forget_shared(const Block& block) {
 
 void atomic_access(const void* address, size_t bytes, const void* code) {
   maybe_yield(4);
+  if (++machine.current->atomics > kMostAtomics) {
+    fail("it waits for another thread in a loop: %d atomic operations without a barrier", kMostAtomics);
+  }
   if (address_of(address) % bytes != 0) fail("misaligned: an atomic operation on %zu bytes at %p", bytes, address);
-  if (machine.launch.checked) access(address, bytes, Kind::kAtomic, code);
+  if (machine.launch.build != Build::kPlain) access(address, bytes, Kind::kAtomic, code);
 }
 
 bool device_memory(const void* address, size_t bytes) {
@@ -179,6 +189,28 @@ void __tsan_write_range(const void* address, size_t size) {
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
+
+#define T4R_KERNEL_ACCESS(size)                                       \
+  void __asan_load##size##_noabort(const void* address) {             \
+    access(address, size, Kind::kRead, __builtin_return_address(0));  \
+  }                                                                   \
+  void __asan_store##size##_noabort(const void* address) {            \
+    access(address, size, Kind::kWrite, __builtin_return_address(0)); \
+  }
+
+T4R_KERNEL_ACCESS(1)
+T4R_KERNEL_ACCESS(2)
+T4R_KERNEL_ACCESS(4)
+T4R_KERNEL_ACCESS(8)
+T4R_KERNEL_ACCESS(16)
+
+void __asan_loadN_noabort(const void* address, size_t size) {
+  access(address, size, Kind::kRead, __builtin_return_address(0));
+}
+void __asan_storeN_noabort(const void* address, size_t size) {
+  access(address, size, Kind::kWrite, __builtin_return_address(0));
+}
+void __asan_handle_no_return() {}
 
 // Each begins with where it is: a file, a line and a column.
 #define T4R_UNDEFINED(name, what)                                                                                   \

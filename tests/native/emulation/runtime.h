@@ -36,6 +36,9 @@ struct Lanes {
 // A lane's result, once all lanes of the mask have come.
 using LaneResult = uint64_t (*)(const Lanes& lanes, unsigned mask, int lane);
 
+// How the kernel was compiled: whether memory.cpp hears of each access, and which of its checks can be made.
+enum class Build { kPlain, kRace, kBounds };
+
 struct Launch {
   const char* kernel;
   const void* function;
@@ -44,7 +47,7 @@ struct Launch {
   const void* parameters;
   size_t parameter_bytes;
   void (*run)(const void* parameters);  // the kernel, as one thread
-  bool checked;                         // compiled so that memory.cpp hears of each access
+  Build build;
 };
 
 // Runs a grid to its end; what is wrong with it is kept for last_error and the report.

@@ -72,6 +72,7 @@ void begin(Block& block, uint64_t number) {
     memset(thread.clock, 0, sizeof(thread.clock));
     thread.clock[thread.lane()] = 1;
     memcpy(stack_of(block, thread.index), &kCanary, sizeof(kCanary));
+    thread.atomics = 0;
     prepare(thread.fiber, stack_of(block, thread.index), kStack, thread_main);
   }
 }
@@ -179,6 +180,7 @@ void run_grid() {
   while (!machine.failed) {
     for (; !idle.empty() && next < numbers.size(); ++next) {
       reserve(*idle.back());
+      if (machine.launch.build == Build::kBounds) shadow_stacks(*idle.back());
       begin(*idle.back(), numbers[next]);
       running.push_back(idle.back());
       idle.pop_back();
