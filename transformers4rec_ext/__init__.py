@@ -20,7 +20,12 @@ _EXPORTS = {
     "features.embedding": ("FeatureConfig", "SequenceEmbeddingFeatures", "TableConfig"),
     "features.sequence": ("TabularSequenceFeatures",),
     "functional": ("Candidates",),
-    "losses": ("CandidateLoss", "GBCELoss", "SampledSoftmaxLoss"),
+    "losses": (
+        "CandidateLoss",
+        "GBCELoss",
+        "LabelSmoothCrossEntropyLoss",
+        "SampledSoftmaxLoss",
+    ),
     "model.base": ("PredictionTask",),
     "model.head": ("Head",),
     "model.model": ("Model",),
@@ -66,7 +71,6 @@ __all__ = sorted([*_HOME, *_MODULES])
 # Names of upstream's that are not here, and what to do instead.
 _ELSEWHERE = {
     "TransfoXLConfig": "transformers 5 no longer has TransfoXL; use XLNetConfig",
-    "LabelSmoothCrossEntropyLoss": "use torch.nn.CrossEntropyLoss(label_smoothing=...)",
     "Trainer": "use Model.fit, or `python -m transformers4rec_ext train` for resumable runs",
     "T4RecTrainingArguments": "use Model.fit, or `python -m transformers4rec_ext train`",
 }

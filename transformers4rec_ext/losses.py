@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
@@ -254,6 +255,34 @@ class GBCELoss(CandidateLoss):
     def extra_repr(self) -> str:
         """Describe the loss inside ``repr`` of a model."""
         return f"t={self.t}, num_items={self.num_items}, {super().extra_repr()}"
+
+
+def LabelSmoothCrossEntropyLoss(
+    smoothing: float = 0.0, reduction: str = "mean", **kwargs: Any
+) -> torch.nn.CrossEntropyLoss:
+    """Return ``torch.nn.CrossEntropyLoss(label_smoothing=smoothing, ...)``, which it is today.
+
+    Parameters
+    ----------
+    smoothing : float in [0, 1]
+    reduction : {"mean", "sum", "none"}
+    **kwargs
+        Arguments of :class:`torch.nn.CrossEntropyLoss`, such as ``weight``.
+
+    Raises
+    ------
+    ValueError   if ``smoothing`` is outside [0, 1] or ``reduction`` is unknown.
+
+    Examples
+    --------
+    >>> LabelSmoothCrossEntropyLoss(smoothing=0.1).label_smoothing
+    0.1
+    """
+    name = "LabelSmoothCrossEntropyLoss"
+    smoothing = _checks.fraction(name, "smoothing", smoothing)
+    if reduction not in REDUCTIONS:
+        raise value_error(name, "reduction", f"be one of {REDUCTIONS}", repr(reduction))
+    return torch.nn.CrossEntropyLoss(label_smoothing=smoothing, reduction=reduction, **kwargs)
 
 
 def smoothed_cross_entropy(

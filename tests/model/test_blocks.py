@@ -21,6 +21,17 @@ from transformers4rec_ext.block.mlp import MLPBlock
 from transformers4rec_ext.masking import CausalLanguageModeling
 
 
+def test_mlp_takes_some_columns_of_a_dictionary():
+    sizes = {"b": torch.Size([-1, 5, 2]), "a": torch.Size([-1, 5, 3]), "c": torch.Size([-1, 1])}
+    mlp = MLPBlock([4, 6], filter_features=["b", "a"]).build(sizes)
+    assert mlp.output_size() == torch.Size([-1, 5, 6])
+    columns = {"a": torch.randn(2, 5, 3), "b": torch.randn(2, 5, 2), "c": torch.randn(2, 1)}
+    dense = MLPBlock([4, 6]).build([-1, 5, 5])
+    dense.load_state_dict(dict(zip(dense.state_dict(), mlp.state_dict().values(), strict=True)))
+    both = torch.cat([columns["a"], columns["b"]], dim=-1)
+    torch.testing.assert_close(mlp(columns), dense(both))
+
+
 def _source(width: int = 8) -> Block:
     return Block(nn.Identity(), [None, 5, width])
 
@@ -170,9 +181,15 @@ def test_to_model_works_by_what_the_argument_can_do():
     [
         (lambda: MLPBlock([]), ValueError, "dimensions must be one or more positive ints"),
         (lambda: MLPBlock([4, 0]), ValueError, "dimensions must be one or more positive ints"),
+        (lambda: MLPBlock([4], nn.ReLU()), TypeError, r"its own: pass torch\.nn\.ReLU\."),
+        (
+            lambda: MLPBlock([4], filter_features=["a", "b"]).build({"a": [1]}),
+            ValueError,
+            r"input_shape must hold the columns \['a', 'b'\]",
+        ),
         (lambda: MLPBlock([4], dropout=1.0), ValueError, r"dropout must lie in \[0, 1\)"),
         (lambda: MLPBlock([4], normalization="x"), ValueError, "normalization must be one of"),
-        (lambda: MLPBlock([4]).build(None), ValueError, "input_size must be the size of one ten"),
+        (lambda: MLPBlock([4]).build(None), ValueError, "input_shape must be the size of one te"),
         (lambda: MLPBlock([4]).build({"a": [1]}), ValueError, "Give the input block an aggregat"),
         (lambda: SequentialBlock(MLPBlock([4])), ValueError, "must follow a block whose"),
         (lambda: SequentialBlock(3), TypeError, "args must be blocks or modules; got int"),

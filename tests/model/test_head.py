@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from task_helpers import D, T, batch, dense_body, sequence_inputs
+from torchmetrics.regression import MeanSquaredError
 
 from transformers4rec_ext.block.base import Block, SequentialBlock
 from transformers4rec_ext.block.mlp import MLPBlock
@@ -106,6 +107,20 @@ def test_metrics() -> None:
     single = Head(dense_body(), RegressionTask("play"))
     single.calculate_metrics(torch.ones(3), torch.zeros(3))
     assert single.compute_metrics(mode="eval") == {f"{PLAY}/mean_squared_error": torch.tensor(1.0)}
+
+
+def test_one_metric_given_to_two_tasks_is_one_each() -> None:
+    metric = MeanSquaredError()
+    tasks = [RegressionTask(name, metrics=[metric]) for name in ("a", "b")]
+    head = Head(dense_body(), tasks)
+    first, second = (task.metrics[0] for task in tasks)
+    assert first is metric
+    assert second is not metric
+    labels = {task.task_name: torch.zeros(2) for task in tasks}
+    predictions = {"a/regression_task": torch.zeros(2), "b/regression_task": torch.ones(2)}
+    head.calculate_metrics(predictions, labels)
+    values = [next(iter(metrics.values())) for metrics in head.compute_metrics().values()]
+    assert [float(value) for value in values] == [0.0, 1.0]
 
 
 def test_pop_labels_by_target_name() -> None:

@@ -10,6 +10,7 @@ from transformers4rec_ext import functional
 from transformers4rec_ext.losses import (
     CandidateLoss,
     GBCELoss,
+    LabelSmoothCrossEntropyLoss,
     SampledSoftmaxLoss,
     smoothed_cross_entropy,
 )
@@ -202,3 +203,28 @@ def test_smoothing_leaves_excluded_classes_out() -> None:
     assert logits.grad is not None
     assert logits.grad[0, 2] == 0
     assert bool(logits.grad.isfinite().all())
+
+
+def test_label_smooth_cross_entropy_is_torchs() -> None:
+    logits, labels = torch.randn(5, 7), torch.tensor([0, 1, 6, 3, 3])
+    weight = torch.rand(7)
+    loss = LabelSmoothCrossEntropyLoss(smoothing=0.2, reduction="sum", weight=weight)
+    expected = F.cross_entropy(logits, labels, weight=weight, label_smoothing=0.2, reduction="sum")
+    assert torch.equal(loss(logits, labels), expected)
+    # A plain CrossEntropyLoss, so the next-item task computes it without logits.
+    assert type(LabelSmoothCrossEntropyLoss()) is torch.nn.CrossEntropyLoss
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"smoothing": 1.5}, ValueError, r"smoothing must lie in \[0, 1\]; got 1.5"),
+        ({"smoothing": "x"}, TypeError, "LabelSmoothCrossEntropyLoss: smoothing must be a number"),
+        ({"reduction": "max"}, ValueError, "reduction must be one of .*; got 'max'"),
+    ],
+)
+def test_label_smooth_cross_entropy_refuses(
+    arguments: dict, error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        LabelSmoothCrossEntropyLoss(**arguments)

@@ -98,11 +98,6 @@ def test_cls_index_positions() -> None:
         task(x, cls_index=torch.ones(3))
 
 
-def test_attention_summary_is_not_there() -> None:
-    with pytest.raises(NotImplementedError, match="summary_type='attn'"):
-        RegressionTask("r", summary_type="attn")
-
-
 def test_loss_and_metrics_are_own_copies() -> None:
     # D10: upstream's tasks share the class's instances.
     for cls in (BinaryClassificationTask, RegressionTask, NextItemPredictionTask):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from transformers4rec_ext._errors import value_error
-from transformers4rec_ext.block.base import BuildableBlock, SequentialBlock
+from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext.block.base import BlockBase, BuildableBlock, SequentialBlock
 
 
 class FeatureBatchNorm(nn.BatchNorm1d):
@@ -39,6 +39,14 @@ class MLPBlock(BuildableBlock):
     dropout : float, optional
     normalization : {"batch_norm", "layer_norm"}, optional
         Applied to the last dimension, whatever the number of dimensions before it.
+    filter_features : sequence of str, optional
+        For an input that is a dictionary: the columns to take, which are put side by side, ordered
+        by name.
+
+    Raises
+    ------
+    TypeError    if ``activation`` is a module instead of its class.
+    ValueError   if a width, the dropout or the normalization is none.
 
     Examples
     --------
@@ -53,7 +61,16 @@ class MLPBlock(BuildableBlock):
         use_bias: bool = True,
         dropout: float | None = None,
         normalization: str | None = None,
+        filter_features: Sequence[str] | None = None,
     ) -> None:
+        if isinstance(activation, nn.Module):
+            raise type_error(
+                "MLPBlock",
+                "activation",
+                "be a class or function that makes a module",
+                repr(activation),
+                f"Every layer gets its own: pass torch.nn.{type(activation).__name__}.",
+            )
         if isinstance(dimensions, int):
             dimensions = [dimensions]
         if not dimensions or any(not isinstance(d, int) or d < 1 for d in dimensions):
@@ -74,21 +91,30 @@ class MLPBlock(BuildableBlock):
         self.use_bias = use_bias
         self.dropout = dropout
         self.normalization = normalization
+        self.filter_features = filter_features
 
-    def build(self, input_size: Any) -> SequentialBlock:
-        """Return the layers for inputs whose last dimension is ``input_size[-1]``."""
-        if input_size is None or isinstance(input_size, dict):
+    def build(self, input_shape: Any) -> SequentialBlock:
+        """Return the layers for inputs whose last dimension is ``input_shape[-1]``.
+
+        With ``filter_features`` the first of them puts the columns side by side.
+        """
+        names = self.filter_features
+        columns = [] if names is None else [_Columns(names).build(input_shape)]
+        size = columns[0].forward_output_size(input_shape) if columns else input_shape
+        if size is None or isinstance(size, Mapping):
             raise value_error(
                 "MLPBlock.build",
-                "input_size",
+                "input_shape",
                 "be the size of one tensor",
-                input_size,
+                input_shape,
                 'Give the input block an aggregation, such as aggregation="concat".',
             )
-        widths = [input_size[-1], *self.dimensions]
+        widths = [size[-1], *self.dimensions]
         block = SequentialBlock(
+            *columns,
             *(
                 DenseBlock(
+                    torch.Size([*size[:-1], in_features]),
                     in_features,
                     out_features,
                     activation=self.activation,
@@ -97,10 +123,29 @@ class MLPBlock(BuildableBlock):
                     normalization=self.normalization,
                 )
                 for in_features, out_features in zip(widths, self.dimensions, strict=False)
-            )
+            ),
         )
-        block.input_size = torch.Size(input_size)
+        block.input_size = input_shape if columns else torch.Size(input_shape)
         return block
+
+
+class _Columns(BlockBase):
+    """Some columns of a dictionary side by side, ordered by name."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = sorted(names)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return torch.cat([inputs[name] for name in self.names], dim=-1)
+
+    def forward_output_size(self, input_size: Any) -> torch.Size:
+        if not isinstance(input_size, Mapping) or not set(self.names) <= set(input_size):
+            raise value_error(
+                "MLPBlock.build", "input_shape", f"hold the columns {self.names}", input_size
+            )
+        sizes = [input_size[name] for name in self.names]
+        return torch.Size([*sizes[0][:-1], sum(size[-1] for size in sizes)])
 
 
 class DenseBlock(SequentialBlock):
@@ -108,6 +153,8 @@ class DenseBlock(SequentialBlock):
 
     Parameters
     ----------
+    input_shape : size
+        Of the input, ``[..., in_features]``.
     in_features, out_features : int
     activation, use_bias, dropout, normalization
         See :class:`MLPBlock`.
@@ -115,6 +162,7 @@ class DenseBlock(SequentialBlock):
 
     def __init__(
         self,
+        input_shape: Any,
         in_features: int,
         out_features: int,
         activation: Callable[[], nn.Module] | None = nn.ReLU,
@@ -130,6 +178,7 @@ class DenseBlock(SequentialBlock):
         if dropout:
             modules.append(nn.Dropout(dropout))
         super().__init__(*modules)
+        self.input_size = torch.Size(input_shape)
         self.out_features = out_features
 
     def forward_output_size(self, input_size: Any) -> Any:

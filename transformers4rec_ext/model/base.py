@@ -14,14 +14,14 @@ import torch
 from torchmetrics import Metric
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext.masking import MaskedItems
+from transformers4rec_ext.model._summary import SequenceSummary, in_float32, positions_of_items
 
 if TYPE_CHECKING:
     from .head import Head
     from .model import Model
 
 LOG = logging.getLogger("transformers4rec_ext")
-
-SUMMARY_TYPES = ("last", "first", "mean", "cls_index", None)
 
 
 def __getattr__(name: str) -> Any:
@@ -53,49 +53,6 @@ def is_block(value: object) -> bool:
     return isinstance(value, torch.nn.Module) or callable(getattr(value, "build", None))
 
 
-def in_float32(x: torch.Tensor) -> torch.Tensor:
-    """Widen half precision to float32, so that a loss accumulates and returns float32."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-class SequenceSummary(torch.nn.Module):
-    """Summarise ``x [B, T, D]`` to ``[B, D]`` by one of last, first, mean, cls_index."""
-
-    def __init__(self, summary_type: str | None) -> None:
-        super().__init__()
-        if summary_type == "attn":
-            raise NotImplementedError(
-                "summary_type='attn' is not implemented (nor is it upstream). Use one of "
-                f"{SUMMARY_TYPES}."
-            )
-        if summary_type not in SUMMARY_TYPES:
-            raise value_error(
-                "PredictionTask", "summary_type", f"be one of {SUMMARY_TYPES}", repr(summary_type)
-            )
-        self.summary_type = summary_type
-
-    def forward(self, x: torch.Tensor, cls_index: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the summary; ``cls_index`` int64 [B] names positions (default: the last)."""
-        if x.shape[1] == 0:
-            raise value_error(
-                "PredictionTask", "inputs", "have at least one position", list(x.shape)
-            )
-        if self.summary_type == "first":
-            return x[:, 0]
-        if self.summary_type == "mean":
-            return x.mean(dim=1)
-        if self.summary_type == "cls_index" and cls_index is not None:
-            if cls_index.dtype != torch.int64 or cls_index.shape != x.shape[:1]:
-                raise value_error(
-                    "SequenceSummary",
-                    "cls_index",
-                    f"be int64 [B={x.shape[0]}]",
-                    f"{cls_index.dtype} {list(cls_index.shape)}",
-                )
-            return x[torch.arange(x.shape[0], device=x.device), cls_index]
-        return x[:, -1]
-
-
 class PredictionTask(torch.nn.Module):
     """One prediction of a model: summary, task block, output layer, loss and metrics.
 
@@ -114,14 +71,15 @@ class PredictionTask(torch.nn.Module):
         Applied before ``pre``. A module is copied when the task is built.
     pre : Module or buildable block, optional
         The output layer.
-    summary_type : {"last", "first", "mean", "cls_index", None}
-        How [B, T, D] becomes [B, D]; None keeps every position (targets are then [B, T]).
+    summary_type : {"last", "first", "mean", "cls_index", "attn", None}
+        How [B, T, D] becomes [B, D]; None keeps every position (targets are then [B, T]). "attn"
+        learns where to look: ``sum_t a_t x_t``, ``a = softmax_t(u . tanh(W x_t + b))``, over the
+        positions that hold an item, where the input module tells them.
 
     Raises
     ------
-    TypeError             if a module, name or metric is of the wrong type.
-    ValueError            if ``summary_type`` is unknown.
-    NotImplementedError   if ``summary_type`` is "attn".
+    TypeError    if a module, name or metric is of the wrong type.
+    ValueError   if ``summary_type`` is unknown.
     """
 
     DEFAULT_LOSS: torch.nn.Module | None = None
@@ -170,6 +128,7 @@ class PredictionTask(torch.nn.Module):
         self.pre: Any = pre
         self.task_block: Any = task_block
         self._task_name = task_name
+        self._padding_idx = 0
         self.built = False
 
     def build(
@@ -199,6 +158,9 @@ class PredictionTask(torch.nn.Module):
             self.task_block = task_block
         if pre is not None:
             self.pre = pre
+        self.sequence_summary.build(input_size[-1])
+        masking = getattr(inputs or getattr(body, "inputs", None), "masking", None)
+        self._padding_idx = getattr(masking, "padding_idx", 0)
         if self.task_block is not None:
             self.task_block = self._own(self.task_block, input_size)
             output_size = getattr(self.task_block, "output_size", None)
@@ -217,6 +179,7 @@ class PredictionTask(torch.nn.Module):
         testing: bool = False,
         *,
         cls_index: torch.Tensor | None = None,
+        masked: MaskedItems | None = None,
     ) -> Any:
         """Predict; with ``training`` or ``testing`` also give the loss.
 
@@ -227,6 +190,8 @@ class PredictionTask(torch.nn.Module):
         training, testing : bool
         cls_index : Tensor, int64, [B], optional
             Positions to read with ``summary_type="cls_index"``; the last one by default.
+        masked : MaskedItems, optional
+            The batch's item ids, of which ``summary_type="attn"`` leaves the padding out.
 
         Returns
         -------
@@ -235,7 +200,9 @@ class PredictionTask(torch.nn.Module):
         x = inputs[0] if isinstance(inputs, tuple | list) else inputs
         self._check_hidden(x)
         if x.dim() == 3 and self.summary_type is not None:
-            x = self.sequence_summary(x, cls_index)
+            ids = None if masked is None else masked.item_ids
+            valid = None if ids is None else positions_of_items(x, ids, self._padding_idx)
+            x = self.sequence_summary(x, cls_index, valid)
         if self.task_block is not None:
             x = self.task_block(x)
         if self.pre is not None:

@@ -11,6 +11,7 @@ import torch
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.block.base import named_arguments
 from transformers4rec_ext.masking import MaskedItems
+from transformers4rec_ext.model._tasks import own_metrics, tasks_by_name
 from transformers4rec_ext.schema import Schema, Tags, as_schema
 
 if TYPE_CHECKING:
@@ -61,9 +62,10 @@ class Head(torch.nn.Module):
             )
         tasks = list(prediction_tasks) if isinstance(prediction_tasks, list | tuple) else None
         tasks = [prediction_tasks] if tasks is None else tasks
+        own_metrics(tasks)
         self.body = body
         self.loss_reduction = loss_reduction
-        self.prediction_task_dict = torch.nn.ModuleDict(_by_name(tasks))
+        self.prediction_task_dict = torch.nn.ModuleDict(tasks_by_name(tasks))
         self._task_weights = self._weights_by_name(task_weights)
         self._body_accepts = _accepted_arguments(body)
         self._body_reads_masked = "masked" in named_arguments(body)
@@ -325,30 +327,8 @@ class Head(torch.nn.Module):
         return dict(zip(names, task_weights, strict=True))
 
 
-def _by_name(tasks: list[Any]) -> dict[str, torch.nn.Module]:
-    if not tasks:
-        raise value_error("Head", "prediction_tasks", "hold at least one task", tasks)
-    named: dict[str, torch.nn.Module] = {}
-    for task in tasks:
-        if not isinstance(task, torch.nn.Module) or not hasattr(task, "task_name"):
-            raise type_error(
-                "Head", "prediction_tasks", "be PredictionTask objects", type(task).__name__
-            )
-        name = str(task.task_name)
-        if name in named:
-            raise value_error(
-                "Head",
-                "prediction_tasks",
-                "have different names",
-                f"two named {name!r}",
-                "Give one of them a task_name.",
-            )
-        named[name] = task
-    return named
-
-
 def _task(task: torch.nn.Module) -> Any:
-    # ModuleDict is typed as holding plain modules; _by_name let only tasks in.
+    # ModuleDict is typed as holding plain modules; tasks_by_name let only tasks in.
     return task
 
 
@@ -364,23 +344,3 @@ def _accepted_arguments(body: torch.nn.Module) -> frozenset[str] | None:
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return None
     return frozenset(parameters)
-
-
-def check_heads(heads: Sequence[Any]) -> None:
-    """Raise unless ``heads`` are heads of a model whose task names all differ."""
-    if not heads:
-        raise value_error("Model", "head", "be at least one Head", "none")
-    names: list[str] = []
-    for head in heads:
-        if not hasattr(head, "prediction_task_dict"):
-            raise type_error("Model", "head", "be a Head", type(head).__name__)
-        names += list(head.prediction_task_dict)
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise value_error(
-            "Model",
-            "head",
-            "have different task names",
-            f"two named {repeated[0]!r}",
-            "Give one of the tasks a task_name.",
-        )

@@ -23,8 +23,9 @@ from transformers4rec_ext.model._fit import (
 )
 from transformers4rec_ext.model._saving import Saving
 from transformers4rec_ext.model._schemas import input_schema, output_schema
+from transformers4rec_ext.model._tasks import check_heads
 from transformers4rec_ext.model.base import LOG
-from transformers4rec_ext.model.head import LOSS_REDUCTIONS, Head, check_heads
+from transformers4rec_ext.model.head import LOSS_REDUCTIONS, Head
 from transformers4rec_ext.schema import Schema
 
 
