@@ -1,4 +1,4 @@
-"""Write the tables of benchmarks/README.md and README.md from the JSON results."""
+"""Write the tables of README.md, benchmarks/README.md and docs/kernels.md from the JSON results."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+#: The most warps that a multiprocessor holds, by architecture (CUDA programming guide).
+MOST_WARPS = {"7.5": 32, "8.0": 64, "8.6": 48, "8.9": 48, "9.0": 64, "10.0": 64, "12.0": 48}
 
 
 def _load(name: str) -> dict[str, Any]:
@@ -180,6 +182,26 @@ def startup() -> str:
     return f"{_table(['what', 'time'], rows)}\n\n{_machine(content)}"
 
 
+def occupancy(registers: int, arch: str) -> float:
+    """Return which part of a multiprocessor's warps the registers of a thread leave room for."""
+    of_warp = -(-registers * 32 // 256) * 256  # they are given to a warp in pieces of 256
+    warps = 4 * (16 * 1024 // of_warp)  # a multiprocessor has four parts with 16 K each
+    return min(MOST_WARPS[arch], warps) / MOST_WARPS[arch]
+
+
+def registers() -> str:
+    """Return the table of the CUDA kernels' registers, and the occupancy that they allow."""
+    content = _load("registers")
+    archs = [arch.removesuffix("+PTX") for arch in content["archs"]]
+    rows = []
+    for row in content["rows"]:
+        used = row["registers"]
+        cells = [f"{used[arch]} ({100 * occupancy(used[arch], arch):.0f} %)" for arch in archs]
+        rows.append([f"`{row['kernel']}`", str(row["variants"]), *cells])
+    table = _table(["kernel", "variants", *archs], rows)
+    return f"{table}\n\nnvcc {content['nvcc']}; no kernel spills a register."
+
+
 #: What the results call differently from the tables.
 _NAMES = {
     "fused": "**ours**",
@@ -209,7 +231,9 @@ TABLES = {
     "step": step,
     "optim": optim,
     "startup": startup,
+    "registers": registers,
 }
+DOCUMENTS = ("README.md", "benchmarks/README.md", "docs/kernels.md")
 
 
 def render(text: str) -> str:
@@ -223,17 +247,22 @@ def render(text: str) -> str:
     return text
 
 
+def write(check: bool = False) -> None:
+    """Write the tables into the documents, or only compare them and exit where they differ."""
+    for name in DOCUMENTS:
+        path = ROOT / name
+        text = path.read_text()
+        new = render(text)
+        if check and new != text:
+            sys.exit(f"{name} differs from results/*.json; run python -m benchmarks.report")
+        path.write_text(new)
+
+
 def main() -> None:
     """Write the tables, or with --check fail where they differ from the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="only compare")
-    check = parser.parse_args().check
-    for path in (ROOT / "benchmarks" / "README.md", ROOT / "README.md"):
-        text = path.read_text()
-        new = render(text)
-        if check and new != text:
-            sys.exit(f"{path.name} differs from results/*.json; run python -m benchmarks.report")
-        path.write_text(new)
+    write(check=parser.parse_args().check)
 
 
 if __name__ == "__main__":
