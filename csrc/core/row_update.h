@@ -65,6 +65,42 @@ struct AdagradRows {
   Wide<S> eps;
 };
 
+// A task from the numbers that users give.
+template <typename S>
+AdamRows<S> adam_task(S* weight, Wide<S>* exp_avg, Wide<S>* exp_avg_sq, int32_t* steps, const S* values, int64_t width,
+                      bool rowwise, double lr, double beta1, double beta2, double eps, double weight_decay) {
+  using T = Wide<S>;
+  return {weight,
+          exp_avg,
+          exp_avg_sq,
+          steps,
+          values,
+          width,
+          rowwise,
+          lr,
+          std::log(beta1),
+          std::log(beta2),
+          static_cast<T>(1.0 - lr * weight_decay),
+          static_cast<T>(1.0 - beta1),
+          static_cast<T>(beta2),
+          static_cast<T>(1.0 - beta2),
+          static_cast<T>(eps)};
+}
+
+template <typename S>
+AdagradRows<S> adagrad_task(S* weight, Wide<S>* square_sum, const S* values, int64_t width, bool rowwise, double lr,
+                            double eps, double weight_decay) {
+  using T = Wide<S>;
+  return {weight,
+          square_sum,
+          values,
+          width,
+          rowwise,
+          static_cast<T>(lr),
+          static_cast<T>(weight_decay),
+          static_cast<T>(eps)};
+}
+
 // 1 - beta^t without the cancellation where beta^t is near 1
 T4R_HD double one_minus_power(double log_beta, double t) {
   const double y = t * log_beta;
