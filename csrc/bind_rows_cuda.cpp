@@ -50,7 +50,7 @@ void adagrad_rows(Tensor weight, Tensor square_sum, Tensor ids, Tensor values, d
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(transformers4rec_ext, CUDA, m) {
+STABLE_TORCH_LIBRARY_IMPL(transformers4rec_ext, T4R_DEVICE_KEY, m) {
   m.impl("adam_rows", TORCH_BOX(&adam_rows));
   m.impl("adagrad_rows", TORCH_BOX(&adagrad_rows));
 }
