@@ -109,7 +109,7 @@ struct Limits {
 template <typename T>
 __device__ Limits<T> limits(const RankTile<T>& tile, const Largest& largest, int64_t n, double target) {
   const double bound = dot_error_bound<T>(tile.width);
-  const double weight_norm = sqrt(bit_cast<double>(largest.square)) * (1.0 + bound);
+  const double weight_norm = std::sqrt(bit_cast<double>(largest.square)) * (1.0 + bound);
   const double size = tile.hidden_norms[n] * weight_norm + bit_cast<double>(largest.bias);
   const double tolerance = bound * (size + fabs(target));
   return {static_cast<T>(target - tolerance), static_cast<T>(target + tolerance)};
@@ -142,7 +142,8 @@ __device__ void settle(const RankTile<T>& tile, int64_t n, int64_t column, unsig
 }
 
 template <typename T, int C>
-__global__ void __launch_bounds__(kMostThreads, kBlocks) count_above(RankTile<T> tile, const Largest* largest, int64_t rows) {
+__global__ void __launch_bounds__(kMostThreads, kBlocks)
+    count_above(RankTile<T> tile, const Largest* largest, int64_t rows) {
   T4R_DYNAMIC_SHARED(int64_t, scratch);
   for (int64_t n = blockIdx.x; n < rows; n += gridDim.x) {
     const double target = tile.target_scores[n];

@@ -162,11 +162,11 @@ __device__ void update(const AdamRows<S>& task, const SortedPairs& rows, const R
   if (run.leads()) {
     const double steps = ++task.steps[run.id];
     step_size = static_cast<T>(task.lr / one_minus_power(task.log_beta1, steps));
-    inverse_root = static_cast<T>(1.0 / sqrt(one_minus_power(task.log_beta2, steps)));
+    inverse_root = static_cast<T>(1.0 / std::sqrt(one_minus_power(task.log_beta2, steps)));
     if constexpr (kRowwise) {
       const T v = decayed_sum(task.exp_avg_sq[run.id], square, task.beta2, task.one_minus_beta2);
       task.exp_avg_sq[run.id] = v;
-      step_size /= sqrt(v) * inverse_root + task.eps;
+      step_size /= std::sqrt(v) * inverse_root + task.eps;
     }
   }
   step_size = run.from_leader(step_size);
@@ -181,8 +181,8 @@ __device__ void update(const AdamRows<S>& task, const SortedPairs& rows, const R
     for (int k = 0; k < C; ++k) {
       m.value[k] = decayed_average(m.value[k], g.value[k], task.one_minus_beta1);
       v.value[k] = decayed_sum(v.value[k], g.value[k] * g.value[k], task.beta2, task.one_minus_beta2);
-      const T step =
-          kRowwise ? step_size * m.value[k] : step_size * (m.value[k] / (sqrt(v.value[k]) * inverse_root + task.eps));
+      const T step = kRowwise ? step_size * m.value[k]
+                              : step_size * (m.value[k] / (std::sqrt(v.value[k]) * inverse_root + task.eps));
       w.value[k] = narrow<S>(widen(w.value[k]) * task.keep - step);
     }
     store(task.weight + offset + j, w);
@@ -208,7 +208,7 @@ __device__ void update(const AdagradRows<S>& task, const SortedPairs& rows, cons
     if (run.leads()) {
       const T sum = task.square_sum[run.id] + square;
       task.square_sum[run.id] = sum;
-      scale = task.lr / (sqrt(sum) + task.eps);
+      scale = task.lr / (std::sqrt(sum) + task.eps);
     }
     scale = run.from_leader(scale);
   }
@@ -220,7 +220,7 @@ __device__ void update(const AdagradRows<S>& task, const SortedPairs& rows, cons
 #pragma unroll
     for (int k = 0; k < C; ++k) {
       sum.value[k] += g.value[k] * g.value[k];
-      const T step = kRowwise ? scale * g.value[k] : task.lr * (g.value[k] / (sqrt(sum.value[k]) + task.eps));
+      const T step = kRowwise ? scale * g.value[k] : task.lr * (g.value[k] / (std::sqrt(sum.value[k]) + task.eps));
       w.value[k] = narrow<S>(widen(w.value[k]) - step);
     }
     store(task.weight + offset + j, w);
