@@ -134,7 +134,7 @@ __global__ void __launch_bounds__(kMostThreads, kBlocks) select(TopKTile<T> tile
     const int64_t step = static_cast<int64_t>(blockDim.x) * C;
     for (int64_t first = 0; first < tile.size; first += step) {
       const int64_t j = first + static_cast<int64_t>(threadIdx.x) * C;
-      T value[C];
+      T value[C] = {};
       unsigned enters = 0;  // bit c: item j + c is above the threshold
       if (j < tile.size) {
         load_scores(tile, row, j, value);
