@@ -132,7 +132,8 @@ def adam_rows_(
     Notes
     -----
     Deterministic, whatever the number of threads. float16 and bfloat16 weights are computed in
-    float32 and rounded once. No host synchronisation on the CPU; on CUDA the reference runs, which
+    float32 and rounded once. No host synchronisation on CUDA: there, ids outside
+    the table are passed over, and the reference, which runs where the library has no CUDA kernels,
     waits for the number of distinct ids.
 
     Examples
