@@ -47,6 +47,13 @@ def shared_data() -> Path:
 
 
 @pytest.fixture
+def parity_json() -> Callable[[str], dict[str, Any]]:
+    """Return ``load(group) -> json`` of what was recorded from upstream without tensors."""
+    folder = _shared("parity")
+    return lambda group: json.loads((folder / f"{group}.json").read_text())
+
+
+@pytest.fixture
 def parity() -> Callable[[str], tuple[dict[str, Any], dict[str, torch.Tensor]]]:
     """Return ``load(group) -> (json, tensors)`` of numbers recorded from upstream."""
     from safetensors.torch import load_file

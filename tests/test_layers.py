@@ -19,7 +19,7 @@ LAYERS = [
     ["ops.schemas"],
     ["functional"],
     ["samplers", "losses", "optim", "schema", "ranks"],
-    ["masking", "ranking_metric", "block", "features", "config", "utils"],
+    ["masking", "ranking_metric", "block", "features", "config", "utils", "experimental"],
     ["model"],
     ["data"],
     ["training", "baselines"],
