@@ -32,8 +32,6 @@ import numpy as np
 import pytest
 import torch
 
-from transformers4rec_ext import _build
-
 ROOT = Path(__file__).resolve().parent.parent.parent
 EMULATION = Path(__file__).resolve().parent / "emulation"
 CACHE = ROOT / "build" / "emulation"  # git ignores it
@@ -129,14 +127,26 @@ def _made(suffix: str, parts: Sequence[str], *command: str) -> Path:
 
 
 def _headers() -> list[str]:
-    folders = (EMULATION, ROOT / "csrc" / "core", ROOT / "csrc" / "cuda")
-    return sorted(str(p) for f in folders for p in f.iterdir() if p.suffix in (".h", ".cuh"))
+    folders = (EMULATION, ROOT / "csrc", ROOT / "csrc" / "core", ROOT / "csrc" / "cuda")
+    suffixes = (".h", ".cuh", ".inc")
+    return sorted(str(p) for folder in folders for p in folder.iterdir() if p.suffix in suffixes)
+
+
+def _compiler() -> str:
+    compiler = shutil.which("g++")
+    assert compiler is not None, "the emulation needs GCC, whose sanitizers' hooks it stands in for"
+    return compiler
 
 
 def _object(source: Path, *flags: str) -> str:
-    compiler = _build.compiler()
-    assert compiler is not None, "the emulation needs a C++ compiler"
-    command = [compiler, *COMMON_FLAGS, *WARNINGS, *flags, f"-I{EMULATION}", f"-I{ROOT / 'csrc'}"]
+    command = [
+        _compiler(),
+        *COMMON_FLAGS,
+        *WARNINGS,
+        *flags,
+        f"-I{EMULATION}",
+        f"-I{ROOT / 'csrc'}",
+    ]
     return str(_made(".o", _headers(), *command, "-x", "c++", "-c", str(source)))
 
 
@@ -148,10 +158,8 @@ def _built(sources: tuple[Path, ...], mode: str, defines: tuple[str, ...]) -> Pa
         _object(source, "-O2", f"-DT4R_SHADOW={SHADOW:#x}ull")
         for source in sorted(EMULATION.glob("*.cpp"))
     ]
-    compiler = _build.compiler()
-    assert compiler is not None
     # without the sanitizers' libraries: the emulation has their functions
-    return _made(".so", [], compiler, "-shared", "-Wl,-Bsymbolic", "-Wl,-z,defs", *objects)
+    return _made(".so", [], _compiler(), "-shared", "-Wl,-Bsymbolic", "-Wl,-z,defs", *objects)
 
 
 # Calling

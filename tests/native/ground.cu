@@ -7,18 +7,14 @@ namespace {
 
 using namespace t4r::cuda;
 
-// A block's sum and maximum of x, and each thread's sum of those before it, twice over with the same scratch.
+// Each thread's sum of x before it in its block, and the block's sum and maximum, with one scratch.
 template <typename T>
 __global__ void reductions_kernel(const T* x, T* sum, T* largest, T* before, T* total) {
   T4R_DYNAMIC_SHARED(T, scratch);
   const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
-  const T a = block_reduce(x[i], Add{}, scratch);
-  const T b = block_reduce(x[i], Larger{}, scratch);
-  T all;
-  before[i] = block_exclusive_sum(x[i], scratch, all);
-  sum[i] = a;
-  largest[i] = b;
-  total[i] = all;
+  before[i] = block_exclusive_sum(x[i], scratch, total[i]);
+  sum[i] = block_reduce(x[i], Add{}, scratch);
+  largest[i] = block_reduce(x[i], Larger{}, scratch);
 }
 
 // Copies rows, in packs where that can be done; packs[0] says whether it was.
@@ -45,7 +41,7 @@ int reductions(const void* x, void* sum, void* largest, void* before, void* tota
   return static_cast<int>(cudaGetLastError());
 }
 
-// Every block would write, were it not for the first alone.
+template <bool allowed>
 __global__ void where_kernel(int* device, int value) {
   if (blockIdx.x == 0 && threadIdx.x == 0) *device = value;
 }
@@ -77,12 +73,13 @@ int t4r_launch_cuda(int* chosen, int blocks, int threads, int shared_bytes, bool
   const DeviceScope scope(device);
   if (scope.failed()) return scope.status();
   if (allow) {
-    const auto status = allow_shared(where_kernel, static_cast<size_t>(shared_bytes));
+    const auto status = allow_shared(where_kernel<true>, static_cast<size_t>(shared_bytes));
     if (status != cudaSuccess) return static_cast<int>(status);
   }
   int current = -1;
   cudaGetDevice(&current);
-  T4R_LAUNCH(where_kernel, blocks, threads, shared_bytes, static_cast<cudaStream_t>(stream), chosen, current);
+  const auto kernel = allow ? where_kernel<true> : where_kernel<false>;
+  T4R_LAUNCH(kernel, blocks, threads, shared_bytes, static_cast<cudaStream_t>(stream), chosen, current);
   return static_cast<int>(cudaGetLastError());
 }
 

@@ -42,10 +42,13 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 inline double2 make_double2(double x, double y) { return {x, y}; }
 inline longlong2 make_longlong2(long long x, long long y) { return {x, y}; }
 
+// Not instrumented: what it touches is the machine's own.
+#define T4R_UNCHECKED __attribute__((no_sanitize("thread,kernel-address")))
+
 namespace t4r::emulation {
 
 template <typename T>
-uint64_t to_bits(T value) {
+__forceinline__ uint64_t to_bits(T value) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 8);
   uint64_t bits = 0;
   memcpy(&bits, &value, sizeof(T));
@@ -53,14 +56,11 @@ uint64_t to_bits(T value) {
 }
 
 template <typename T>
-T from_bits(uint64_t bits) {
+__forceinline__ T from_bits(uint64_t bits) {
   T value;
   memcpy(&value, &bits, sizeof(T));
   return value;
 }
-
-// Not instrumented: they work on the machine's own memory, for the lanes.
-#define T4R_UNCHECKED __attribute__((no_sanitize("thread,kernel-address")))
 
 T4R_UNCHECKED inline uint64_t source_value(const Lanes& lanes, unsigned mask, int lane) {
   const int source = lanes.source[lane];
@@ -91,7 +91,7 @@ T4R_UNCHECKED inline uint64_t sum(const Lanes& lanes, unsigned mask, int) {
 }
 
 template <typename T>
-T shuffle(const char* name, unsigned mask, T value, int source, int width, Place place) {
+T4R_UNCHECKED T shuffle(const char* name, unsigned mask, T value, int source, int width, Place place) {
   if (width < 1 || width > 32 || (width & (width - 1)) != 0)
     fail("%s: width must be a power of two; got %d", name, width);
   return from_bits<T>(warp_collective(name, mask, to_bits(value), source, source_value, place));
@@ -101,40 +101,42 @@ T shuffle(const char* name, unsigned mask, T value, int source, int width, Place
 
 #define T4R_HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
-inline void __syncthreads(T4R_HERE) { t4r::emulation::block_barrier("__syncthreads", false, {file, line}); }
-inline int __syncthreads_count(int predicate, T4R_HERE) {
+T4R_UNCHECKED inline void __syncthreads(T4R_HERE) {
+  t4r::emulation::block_barrier("__syncthreads", false, {file, line});
+}
+T4R_UNCHECKED inline int __syncthreads_count(int predicate, T4R_HERE) {
   return t4r::emulation::block_barrier("__syncthreads_count", predicate != 0, {file, line});
 }
-inline int __syncthreads_or(int predicate, T4R_HERE) {
+T4R_UNCHECKED inline int __syncthreads_or(int predicate, T4R_HERE) {
   return t4r::emulation::block_barrier("__syncthreads_or", predicate != 0, {file, line}) != 0;
 }
-inline int __syncthreads_and(int predicate, T4R_HERE) {
+T4R_UNCHECKED inline int __syncthreads_and(int predicate, T4R_HERE) {
   return t4r::emulation::block_barrier("__syncthreads_and", predicate == 0, {file, line}) == 0;
 }
 
-inline void __syncwarp(unsigned mask = 0xffffffffu, T4R_HERE) {
+T4R_UNCHECKED inline void __syncwarp(unsigned mask = 0xffffffffu, T4R_HERE) {
   t4r::emulation::warp_collective("__syncwarp", mask, 0, 0, nullptr, {file, line});
 }
-inline unsigned __ballot_sync(unsigned mask, int predicate, T4R_HERE) {
+T4R_UNCHECKED inline unsigned __ballot_sync(unsigned mask, int predicate, T4R_HERE) {
   const auto votes =
       t4r::emulation::warp_collective("__ballot_sync", mask, predicate != 0, 0, t4r::emulation::ballot, {file, line});
   return static_cast<unsigned>(votes);
 }
-inline int __any_sync(unsigned mask, int predicate, T4R_HERE) {
+T4R_UNCHECKED inline int __any_sync(unsigned mask, int predicate, T4R_HERE) {
   return t4r::emulation::warp_collective("__any_sync", mask, predicate != 0, 0, t4r::emulation::ballot, {file, line}) !=
          0;
 }
-inline int __all_sync(unsigned mask, int predicate, T4R_HERE) {
+T4R_UNCHECKED inline int __all_sync(unsigned mask, int predicate, T4R_HERE) {
   return t4r::emulation::warp_collective("__all_sync", mask, predicate == 0, 0, t4r::emulation::ballot, {file, line}) ==
          0;
 }
 template <typename T>
-unsigned __match_any_sync(unsigned mask, T value, T4R_HERE) {
+T4R_UNCHECKED unsigned __match_any_sync(unsigned mask, T value, T4R_HERE) {
   const auto same = t4r::emulation::warp_collective("__match_any_sync", mask, t4r::emulation::to_bits(value), 0,
                                                     t4r::emulation::same_value, {file, line});
   return static_cast<unsigned>(same);
 }
-inline unsigned __reduce_add_sync(unsigned mask, unsigned value, T4R_HERE) {
+T4R_UNCHECKED inline unsigned __reduce_add_sync(unsigned mask, unsigned value, T4R_HERE) {
   const auto total =
       t4r::emulation::warp_collective("__reduce_add_sync", mask, value, 0, t4r::emulation::sum, {file, line});
   return static_cast<unsigned>(total);
@@ -142,26 +144,26 @@ inline unsigned __reduce_add_sync(unsigned mask, unsigned value, T4R_HERE) {
 
 // Out of its group of `width` lanes a lane reads itself.
 template <typename T>
-T __shfl_sync(unsigned mask, T value, int source, int width = 32, T4R_HERE) {
+T4R_UNCHECKED T __shfl_sync(unsigned mask, T value, int source, int width = 32, T4R_HERE) {
   const int group = t4r::emulation::lane() & ~(width - 1);
   return t4r::emulation::shuffle("__shfl_sync", mask, value, group + (source & (width - 1)), width, {file, line});
 }
 template <typename T>
-T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32, T4R_HERE) {
+T4R_UNCHECKED T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32, T4R_HERE) {
   const int lane = t4r::emulation::lane();
   const int source = lane ^ bits;
   const bool outside = source >= (lane & ~(width - 1)) + width;
   return t4r::emulation::shuffle("__shfl_xor_sync", mask, value, outside ? lane : source, width, {file, line});
 }
 template <typename T>
-T __shfl_up_sync(unsigned mask, T value, unsigned distance, int width = 32, T4R_HERE) {
+T4R_UNCHECKED T __shfl_up_sync(unsigned mask, T value, unsigned distance, int width = 32, T4R_HERE) {
   const int lane = t4r::emulation::lane();
   const int source = lane - static_cast<int>(distance);
   const bool outside = source < (lane & ~(width - 1));
   return t4r::emulation::shuffle("__shfl_up_sync", mask, value, outside ? lane : source, width, {file, line});
 }
 template <typename T>
-T __shfl_down_sync(unsigned mask, T value, unsigned distance, int width = 32, T4R_HERE) {
+T4R_UNCHECKED T __shfl_down_sync(unsigned mask, T value, unsigned distance, int width = 32, T4R_HERE) {
   const int lane = t4r::emulation::lane();
   const int source = lane + static_cast<int>(distance);
   const bool outside = source >= (lane & ~(width - 1)) + width;

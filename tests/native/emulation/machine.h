@@ -44,6 +44,7 @@ struct Thread {
 
 struct Block {
   uint64_t number = 0;  // in the grid
+  uint64_t stamp = 0;   // of this block of this launch, unlike any other
   uint3 index{};
   std::vector<Thread> threads;
   int arrived = 0, ended = 0;           // at the barrier; altogether
@@ -65,7 +66,8 @@ struct Machine {
   Fiber scheduler;
   Order order = Order::kForward;
   uint64_t random = 0;
-  uint32_t launches = 0;
+  uint64_t stamp = 0;   // of this launch
+  uint64_t stamps = 0;  // given out
   bool failed = false;
   std::string report;
   int error = 0;
@@ -98,7 +100,5 @@ void maybe_yield(unsigned one_in);
 void shadow_host_stack();
 void shadow_stacks(const Block& block);
 bool within_locals(uintptr_t address, size_t size);
-// Forgets what was known of the shared memory of this block, which is about to start.
-void forget_shared(const Block& block);
 
 }  // namespace t4r::emulation

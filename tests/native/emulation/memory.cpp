@@ -2,7 +2,6 @@
 // which these take the place, and those of its undefined behaviour sanitizer.
 #include "memory.h"
 
-#include <cstdio>
 #include <deque>
 
 // Of this library, from the linker.
@@ -49,7 +48,15 @@ const Array* array_before(uintptr_t address) {
   return nearest;
 }
 
-const char* verb(Kind kind) { return kind == Kind::kRead ? "reads" : "writes"; }
+const char* verb(Kind kind) {
+  return kind == Kind::kRead ? "reads" : kind == Kind::kWrite ? "writes" : "changes atomically";
+}
+
+// Whether every thread may read this: constants of this library, and the kernel's parameters.
+bool constant(uintptr_t address, size_t size) {
+  return within(address, size, &__ehdr_start, static_cast<size_t>(&_end - &__ehdr_start)) ||
+         within(address, size, machine.launch.parameters, machine.launch.parameter_bytes);
+}
 
 [[noreturn]] void outside(uintptr_t address, size_t size, Kind kind, uint32_t place) {
   const Block& block = *machine.current->block;
@@ -69,21 +76,8 @@ const char* verb(Kind kind) { return kind == Kind::kRead ? "reads" : "writes"; }
        array->name.c_str(), address - array->begin, array->bytes, place);
 }
 
-// The cells of these bytes, and their name; null for what a thread has to itself.
-Cell* cells_of(uintptr_t address, size_t size, Kind kind, uint32_t place, char* name, size_t name_size) {
-  const Block& block = *machine.current->block;
-  const char* const stack = block.stacks + static_cast<size_t>(machine.current->index) * kStack;
-  if (within(address, size, stack, kStack)) {
-    if (machine.launch.build == Build::kBounds && !within_locals(address, size)) {
-      fail("out of bounds: it %s %zu bytes beside a local array, at [+%#x]", verb(kind), size, place);
-    }
-    return nullptr;
-  }
-  if (within(address, size, block.shared, machine.launch.shared_bytes)) {
-    const size_t at = address - address_of(block.shared);
-    snprintf(name, name_size, "shared memory + %zu", at);
-    return &shared_cells[slot_of(block)][at];
-  }
+// The array that holds these bytes, which if it is written to must not be const; null if none does.
+Array* array_of(uintptr_t address, size_t size, Kind kind, uint32_t place) {
   Array* first = nullptr;
   bool writable = false;
   for (Array& array : arrays) {
@@ -91,33 +85,52 @@ Cell* cells_of(uintptr_t address, size_t size, Kind kind, uint32_t place, char* 
     if (first == nullptr) first = &array;
     writable |= array.writable;
   }
-  if (first != nullptr) {
-    if (kind != Kind::kRead && !writable)
-      fail("it writes to %s, which is const, at [+%#x]", first->name.c_str(), place);
-    if (first->cells.empty()) first->cells.resize(first->bytes);
-    snprintf(name, name_size, "%s + %zu", first->name.c_str(), address - first->begin);
-    return &first->cells[address - first->begin];
+  if (first != nullptr && kind != Kind::kRead && !writable) {
+    fail("it writes to %s, which is const, at [+%#x]", first->name.c_str(), place);
   }
-  const bool constant = within(address, size, &__ehdr_start, static_cast<size_t>(&_end - &__ehdr_start)) ||
-                        within(address, size, machine.launch.parameters, machine.launch.parameter_bytes);
-  if (kind != Kind::kRead || !constant) outside(address, size, kind, place);
-  return nullptr;
+  return first;
+}
+
+void check_race(Cells& cells, const char* name, size_t at, uint64_t stamp, size_t size, Kind kind, uint32_t place) {
+  const Conflict conflict = record(&cells[at], stamp, size, kind, place);
+  if (conflict.access == nullptr) return;
+  const uint32_t threads = blockDim.x * blockDim.y * blockDim.z, thread = conflict.access->thread;
+  fail("race: it %s %s + %zu at [+%#x], which thread %u of block %u %s at [+%#x], and nothing orders them", verb(kind),
+       name, at, place, thread % threads, thread / threads, verb(conflict.kind), conflict.access->place);
+}
+
+void access_shared(size_t at, size_t size, Kind kind, uint32_t place) {
+  if (machine.launch.build != Build::kRace) return;
+  const Block& block = *machine.current->block;
+  Cells& cells = shared_cells[slot_of(block)];
+  if (cells.size() < machine.launch.shared_bytes) cells.resize(machine.launch.shared_bytes);
+  if (kind != Kind::kWrite && !any_written(&cells[at], block.stamp, size)) {
+    fail("it reads shared memory + %zu, which nobody has written, at [+%#x]", at, place);
+  }
+  check_race(cells, "shared memory", at, block.stamp, size, kind, place);
 }
 
 void access(const void* pointer, size_t size, Kind kind, const void* code) {
   if (machine.current == nullptr) return;  // the launcher itself
-  if (kind != Kind::kAtomic) maybe_yield(32);
+  const uintptr_t address = address_of(pointer);
+  const Block& block = *machine.current->block;
   const uint32_t place = offset_of(code);
-  char name[256];
-  Cell* const cells = cells_of(address_of(pointer), size, kind, place, name, sizeof(name));
-  if (cells == nullptr || machine.launch.build != Build::kRace) return;
-  const bool shared = within(address_of(pointer), size, machine.current->block->shared, machine.launch.shared_bytes);
-  if (shared && kind != Kind::kWrite) {
-    bool written = false;
-    for (size_t i = 0; i < size; ++i) written |= cells[i].launch == machine.launches && cells[i].written;
-    if (!written) fail("it reads %s, which nobody has written, at [+%#x]", name, place);
+  if (within(address, size, block.stacks + static_cast<size_t>(machine.current->index) * kStack, kStack)) {
+    if (machine.launch.build == Build::kBounds && !within_locals(address, size)) {
+      fail("out of bounds: it %s %zu bytes beside a local array, at [+%#x]", verb(kind), size, place);
+    }
+    return;
   }
-  record(cells, size, kind, place, name);
+  if (kind != Kind::kAtomic) maybe_yield(32);
+  if (within(address, size, block.shared, machine.launch.shared_bytes)) {
+    access_shared(address - address_of(block.shared), size, kind, place);
+  } else if (Array* const array = array_of(address, size, kind, place); array != nullptr) {
+    if (machine.launch.build != Build::kRace) return;
+    if (array->cells.empty()) array->cells.resize(array->bytes);
+    check_race(array->cells, array->name.c_str(), address - array->begin, machine.stamp, size, kind, place);
+  } else if (kind != Kind::kRead || !constant(address, size)) {
+    outside(address, size, kind, place);
+  }
 }
 
 void access_aligned(const void* pointer, size_t size, Kind kind, const void* code) {
@@ -128,13 +141,6 @@ void access_aligned(const void* pointer, size_t size, Kind kind, const void* cod
 }
 
 }  // namespace
-
-void forget_shared(const Block& block) {
-  if (machine.launch.build == Build::kPlain) return;
-  Cells& cells = shared_cells[slot_of(block)];
-  cells.resize(machine.launch.shared_bytes);
-  for (Cell& cell : cells) cell.launch = 0;
-}
 
 void atomic_access(const void* address, size_t bytes, const void* code) {
   maybe_yield(4);

@@ -32,7 +32,7 @@ class Accesses {
 
 // A byte.
 struct Cell {
-  uint32_t launch = 0;  // in which the rest was recorded
+  uint64_t stamp = 0;  // of the launch, or for shared memory the block, of which the rest is told
   bool written = false;
   Access write;
   Accesses reads, atomics;
@@ -40,8 +40,14 @@ struct Cell {
 
 using Cells = std::vector<Cell>;
 
-// Records an access by the current thread; an error where it races with an earlier one, or reads shared memory that
-// nobody has written.
-void record(Cell* cells, size_t bytes, Kind kind, uint32_t place, const char* what);
+struct Conflict {
+  const Access* access;  // null if there is none
+  Kind kind;
+};
+
+// Records an access by the current thread, and returns an earlier one that it races with.
+Conflict record(Cell* cells, uint64_t stamp, size_t bytes, Kind kind, uint32_t place);
+// Whether anybody has written to any of these bytes.
+bool any_written(const Cell* cells, uint64_t stamp, size_t bytes);
 
 }  // namespace t4r::emulation

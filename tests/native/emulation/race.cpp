@@ -22,15 +22,6 @@ bool ordered(const Access& before, const Thread& thread) {
   return index / 32 == static_cast<uint32_t>(thread.index) / 32 && thread.clock[index % 32] >= before.clock;
 }
 
-const char* name_of(Kind kind) {
-  return kind == Kind::kRead ? "reads" : kind == Kind::kWrite ? "writes" : "changes atomically";
-}
-
-[[noreturn]] void report(const Access& before, Kind before_kind, Kind kind, uint32_t place, const char* what) {
-  fail("race: it %s %s at [+%#x], which thread %u of block %u %s at [+%#x], and nothing orders them", name_of(kind),
-       what, place, before.thread % block_size(), block_of(before), name_of(before_kind), before.place);
-}
-
 }  // namespace
 
 void Accesses::clear() {
@@ -78,23 +69,30 @@ void Accesses::add(const Access& access) {
   }
 }
 
-void record(Cell* cells, size_t bytes, Kind kind, uint32_t place, const char* what) {
+bool any_written(const Cell* cells, uint64_t stamp, size_t bytes) {
+  for (size_t i = 0; i < bytes; ++i) {
+    if (cells[i].stamp == stamp && cells[i].written) return true;
+  }
+  return false;
+}
+
+Conflict record(Cell* cells, uint64_t stamp, size_t bytes, Kind kind, uint32_t place) {
   const Thread& thread = *machine.current;
   const Access access{number_of(thread), thread.block->epoch, thread.clock[thread.lane()], place};
   for (size_t i = 0; i < bytes; ++i) {
     Cell& cell = cells[i];
-    if (cell.launch != machine.launches) {
-      cell.launch = machine.launches;
+    if (cell.stamp != stamp) {
+      cell.stamp = stamp;
       cell.written = false;
       cell.reads.clear();
       cell.atomics.clear();
     }
-    if (cell.written && !ordered(cell.write, thread)) report(cell.write, Kind::kWrite, kind, place, what);
+    if (cell.written && !ordered(cell.write, thread)) return {&cell.write, Kind::kWrite};
     if (kind != Kind::kRead) {
-      if (const Access* read = cell.reads.conflict(thread)) report(*read, Kind::kRead, kind, place, what);
+      if (const Access* read = cell.reads.conflict(thread)) return {read, Kind::kRead};
     }
     if (kind != Kind::kAtomic) {
-      if (const Access* atomic = cell.atomics.conflict(thread)) report(*atomic, Kind::kAtomic, kind, place, what);
+      if (const Access* atomic = cell.atomics.conflict(thread)) return {atomic, Kind::kAtomic};
     }
     if (kind == Kind::kWrite) {
       cell.written = true;
@@ -105,6 +103,7 @@ void record(Cell* cells, size_t bytes, Kind kind, uint32_t place, const char* wh
       (kind == Kind::kRead ? cell.reads : cell.atomics).add(access);
     }
   }
+  return {nullptr, kind};
 }
 
 }  // namespace t4r::emulation

@@ -53,6 +53,7 @@ void begin(Block& block, uint64_t number) {
   const Launch& launch = machine.launch;
   const auto x = launch.grid.x, y = launch.grid.y;
   block.number = number;
+  block.stamp = ++machine.stamps;
   block.index = {static_cast<unsigned>(number % x), static_cast<unsigned>(number / x % y),
                  static_cast<unsigned>(number / x / y)};
   block.arrived = block.ended = block.count = 0;
@@ -61,7 +62,6 @@ void begin(Block& block, uint64_t number) {
   memset(block.ready, 0, sizeof(block.ready));
   auto* const words = reinterpret_cast<uint16_t*>(block.shared - kSharedGuard);
   std::fill(words, words + (2 * kSharedGuard + launch.shared_bytes) / sizeof(uint16_t) + 1, kPoison);
-  forget_shared(block);
   const auto size = static_cast<size_t>(launch.block.x) * launch.block.y * launch.block.z;
   block.threads.resize(size);
   for (size_t i = 0; i < size; ++i) {
@@ -227,7 +227,7 @@ void meet(Thread& thread, LaneResult result) {
     if ((thread.mask >> lane & 1) == 0) continue;
     lanes.value[lane] = warp[lane].value;
     lanes.source[lane] = warp[lane].source;
-    for (int i = 0; i < 32; ++i) joined[i] = std::max(joined[i], warp[lane].clock[i]);
+    for (int i = 0; result == nullptr && i < 32; ++i) joined[i] = std::max(joined[i], warp[lane].clock[i]);
   }
   for (int lane = 0; lane < 32; ++lane) {
     if ((thread.mask >> lane & 1) == 0) continue;
@@ -264,7 +264,7 @@ void launch(const Launch& launch) {
     return;
   }
   machine.launch = launch;
-  ++machine.launches;
+  machine.stamp = ++machine.stamps;
   blockDim = launch.block;
   gridDim = launch.grid;
   run_grid();
