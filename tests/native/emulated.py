@@ -18,12 +18,10 @@ import contextlib
 import ctypes
 import dataclasses
 import functools
-import hashlib
 import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,34 +29,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-EMULATION = Path(__file__).resolve().parent / "emulation"
-CACHE = ROOT / "build" / "emulation"  # git ignores it
+from emulated_build import ROOT, built
 
 ORDERS = ("forward", "reverse", "random", "preempt")
-COMMON_FLAGS = ("-std=c++20", "-g1", "-fPIC", "-ffp-contract=off", "-fno-gnu-unique")
-WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
-# every access is a call: none is merged into a vector or a call of memset
-CHECKED_FLAGS = (
-    "-O1",
-    "-fno-tree-loop-distribute-patterns",
-    "-fsanitize=alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero,"
-    "float-cast-overflow",
-)
-SHADOW = 1 << 44
-MODE_FLAGS = {
-    "plain": ("-O2",),
-    "race": (*CHECKED_FLAGS, "-fsanitize=thread"),
-    # the kernel's kind of address sanitizer calls functions and lets us choose where its shadow is
-    "asan": (
-        *CHECKED_FLAGS,
-        "-fsanitize=kernel-address",
-        f"-fasan-shadow-offset={SHADOW:#x}",
-        "--param=asan-stack=1",
-        "--param=asan-instrumentation-with-call-threshold=0",
-    ),
-}
 POISON = 0x7FE7  # as in the emulation: NaN in every type
 GUARD = 64 * 1024
 
@@ -99,70 +72,6 @@ class LaunchError(AssertionError):
         super().__init__(f"{launcher} returned cudaError {status}")
         self.status = status
 
-
-# Building
-
-
-def _run(command: Sequence[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
-
-
-def _made(suffix: str, parts: Sequence[str], *command: str) -> Path:
-    """Return what ``command -o FILE`` makes of these parts, which are files or words."""
-    digest = hashlib.sha256()
-    for part in (*command, *parts):
-        path = Path(part)
-        digest.update(path.read_bytes() if path.is_file() else part.encode())
-        digest.update(b"\0")
-    made = CACHE / (digest.hexdigest()[:32] + suffix)
-    if not made.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(suffix, dir=CACHE)
-        os.close(handle)
-        _run([*command, "-o", name])
-        os.replace(name, made)  # at once, whoever else builds it
-    return made
-
-
-def _headers() -> list[str]:
-    folders = (EMULATION, ROOT / "csrc", ROOT / "csrc" / "core", ROOT / "csrc" / "cuda")
-    suffixes = (".h", ".cuh", ".inc")
-    return sorted(str(p) for folder in folders for p in folder.iterdir() if p.suffix in suffixes)
-
-
-def _compiler() -> str:
-    compiler = shutil.which("g++")
-    assert compiler is not None, "the emulation needs GCC, whose sanitizers' hooks it stands in for"
-    return compiler
-
-
-def _object(source: Path, *flags: str) -> str:
-    command = [
-        _compiler(),
-        *COMMON_FLAGS,
-        *WARNINGS,
-        *flags,
-        f"-I{EMULATION}",
-        f"-I{ROOT / 'csrc'}",
-    ]
-    return str(_made(".o", _headers(), *command, "-x", "c++", "-c", str(source)))
-
-
-@functools.cache
-def _built(sources: tuple[Path, ...], mode: str, defines: tuple[str, ...]) -> Path:
-    flags = [*MODE_FLAGS[mode], *(f"-D{define}" for define in defines)]
-    objects = [_object(source, *flags) for source in sources]
-    objects += [
-        _object(source, "-O2", f"-DT4R_SHADOW={SHADOW:#x}ull")
-        for source in sorted(EMULATION.glob("*.cpp"))
-    ]
-    # without the sanitizers' libraries: the emulation has their functions
-    return _made(".so", [], _compiler(), "-shared", "-Wl,-Bsymbolic", "-Wl,-z,defs", *objects)
-
-
-# Calling
 
 _SCALARS = {
     "bool": ctypes.c_bool,
@@ -386,11 +295,13 @@ def most_shared(size: int) -> Iterator[None]:
     """Let a block have at most these bytes of shared memory, instead of an H100's."""
     global _most_shared
     before, _most_shared = _most_shared, size
-    yield
-    _most_shared = before
+    try:
+        yield
+    finally:
+        _most_shared = before
 
 
-def library(name: str | Path, run: Run = RUNS[0], defines: Sequence[str] = ()) -> Library:
+def library(name: str | Path, run: Run = RUNS[0]) -> Library:
     """Return the launchers of ``csrc/cuda/NAME*_cuda.cu``, or of a file, built for the run."""
     if isinstance(name, Path):
         sources = [name]
@@ -400,5 +311,4 @@ def library(name: str | Path, run: Run = RUNS[0], defines: Sequence[str] = ()) -
         sources = sorted({*folder.glob(f"{name}_cuda.cu"), *folder.glob(f"{name}_*_cuda.cu")})
         declared = [folder / f"{name}.h"]
     assert sources, f"there is no csrc/cuda/{name}_cuda.cu"
-    path = _built(tuple(sources), run.mode, tuple(defines))
-    return Library(path, _declarations(declared), run)
+    return Library(built(tuple(sources), run.mode), _declarations(declared), run)
