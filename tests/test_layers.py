@@ -19,9 +19,10 @@ LAYERS = [
     ["ops.schemas"],
     ["functional"],
     ["samplers", "losses", "optim", "schema", "ranks"],
-    ["masking", "ranking_metric", "block", "features", "config", "utils", "experimental"],
+    ["masking", "ranking_metric", "block", "features", "config", "experimental"]
+    + ["utils.padding", "utils.schema_utils", "utils.torch_utils"],
     ["model"],
-    ["data"],
+    ["data", "utils"],
     ["training", "baselines"],
     ["cli", "__main__", "__init__"],
 ]
