@@ -19,8 +19,10 @@ LAYERS = [
     ["ops.schemas"],
     ["functional"],
     ["samplers", "losses", "optim", "schema", "ranks"],
-    ["masking", "ranking_metric", "block", "features", "config", "experimental"]
-    + ["utils.padding", "utils.schema_utils", "utils.torch_utils"],
+    [
+        *("masking", "ranking_metric", "block", "features", "config", "experimental"),
+        *("utils.padding", "utils.schema_utils", "utils.torch_utils"),
+    ],
     ["model"],
     ["data", "utils"],
     ["training", "baselines"],
