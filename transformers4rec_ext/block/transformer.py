@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,74 +11,28 @@ from torch import Tensor, nn
 
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.block.base import BlockBase
-from transformers4rec_ext.masking import MaskSequence
+from transformers4rec_ext.block.prepare import (
+    PREPARE_MODULES,
+    GPT2Prepare,
+    TransformerPrepare,
+    causal_mask,
+    default_arguments,
+    longest_input,
+)
+from transformers4rec_ext.block.sight import (
+    CausalArguments,
+    check_masking,
+    check_takes_embeddings,
+    no_arguments,
+)
+from transformers4rec_ext.masking import MaskedItems, MaskSequence
 
-#: Architectures in which position t sees positions 0 to t only, whatever they are given.
-ALWAYS_CAUSAL = frozenset({"gpt2", "llama", "mistral", "qwen2"})
-
-#: Architectures that can be made causal by an argument of their forward.
-CAUSAL_BY_ARGUMENT = frozenset({"xlnet"})
-
-
-def causal_mask(length: int, device: torch.device) -> Tensor:
-    """Return bool [1, 1, T, T], True where the query (row) may look at the key (column)."""
-    return torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None]
-
-
-def causal_arguments(inputs_embeds: Tensor) -> dict[str, Tensor]:
-    """Return the arguments that make XLNet causal, for ``inputs_embeds [B, T, D]``.
-
-    XLNet looks both ways with its default attn_type "bi". ``perm_mask[b, i, j] = 1`` forbids
-    query i to look at key j, in every release and whatever attn_type says; one mask serves all
-    rows.
-    """
-    blocked = ~causal_mask(inputs_embeds.shape[1], inputs_embeds.device)[0]
-    return {"perm_mask": blocked.to(inputs_embeds.dtype)}
+__all__ = ["GPT2Prepare", "TransformerBlock", "TransformerPrepare", "causal_mask", "new_model"]
 
 
-class TransformerPrepare(nn.Module):
-    """Makes the arguments of a transformer's forward from the embeddings.
-
-    Parameters
-    ----------
-    transformer : nn.Module
-        The Hugging Face model.
-    masking : MaskSequence, optional
-    """
-
-    def __init__(self, transformer: nn.Module, masking: MaskSequence | None) -> None:
-        super().__init__()
-        self.transformer = transformer
-        self.masking = masking
-
-    def forward(self, inputs_embeds: Tensor) -> dict[str, Any]:
-        """Return keyword arguments for the transformer, from ``inputs_embeds [B, T, D]``."""
-        raise NotImplementedError(f"{type(self).__name__} must define forward(inputs_embeds)")
-
-
-class GPT2Prepare(TransformerPrepare):
-    """GPT-2: no cache of keys and values, and the causal mask as a ready-made argument.
-
-    Notes
-    -----
-    No padding mask is needed. Sessions are padded on the right, so every padded position comes
-    after all items of its row, and causal attention never looks there; what comes out *at* a
-    padded position has no target and is not read.
-
-    The mask is given, though GPT-2 would make the same one, because transformers 5 otherwise
-    looks for packed sequences first, and to do so waits for the device at every step.
-    """
-
-    def forward(self, inputs_embeds: Tensor) -> dict[str, Any]:
-        """Return ``inputs_embeds``, ``use_cache=False`` and, for SDPA, ``attention_mask``."""
-        arguments = {"inputs_embeds": inputs_embeds, "use_cache": False}
-        # Releases before 5 have no attention implementations for GPT-2 and build the mask inside.
-        if getattr(self.transformer, "_attn_implementation", None) == "sdpa":
-            arguments["attention_mask"] = causal_mask(inputs_embeds.shape[1], inputs_embeds.device)
-        return arguments
-
-
-PREPARE_MODULES: dict[str, type[TransformerPrepare]] = {"gpt2": GPT2Prepare}
+def _first(outputs: Any) -> Tensor:
+    hidden: Tensor = outputs[0]
+    return hidden
 
 
 class TransformerBlock(BlockBase):
@@ -86,16 +41,25 @@ class TransformerBlock(BlockBase):
     Parameters
     ----------
     transformer : T4RecConfig, PretrainedConfig or PreTrainedModel
-        A configuration is made into a model without a language model head.
+        Any that takes ``inputs_embeds``. A configuration is made into a model without a language
+        model head; of an encoder and a decoder, such as T5, into the encoder.
     masking : MaskSequence, optional
-        The input block's. A causal masking makes the attention causal, or is refused.
+        The input block's. A causal masking makes the attention causal, or is refused. Which
+        positions the model sees is measured on four made-up ones when the block is made.
     prepare_module : type, optional
         A :class:`TransformerPrepare` that makes the arguments of the model's forward.
+    output_fn : callable
+        Takes the hidden states [B, T, D] out of what the model returns.
 
     Raises
     ------
     ValueError
-        If the architecture does not support the masking.
+        If the architecture does not support the masking, or does not take ``inputs_embeds``.
+
+    Notes
+    -----
+    Padding is not masked: causal attention never looks at what is padded on the right, and models
+    that see both sides see it as upstream's do.
 
     Examples
     --------
@@ -114,17 +78,21 @@ class TransformerBlock(BlockBase):
         transformer: Any,
         masking: MaskSequence | None = None,
         prepare_module: type[TransformerPrepare] | None = None,
+        output_fn: Callable[[Any], Tensor] = _first,
     ) -> None:
         super().__init__()
         self.transformer = _as_model(transformer)
+        self.output_fn = output_fn
+        self._longest = longest_input(self.transformer)
         self._accepted = frozenset(inspect.signature(self.transformer.forward).parameters)
-        if masking is not None:
-            check_masking(self.transformer, masking)
-        self.masking = masking
         self.prepare_module: TransformerPrepare | None = None
         prepare_module = prepare_module or PREPARE_MODULES.get(self.transformer.config.model_type)
         if prepare_module is not None:
             self.prepare_module = prepare_module(self.transformer, masking)
+        self._causal_arguments: CausalArguments = no_arguments
+        self.masking: MaskSequence | None = None
+        if masking is not None:
+            self.set_masking(masking)
 
     @classmethod
     def from_registry(
@@ -155,40 +123,77 @@ class TransformerBlock(BlockBase):
 
     def set_masking(self, masking: MaskSequence) -> None:
         """Use ``masking``; refuse one the architecture cannot serve."""
-        check_masking(self.transformer, masking)
+        self._causal_arguments = check_masking(
+            self.transformer, masking, self._hidden, self._input_width
+        )
         self.masking = masking
         if self.prepare_module is not None:
             self.prepare_module.masking = masking
 
-    def forward(self, inputs_embeds: Tensor) -> Tensor:
+    def forward(self, inputs_embeds: Tensor, masked: MaskedItems | None = None) -> Tensor:
         """Return the last hidden state [B, T, D] of ``inputs_embeds [B, T, D]``.
 
         Of an empty batch (B or T is 0) an empty one, with zero gradients for all parameters.
+
+        Parameters
+        ----------
+        inputs_embeds : Tensor, floating, [B, T, D]
+        masked : MaskedItems, optional
+            What the masking made of this batch; without it what the masking remembers is used.
         """
         self._check_inputs(inputs_embeds)
+        of_masking = self._masking_arguments(masked)
         batch, length = inputs_embeds.shape[:2]
         if batch == 0 or length == 0:
             # The models reshape with -1, which nothing determines here: run one position, keep none
-            missing = (0, 0, 0, int(length == 0), 0, int(batch == 0))
-            hidden = self._run(torch.nn.functional.pad(inputs_embeds, missing))
-            return hidden[:batch, :length]
-        return self._run(inputs_embeds)
+            rows, columns = int(batch == 0), int(length == 0)
+            inputs_embeds = nn.functional.pad(inputs_embeds, (0, 0, 0, columns, 0, rows))
+            of_masking = {
+                name: nn.functional.pad(value, (0, columns, 0, columns, 0, rows))
+                for name, value in of_masking.items()
+            }
+        of_causality = {}
+        if self.masking is not None and self.masking.causal:
+            of_causality = self._causal_arguments(self.transformer, inputs_embeds)
+        return self._hidden(inputs_embeds, {**of_causality, **of_masking})[:batch, :length]
 
-    def _run(self, inputs_embeds: Tensor) -> Tensor:
+    def _masking_arguments(self, masked: MaskedItems | None) -> dict[str, Any]:
+        if self.masking is None:
+            return {}
+        if masked is not None:
+            return masked.transformer_arguments or {}
+        arguments = self.masking.transformer_arguments
+        missing = [n for n in self.masking.transformer_required_arguments() if arguments[n] is None]
+        if missing:
+            raise ValueError(
+                f"`mask_schema must be set.` {type(self.masking).__name__} has no "
+                f"{', '.join(missing)} yet: call the input module before the transformer."
+            )
+        return arguments
+
+    def _hidden(self, inputs_embeds: Tensor, further: dict[str, Any]) -> Tensor:
         if self.prepare_module is not None:
             arguments = self.prepare_module(inputs_embeds)
         else:
-            arguments = {"inputs_embeds": inputs_embeds, "use_cache": False, "use_mems": False}
-        if self.masking is not None:
-            if self.masking.causal and self.transformer.config.model_type in CAUSAL_BY_ARGUMENT:
-                arguments.update(causal_arguments(inputs_embeds))
-            arguments.update(self.masking.transformer_arguments)
-        arguments = {name: value for name, value in arguments.items() if name in self._accepted}
-        hidden: Tensor = self.transformer(**arguments)[0]
-        return hidden
+            arguments = default_arguments(self.transformer, inputs_embeds)
+        arguments = {**arguments, **further}
+        accepted = {name: value for name, value in arguments.items() if name in self._accepted}
+        # Reformer returns the positions that were added to its inputs as well.
+        return self.output_fn(self.transformer(**accepted))[:, : inputs_embeds.shape[1]]
+
+    @property
+    def _input_width(self) -> int:
+        table = self.transformer.get_input_embeddings()
+        width: int = getattr(table, "embedding_dim", None) or self.transformer.config.hidden_size
+        return width
+
+    @property
+    def _output_width(self) -> int:
+        width: int = self.transformer.config.hidden_size
+        return 2 * width if self.transformer.config.model_type == "reformer" else width
 
     def _check_inputs(self, inputs_embeds: Tensor) -> None:
-        width = self.transformer.config.hidden_size
+        width = self._input_width
         if inputs_embeds.ndim != 3 or inputs_embeds.shape[-1] != width:
             raise value_error(
                 "TransformerBlock",
@@ -197,7 +202,7 @@ class TransformerBlock(BlockBase):
                 list(inputs_embeds.shape),
                 "Put an MLPBlock([d_model]) before the transformer, or change d_model.",
             )
-        longest = getattr(self.transformer.config, "n_positions", None)
+        longest = self._longest
         if longest is not None and inputs_embeds.shape[1] > longest:
             raise value_error(
                 "TransformerBlock",
@@ -214,10 +219,10 @@ class TransformerBlock(BlockBase):
         return self
 
     def forward_output_size(self, input_size: Any) -> Any:
-        """Return ``input_size``: a transformer does not change the shape."""
+        """Return ``input_size`` with the width of what the transformer returns."""
         if input_size is None:
             return None
-        width = self.transformer.config.hidden_size
+        width = self._input_width
         if isinstance(input_size, dict) or len(input_size) != 3 or input_size[-1] != width:
             raise value_error(
                 "TransformerBlock",
@@ -226,51 +231,59 @@ class TransformerBlock(BlockBase):
                 input_size if isinstance(input_size, dict) else list(input_size),
                 "Put an MLPBlock([d_model]) before the transformer, or change d_model.",
             )
-        return torch.Size(input_size)
+        return torch.Size([*input_size[:-1], self._output_width])
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # Saved by transformers before 5: numbers 0, 1, 2, ... that are no longer part of a model.
+        key = f"{prefix}transformer.embeddings.position_ids"
+        if key in state_dict and key.removeprefix(prefix) not in self.state_dict():
+            del state_dict[key]
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def new_model(config: Any) -> nn.Module:
+    """Return a freshly initialised model of a Hugging Face configuration, without a head.
+
+    Raises
+    ------
+    ValueError
+        If the architecture has no such model, or only one of an encoder and a decoder.
+    """
+    from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING
+
+    classes: Any = MODEL_FOR_TEXT_ENCODING_MAPPING if _is_pair(config) else MODEL_MAPPING
+    known = next((cls for cls in type(config).__mro__ if cls in classes), None)
+    if known is None:
+        raise value_error(
+            "TransformerBlock",
+            "transformer",
+            "be the configuration of a model that is one stack",
+            type(config).__name__,
+            "Make the model yourself and give it to the block: of a pair model.get_encoder().",
+        )
+    cls = classes[known]  # of Funnel and its like several, the first of which is the whole model
+    model: nn.Module = (cls[0] if isinstance(cls, tuple) else cls)(config)
+    return model
+
+
+def _is_pair(config: Any) -> bool:
+    return bool(getattr(config, "is_encoder_decoder", False))
 
 
 def _as_model(transformer: Any) -> Any:
-    from transformers import MODEL_MAPPING, PretrainedConfig
+    from transformers import PretrainedConfig
 
-    if hasattr(transformer, "to_huggingface_torch_model"):
-        return transformer.to_huggingface_torch_model()
     if isinstance(transformer, PretrainedConfig):
-        model_classes: Any = MODEL_MAPPING
-        return model_classes[type(transformer)](transformer)
-    if isinstance(transformer, nn.Module) and hasattr(transformer, "config"):
-        return transformer
-    raise type_error(
-        "TransformerBlock",
-        "transformer",
-        "be a Hugging Face configuration or model",
-        type(transformer).__name__,
-        'For example GPT2Config.build(...), or TransformerBlock.from_registry("gpt2", ...).',
-    )
-
-
-def check_masking(transformer: Any, masking: MaskSequence) -> None:
-    """Raise ValueError unless ``transformer`` serves ``masking`` without showing it a target."""
-    if not isinstance(masking, MaskSequence):
+        transformer = new_model(transformer)
+    if not (isinstance(transformer, nn.Module) and hasattr(transformer, "config")):
         raise type_error(
             "TransformerBlock",
-            "masking",
-            "be a MaskSequence",
-            type(masking).__name__,
-            "Give it masking=inputs.masking.",
+            "transformer",
+            "be a Hugging Face configuration or model",
+            type(transformer).__name__,
+            'For example GPT2Config.build(...), or TransformerBlock.from_registry("gpt2", ...).',
         )
-    config = transformer.config
-    name, architecture = type(masking).__name__, type(config).__name__
-    # Since transformers 5, is_causal=False turns a decoder into a bidirectional model.
-    always_causal = config.model_type in ALWAYS_CAUSAL and getattr(config, "is_causal", True)
-    unsupported = f"{name} is not supported by: the {architecture} architecture"
-    if masking.causal and not (always_causal or config.model_type in CAUSAL_BY_ARGUMENT):
-        raise ValueError(f"{unsupported}, whose positions would see the items to be predicted.")
-    if always_causal and not masking.causal:
-        raise ValueError(f"{unsupported}, whose positions see earlier positions only.")
-    required = list(masking.transformer_required_arguments())
-    accepted = inspect.signature(transformer.forward).parameters
-    if any(argument not in accepted for argument in required):
-        raise ValueError(
-            f"{name} requires the parameters: {', '.join(required)} "
-            f"in the {type(transformer)} signature"
-        )
+    check_takes_embeddings(transformer)
+    return transformer

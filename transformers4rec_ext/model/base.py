@@ -7,7 +7,7 @@ import importlib
 import inspect
 import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -267,11 +267,13 @@ class PredictionTask(torch.nn.Module):
         for metric in self._metrics():
             metric.reset()
 
-    def to_head(self, body: Any, inputs: Any = None, **kwargs: Any) -> Head:
-        """Return ``Head(body, self, inputs=inputs, **kwargs)``."""
+    def to_head(
+        self, body: Any, inputs: Any = None, others: Sequence[PredictionTask] = (), **kwargs: Any
+    ) -> Head:
+        """Return ``Head(body, [self, *others], inputs=inputs, **kwargs)``."""
         from .head import Head
 
-        return Head(body, self, inputs=inputs, **kwargs)
+        return Head(body, [self, *others], inputs=inputs, **kwargs)
 
     def to_model(self, body: Any, inputs: Any = None, **kwargs: Any) -> Model:
         """Return a model of this task; ``kwargs`` go to ``Head`` or ``Model`` by their names."""

@@ -1,0 +1,198 @@
+"""Which positions of a transformer see which, and which maskings that can serve.
+
+A causal masking asks position t for item t + 1: no position may see a later one. The others hide
+an item and ask for it in its own place: there it is of use to see both sides. Whether a model sees
+later positions is not looked up by its name but measured, so that any model can be used.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext.block.prepare import causal_mask, longest_input
+from transformers4rec_ext.masking import MaskSequence
+
+#: hidden = run(inputs_embeds, arguments that make it causal)
+Run = Callable[[Tensor, dict[str, Any]], Tensor]
+#: arguments of a model's forward = function(model, inputs_embeds)
+CausalArguments = Callable[[Any, Tensor], dict[str, Tensor]]
+
+#: Upstream lets these be masked only. A causal one of their kind is ELECTRA.
+_MASKED_ONLY = frozenset({"bert", "roberta"})
+
+
+def no_arguments(transformer: Any, inputs_embeds: Tensor) -> dict[str, Tensor]:
+    """Return nothing: what is causal by itself needs no argument."""
+    return {}
+
+
+def causal_perm_mask(transformer: Any, inputs_embeds: Tensor) -> dict[str, Tensor]:
+    """Return what makes XLNet causal, whatever its attn_type says, for ``inputs_embeds [B, T, D]``.
+
+    ``perm_mask[b, i, j] = 1`` forbids query i to look at key j; one mask serves all rows.
+    """
+    blocked = ~causal_mask(inputs_embeds.shape[1], inputs_embeds.device)[0]
+    return {"perm_mask": blocked.to(inputs_embeds.dtype)}
+
+
+def causal_attention_mask(transformer: Any, inputs_embeds: Tensor) -> dict[str, Tensor]:
+    """Return the mask [1, 1, T, T] that transformers 5 takes as it is, for SDPA or added."""
+    seen = causal_mask(inputs_embeds.shape[1], inputs_embeds.device)
+    if transformer.config._attn_implementation == "sdpa":
+        return {"attention_mask": seen}
+    added = torch.zeros(seen.shape, dtype=inputs_embeds.dtype, device=inputs_embeds.device)
+    return {"attention_mask": added.masked_fill(~seen, torch.finfo(added.dtype).min)}
+
+
+def sees_later(run: Callable[[Tensor], Tensor], width: int, like: Tensor) -> bool:
+    """Return whether an output of ``run`` depends on an input at a later position.
+
+    By the gradient: unlike a difference of outputs it is not lost in the rounding of a low
+    precision or of small weights, and where attention is masked it is exactly 0.
+    """
+    generator = torch.Generator().manual_seed(0)
+    with torch.enable_grad():
+        inputs = torch.randn(1, 4, width, generator=generator).to(like.device, like.dtype)
+        hidden = run(inputs.requires_grad_())
+        # Sums would not do: those of a layer norm's outputs are constant.
+        weights = torch.randn(hidden.shape, generator=generator).to(hidden.device, hidden.dtype)
+        for position in range(1, 4):
+            earlier = (hidden * weights)[:, :position].sum()
+            (gradient,) = torch.autograd.grad(earlier, inputs, retain_graph=True)
+            if (gradient[:, position:] != 0).any():  # NaN counts as seen
+                return True
+    return False
+
+
+def causal_arguments_of(transformer: Any, run: Run, width: int) -> CausalArguments | None:
+    """Return the arguments that make ``transformer`` causal, or None if nothing does."""
+    config = transformer.config
+    if config.model_type == "reformer":
+        return no_arguments if _made_causal(transformer) else None
+    ways: list[CausalArguments] = [no_arguments]
+    accepted = inspect.signature(transformer.forward).parameters
+    if "perm_mask" in accepted:
+        ways.append(causal_perm_mask)
+    elif "attention_mask" in accepted and config.model_type not in _MASKED_ONLY:
+        ways.append(causal_attention_mask)
+    for way in ways:
+        try:
+            if not _sees_later_with(transformer, run, width, way):
+                return way
+        except (RuntimeError, ValueError, IndexError, TypeError):
+            if way is no_arguments:
+                raise
+            # A model that cannot take such a mask cannot be made causal by it.
+    return None
+
+
+def _sees_later_with(transformer: Any, run: Run, width: int, way: CausalArguments) -> bool:
+    def hidden(inputs: Tensor) -> Tensor:
+        return run(inputs, way(transformer, inputs))
+
+    with _in_eval_mode(transformer):
+        return sees_later(hidden, width, next(transformer.parameters()))
+
+
+@contextmanager
+def _in_eval_mode(module: nn.Module) -> Iterator[None]:
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def _made_causal(transformer: Any) -> bool:
+    """Turn a Reformer into a decoder; return whether that keeps it from all later positions.
+
+    Hashed attention over several chunks does not: a later item can move an earlier one to
+    another chunk.
+    """
+    config = transformer.config
+    length = longest_input(transformer) or config.max_position_embeddings
+    if "lsh" in config.attn_layers and length > config.lsh_attn_chunk_length:
+        return False
+    config.is_decoder = True
+    for module in transformer.modules():
+        if hasattr(module, "is_decoder"):
+            module.is_decoder = True
+    return True
+
+
+def check_masking(transformer: Any, masking: MaskSequence, run: Run, width: int) -> CausalArguments:
+    """Return the arguments that ``masking`` needs of ``transformer`` to show it no target.
+
+    Raises
+    ------
+    ValueError
+        If the architecture cannot serve the masking.
+    """
+    if not isinstance(masking, MaskSequence):
+        raise type_error(
+            "TransformerBlock",
+            "masking",
+            "be a MaskSequence",
+            type(masking).__name__,
+            "Give it masking=inputs.masking.",
+        )
+    name, architecture = type(masking).__name__, type(transformer.config).__name__
+    unsupported = f"{name} is not supported by: the {architecture} architecture"
+    if masking.causal:
+        way = causal_arguments_of(transformer, run, width)
+        if way is None:
+            raise ValueError(
+                f"{unsupported}, whose positions would see the items to be predicted. "
+                'Use masking="mlm" or "rtd" with it, or GPT2Config, XLNetConfig, ElectraConfig '
+                'or AlbertConfig with "clm".'
+            )
+        return way
+    required = list(masking.transformer_required_arguments())
+    accepted = inspect.signature(transformer.forward).parameters
+    if any(argument not in accepted for argument in required):
+        raise ValueError(
+            f"{name} requires the parameters: {', '.join(required)} "
+            f"in the {type(transformer)} signature, as XLNetConfig's has."
+        )
+    if _only_sees_earlier(transformer, run, width):
+        raise ValueError(
+            f"{unsupported}, whose positions see earlier positions only. "
+            'Use masking="clm" with it, or XLNetConfig with its attn_type="bi", or for "mlm" and '
+            '"rtd" BertConfig, RobertaConfig, ElectraConfig, AlbertConfig or LongformerConfig.'
+        )
+    return no_arguments
+
+
+def _only_sees_earlier(transformer: Any, run: Run, width: int) -> bool:
+    if transformer.config.model_type == "reformer":  # cannot be differentiated in eval mode
+        return bool(transformer.config.is_decoder)
+    return not _sees_later_with(transformer, run, width, no_arguments)
+
+
+def check_takes_embeddings(transformer: Any) -> None:
+    """Raise ValueError unless ``transformer`` is one stack that takes ``inputs_embeds``."""
+    accepted = inspect.signature(transformer.forward).parameters
+    if "inputs_embeds" not in accepted:
+        raise value_error(
+            "TransformerBlock",
+            "transformer",
+            "take inputs_embeds in its forward",
+            type(transformer).__name__,
+        )
+    if "decoder_input_ids" in accepted or "decoder_inputs_embeds" in accepted:
+        raise value_error(
+            "TransformerBlock",
+            "transformer",
+            "be one stack, not an encoder and a decoder",
+            type(transformer).__name__,
+            "Give it the encoder: model.get_encoder().",
+        )

@@ -1,0 +1,109 @@
+"""What all configurations share: the registry, ``build`` and the way to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from transformers4rec_ext._errors import value_error
+from transformers4rec_ext.block.base import SequentialBlock
+from transformers4rec_ext.block.transformer import TransformerBlock, new_model
+from transformers4rec_ext.features.sequence import TabularSequenceFeatures
+from transformers4rec_ext.registry import Registry
+
+transformer_registry = Registry("transformer")
+
+
+class T4RecConfig:
+    """Mixed into a Hugging Face configuration: adds ``build`` and a way to the model."""
+
+    @classmethod
+    def build(cls, *args: Any, **kwargs: Any) -> Any:
+        """Return a configuration; every architecture defines its own arguments."""
+        raise NotImplementedError(f"{cls.__name__} must define build(...)")
+
+    @property
+    def transformers_config_cls(self) -> type:
+        """The Hugging Face configuration class underneath."""
+        return next(cls for cls in type(self).__mro__ if cls.__module__.startswith("transformers."))
+
+    def to_huggingface_torch_model(self) -> nn.Module:
+        """Return a freshly initialised model of this configuration, without a head.
+
+        Examples
+        --------
+        >>> from transformers4rec_ext.config.transformer import GPT2Config
+        >>> type(GPT2Config.build(8, 2, 1, 5).to_huggingface_torch_model()).__name__
+        'GPT2Model'
+        """
+        return new_model(self)
+
+    def to_torch_model(
+        self,
+        input_features: TabularSequenceFeatures,
+        *prediction_task: Any,
+        task_blocks: Any = None,
+        task_weights: Sequence[float] | None = None,
+        loss_reduction: str = "mean",
+        **kwargs: Any,
+    ) -> Any:
+        """Return a ``Model``: the features, this transformer, and a head of all the tasks.
+
+        Parameters
+        ----------
+        input_features : TabularSequenceFeatures
+            Of this configuration's width: give them ``d_output``.
+        *prediction_task : PredictionTask
+            At least one.
+        task_blocks, task_weights, loss_reduction
+            As for :class:`~transformers4rec_ext.Head`.
+        **kwargs
+            Arguments of :class:`~transformers4rec_ext.Model`.
+
+        Raises
+        ------
+        ValueError
+            If the features or a task are of another type, or the widths differ.
+        """
+        if not isinstance(input_features, TabularSequenceFeatures):
+            raise ValueError(
+                "`input_features` must an instance of SequentialTabularFeatures, such as "
+                f"TabularSequenceFeatures; got {type(input_features).__name__}."
+            )
+        # Tasks lie above configurations, so they are known here by what they can do.
+        if not prediction_task or not all(hasattr(task, "to_head") for task in prediction_task):
+            raise ValueError(
+                "`task` is of the wrong type, please provide one or multiple instance(s) of "
+                f"PredictionTask; got {[type(task).__name__ for task in prediction_task]}."
+            )
+        first, *others = prediction_task
+        block = TransformerBlock(self, masking=input_features.masking)
+        head = first.to_head(
+            SequentialBlock(input_features, block),
+            others=others,
+            task_blocks=task_blocks,
+            task_weights=task_weights,
+            loss_reduction=loss_reduction,
+        )
+        return head.to_model(**kwargs)
+
+
+def check_sizes(function: str, d_model: int, n_head: int, **positive: int) -> None:
+    """Raise unless all sizes are positive ints and ``d_model`` is a multiple of ``n_head``."""
+    for name, value in {"d_model": d_model, "n_head": n_head, **positive}.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise value_error(function, name, "be a positive int", repr(value))
+    if d_model % n_head:
+        raise value_error(
+            function, "d_model", "be a multiple of n_head", f"d_model={d_model}, n_head={n_head}"
+        )
+
+
+def attention_fields(log_attention_weights: bool) -> dict[str, Any]:
+    """Return the fields that make a model return its attention weights, or none."""
+    # Only the plain implementation has weights to return; otherwise transformers chooses SDPA.
+    if not log_attention_weights:
+        return {}
+    return {"output_attentions": True, "attn_implementation": "eager"}
