@@ -37,7 +37,6 @@ def test_public_names_resolve(name: str) -> None:
     ("name", "text"),
     [
         ("Trainer", "It is upstream's; use Model.fit"),
-        ("TransfoXLConfig", "use XLNetConfig"),
         ("nonsense", "no 'nonsense'"),
     ],
 )

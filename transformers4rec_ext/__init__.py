@@ -16,7 +16,18 @@ _EXPORTS = {
     "block.mlp": ("MLPBlock",),
     "block.transformer": ("TransformerBlock",),
     "config.schema": ("requires_schema",),
-    "config.transformer": ("GPT2Config", "T4RecConfig", "XLNetConfig"),
+    "config.transformer": (
+        "AlbertConfig",
+        "BertConfig",
+        "ElectraConfig",
+        "GPT2Config",
+        "LongformerConfig",
+        "ReformerConfig",
+        "RobertaConfig",
+        "T4RecConfig",
+        "TransfoXLConfig",
+        "XLNetConfig",
+    ),
     "features.embedding": ("FeatureConfig", "SequenceEmbeddingFeatures", "TableConfig"),
     "features.sequence": ("TabularSequenceFeatures",),
     "functional": ("Candidates",),
@@ -70,7 +81,6 @@ __all__ = sorted([*_HOME, *_MODULES])
 
 # Names of upstream's that are not here, and what to do instead.
 _ELSEWHERE = {
-    "TransfoXLConfig": "transformers 5 no longer has TransfoXL; use XLNetConfig",
     "Trainer": "use Model.fit, or `python -m transformers4rec_ext train` for resumable runs",
     "T4RecTrainingArguments": "use Model.fit, or `python -m transformers4rec_ext train`",
 }

@@ -139,7 +139,7 @@ class ReformerConfig(T4RecConfig, transformers.ReformerConfig):
         )
         if d_model % 2:
             raise value_error("ReformerConfig.build", "d_model", "be even", d_model)
-        length = total_seq_length + 2
+        axes = _axes(total_seq_length + 2, axial_pos_shape_first_dim)
         fields = {
             "hidden_size": d_model,
             "attention_head_size": d_model,
@@ -154,9 +154,9 @@ class ReformerConfig(T4RecConfig, transformers.ReformerConfig):
             "lsh_attention_probs_dropout_prob": dropout,
             "pad_token_id": pad_token,
             "output_attentions": log_attention_weights,
-            "max_position_embeddings": length,
+            "max_position_embeddings": math.prod(axes),
             "axial_pos_embds_dim": [d_model // 2, d_model // 2],
-            "axial_pos_shape": _axes(length, axial_pos_shape_first_dim),
+            "axial_pos_shape": axes,
             "vocab_size": 1,
         }
         return cls(**{**fields, **kwargs})
