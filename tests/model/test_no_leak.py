@@ -20,11 +20,13 @@ from body_helpers import (
 from transformers4rec_ext.block.transformer import TransformerBlock
 from transformers4rec_ext.masking import MaskedItems
 
+#: Every pair, and the variants of each masking with one architecture of a kind.
 PAIRS = [
     (architecture, masking)
     for architecture, accepted in ACCEPTED.items()
     for masking in MASKINGS
     if masking.split("-")[0] in accepted
+    and (masking in ("clm", "mlm", "plm") or architecture in ("gpt2", "xlnet-bi", "electra"))
 ]
 CAUSAL = [pair for pair in PAIRS if pair[1].startswith("clm")]
 

@@ -147,7 +147,7 @@ def test_recorded_fault_causal_hidden_states_depend_on_later_items(parity, group
     inputs = tensors[f"{masking}/{mode}/mlp_out"]
     recorded = tensors[f"{masking}/{mode}/body_out"]
     out = _block(meta, tensors, masking)(inputs)
-    assert (out - recorded).abs().amax(-1)[:, 0].min() > 0.01, "first positions saw the others"
+    assert (out - recorded).abs().amax(-1)[:, 0].median() > 0.01, "first positions saw the others"
     # The last position sees everything either way; one layer of XLNet's or BERT's is the same.
     bare = _block(meta, tensors, None)
     changed = inputs.clone()

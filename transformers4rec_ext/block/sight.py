@@ -98,7 +98,7 @@ def _sees_later_with(transformer: Any, run: Run, width: int, way: CausalArgument
         return run(inputs, way(transformer, inputs))
 
     with _in_eval_mode(transformer):
-        return sees_later(hidden, width, next(transformer.parameters()))
+        return sees_later(hidden, width, next(transformer.parameters(), torch.empty(0)))
 
 
 @contextmanager

@@ -183,7 +183,8 @@ class TransformerBlock(BlockBase):
 
     @property
     def _input_width(self) -> int:
-        table = self.transformer.get_input_embeddings()
+        make = getattr(self.transformer, "get_input_embeddings", None)
+        table = make() if make is not None else None
         width: int = getattr(table, "embedding_dim", None) or self.transformer.config.hidden_size
         return width
 
