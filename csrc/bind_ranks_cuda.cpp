@@ -61,6 +61,7 @@ void topk_tile(Tensor scores, std::optional<Tensor> bias, int64_t begin, std::op
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(transformers4rec_ext, T4R_DEVICE_KEY, m) {
+  if (!t4r::bind::driver_suffices()) return;
   m.impl("rank_tile", TORCH_BOX(&rank_tile));
   m.impl("pair_scores", TORCH_BOX(&pair_scores));
   m.impl("topk_tile", TORCH_BOX(&topk_tile));

@@ -51,6 +51,7 @@ void adagrad_rows(Tensor weight, Tensor square_sum, Tensor ids, Tensor values, d
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(transformers4rec_ext, T4R_DEVICE_KEY, m) {
+  if (!t4r::bind::driver_suffices()) return;
   m.impl("adam_rows", TORCH_BOX(&adam_rows));
   m.impl("adagrad_rows", TORCH_BOX(&adagrad_rows));
 }
