@@ -48,7 +48,7 @@ def test_pad_batch_pads_to_what_is_asked_for():
 def _schema() -> Schema:
     return Schema(
         [
-            ColumnSchema("item", is_list=True, int_domain=IntDomain(0, 3), max_length=6),
+            ColumnSchema("item", is_list=True, int_domain=IntDomain(0, 4), max_length=6),
             ColumnSchema(
                 "price",
                 dtype="float32",
@@ -56,7 +56,7 @@ def _schema() -> Schema:
                 float_domain=FloatDomain(-3, -2),
                 max_length=6,
             ),
-            ColumnSchema("days", int_domain=IntDomain(-4, -2, is_categorical=False)),
+            ColumnSchema("days", int_domain=IntDomain(-4, -1, is_categorical=False)),
             ColumnSchema("vector", dtype="float32", shape=(5,)),
             ColumnSchema("time"),
             ColumnSchema("click", tags=Tags.BINARY_CLASSIFICATION, dtype=None),
@@ -77,6 +77,8 @@ def test_random_data_keeps_to_the_domains():
     assert ((price[within] >= -3) & (price[within] <= -2)).all()
     assert set(batch["days"].tolist()) == {-4, -3, -2}
     assert batch["vector"].shape == (200, 5)
+    only = random_data_from_schema(Schema([ColumnSchema("a", int_domain=IntDomain(0, 1))]), 9)
+    assert set(only["a"].tolist()) == {1}
     assert (batch["time"].dtype, batch["time"].shape) == (torch.int64, (200,))
     assert set(batch["click"].tolist()) == {0.0, 1.0}
     assert batch["click"].dtype == torch.float32

@@ -177,21 +177,26 @@ class ColumnSchema:
         is_float: bool = True,
         min_value: float | None = None,
         max_value: float | None = None,
+        is_embedding: bool = False,
         shape: Sequence[int] | None = None,
         value_count: ValueCount | None = None,
         tags: Tag | Iterable[Tag] | None = None,
         **kwargs: Any,
     ) -> ColumnSchema:
-        """Return a column of numbers, tagged continuous; with both bounds it has a domain."""
+        """Return a column of numbers, tagged continuous; with both bounds it has a domain.
+
+        One that holds vectors ``is_embedding`` and is tagged embedding instead.
+        """
         domain: dict[str, Any] = {}
         if min_value is not None and max_value is not None:
             if is_float:
                 domain["float_domain"] = FloatDomain(float(min_value), float(max_value), name)
             else:
                 domain["int_domain"] = IntDomain(int(min_value), int(max_value), False, name)
+        kind = Tags.EMBEDDING if is_embedding else Tags.CONTINUOUS
         return cls(
             name,
-            tags=tag_names((*tag_names(tags), Tags.CONTINUOUS)),
+            tags=tag_names((*tag_names(tags), kind)),
             dtype="float32" if is_float else "int64",
             shape=None if shape is None else tuple(shape),
             **domain,

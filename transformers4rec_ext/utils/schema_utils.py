@@ -24,9 +24,10 @@ def random_data_from_schema(
 ) -> dict[str, Tensor]:
     """Return a batch of random values of every column of ``schema``.
 
-    Ids are uniform over their domain without the padding id 0, other integers and real numbers over
-    theirs ([0, 1) where it is unknown), targets of binary classification are 0 or 1. All list
-    columns of a row have one length, uniform over the two bounds.
+    Integers are uniform over their domain without its largest (as upstream's, unless it is the only
+    one), ids also without the padding id 0; real numbers over theirs, [0, 1) where it is unknown;
+    targets of binary classification are 0 or 1. All list columns of a row have one length, uniform
+    over the two bounds.
 
     Parameters
     ----------
@@ -108,7 +109,7 @@ def _values(column: ColumnSchema, shape: tuple[int, ...], generator: torch.Gener
             raise value_error(
                 _NAME, f"int_domain of column {column.name!r}", "hold an id above 0", f"max {high}"
             )
-        return torch.randint(low, high + 1, shape, generator=generator)
+        return torch.randint(low, max(high, low + 1), shape, generator=generator)
     if column.dtype == "int64":
         return torch.randint(0, 2**31, shape, generator=generator)
     unit = torch.rand(shape, generator=generator)
