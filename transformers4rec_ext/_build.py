@@ -157,7 +157,7 @@ def cuda_toolkit() -> Toolkit | None:
             where = f"CUDA_HOME={home}" if (home := os.environ.get("CUDA_HOME")) else "CUDA_HOME"
             raise RuntimeError(
                 "T4R_EXT_BUILD=cuda needs nvcc, its headers and libcudart_static.a; found none. "
-                f"Install a CUDA toolkit, let {where} name its folder, or {_from_pypi('13')}."
+                f"Install a CUDA toolkit, let {where} name its folder, or {_from_pypi('13.0')}."
             )
         return found
     import torch
@@ -174,17 +174,17 @@ def cuda_toolkit() -> Toolkit | None:
         f"transformers4rec_ext: torch is built for CUDA {version}, but found "
         f"{available[0] if available else 'no nvcc'}; building the CPU kernels only. On a GPU the "
         f"PyTorch reference runs (same results, slower). Install a CUDA {major} toolkit, or "
-        f"{_from_pypi(major)}, and reinstall."
+        f"{_from_pypi(version)}, and reinstall."
     )
     return None
 
 
-def _from_pypi(major: str) -> str:
+def _from_pypi(version: str) -> str:
+    major = version.partition(".")[0]
     if int(major) < 13:  # earlier packages lie in a folder each, which is no toolkit
         return f"set CUDA_HOME to one of CUDA {major}"
-    packages = ("nvcc", "crt", "runtime", "cccl")
-    names = " ".join(f"nvidia-cuda-{name}=={major}.*" for name in packages)
-    return f"`pip install {names} nvidia-nvvm=={major}.*`"
+    packages = ("cuda-nvcc", "cuda-crt", "cuda-runtime", "cuda-cccl", "nvvm")
+    return f"`pip install {' '.join(f'nvidia-{name}~={version}.0' for name in packages)}`"
 
 
 def architectures(toolkit: Toolkit) -> list[str]:
@@ -291,16 +291,18 @@ def compile_cuda(toolkit: Toolkit, folder: Path = ROOT / "build" / "cuda") -> li
         return list(map(str, pool.map(lambda one: _compile_cuda(one, command, folder), sources)))
 
 
-def _bindings(toolkit: Toolkit | None) -> list[str]:
-    return SOURCES + [s for s in CUDA_SOURCES if s.endswith(".cpp")] if toolkit else SOURCES
+def _cuda_parts() -> tuple[list[str], list[str], list[str]]:
+    """Return what the CUDA kernels add: bindings, objects (compiled now) and flags of the linker.
 
-
-def _link_args(toolkit: Toolkit | None) -> list[str]:
-    """Return the flags that put the CUDA runtime into the library, where no other can see it."""
+    The runtime goes into the library, where no other library can see it.
+    """
+    toolkit = cuda_toolkit()
     if toolkit is None:
-        return []
+        return [], [], []
+    bindings = [source for source in CUDA_SOURCES if source.endswith(".cpp")]
     hidden = "-Wl,--exclude-libs,libcudart_static.a"
-    return [f"-L{toolkit.libraries}", "-lcudart_static", "-ldl", "-lrt", "-lpthread", hidden]
+    flags = [f"-L{toolkit.libraries}", "-lcudart_static", "-ldl", "-lrt", "-lpthread", hidden]
+    return bindings, compile_cuda(toolkit), flags
 
 
 def setup_arguments() -> dict[str, Any]:
@@ -309,7 +311,7 @@ def setup_arguments() -> dict[str, Any]:
     Raises
     ------
     RuntimeError
-        if ``T4R_EXT_BUILD`` is cpu or cuda and there is no C++ compiler, or cuda and no nvcc.
+        if ``T4R_EXT_BUILD`` is cpu or cuda and there is no C++ compiler.
     """
     if mode() == "none":
         print("transformers4rec_ext: T4R_EXT_BUILD=none, installing without native kernels.")
@@ -326,21 +328,21 @@ def setup_arguments() -> dict[str, Any]:
         return {}
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 
-    toolkit = cuda_toolkit()
-
     class BuildKernels(BuildExtension):
         """torch's builder, after nvcc has made the objects of the CUDA kernels."""
 
         def build_extensions(self) -> None:
-            if toolkit:
-                self.extensions[0].extra_objects += compile_cuda(toolkit)
+            (extension,) = self.extensions
+            bindings, objects, flags = _cuda_parts()
+            extension.sources += bindings
+            extension.extra_objects += objects
+            extension.extra_link_args += flags
             super().build_extensions()
 
     extension = CppExtension(
         NAME,
-        sources=_bindings(toolkit),
+        sources=list(SOURCES),
         extra_compile_args={"cxx": COMPILE_ARGS},
-        extra_link_args=_link_args(toolkit),
         depends=[str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*") if p.is_file()],
         py_limited_api=True,
     )
@@ -368,12 +370,12 @@ def compile_now() -> Path:
         )
     from torch.utils.cpp_extension import load
 
-    toolkit = cuda_toolkit()
+    bindings, objects, flags = _cuda_parts()
     path = load(
         name="transformers4rec_ext_kernels",
-        sources=[str(ROOT / source) for source in _bindings(toolkit)],
+        sources=[str(ROOT / source) for source in SOURCES + bindings],
         extra_cflags=COMPILE_ARGS,
-        extra_ldflags=[*(compile_cuda(toolkit) if toolkit else []), *_link_args(toolkit)],
+        extra_ldflags=objects + flags,
         is_python_module=False,
     )
     return Path(path)
