@@ -98,6 +98,7 @@ def summary(logs: dict[str, str]) -> list[dict[str, Any]]:
             most: dict[str, int] = {}
             for kernel in own:
                 most[kernel.arch] = max(most.get(kernel.arch, 0), kernel.registers)
+            most = {arch: most[arch] for arch in sorted(most, key=float)}
             variants = len({kernel.symbol for kernel in own})
             rows.append({"file": file, "kernel": name, "variants": variants, "registers": most})
     return rows
