@@ -20,7 +20,7 @@ LAYERS = [
     ["functional"],
     ["samplers", "losses", "optim", "schema", "ranks"],
     [
-        *("masking", "ranking_metric", "block", "features", "config", "experimental"),
+        *("masking", "ranking_metric", "block", "tabular", "features", "config", "experimental"),
         *("utils.padding", "utils.schema_utils", "utils.torch_utils"),
     ],
     ["model"],

@@ -28,8 +28,18 @@ _EXPORTS = {
         "TransfoXLConfig",
         "XLNetConfig",
     ),
-    "features.embedding": ("FeatureConfig", "SequenceEmbeddingFeatures", "TableConfig"),
-    "features.sequence": ("TabularSequenceFeatures",),
+    "features.continuous": ("ContinuousFeatures",),
+    "features.embedding": (
+        "EmbeddingFeatures",
+        "FeatureConfig",
+        "PretrainedEmbeddingFeatures",
+        "PretrainedEmbeddingsInitializer",
+        "SoftEmbedding",
+        "SoftEmbeddingFeatures",
+        "TableConfig",
+    ),
+    "features.sequence": ("SequenceEmbeddingFeatures", "TabularSequenceFeatures"),
+    "features.tabular": ("TabularFeatures",),
     "functional": ("Candidates",),
     "losses": (
         "CandidateLoss",
@@ -58,6 +68,23 @@ _EXPORTS = {
         "UniformSampler",
     ),
     "schema": ("ColumnSchema", "Schema", "Tags"),
+    "tabular.aggregation": (
+        "ConcatFeatures",
+        "ElementwiseSum",
+        "ElementwiseSumItemMulti",
+        "StackFeatures",
+    ),
+    "tabular.base": (
+        "AsTabular",
+        "FilterFeatures",
+        "MergeTabular",
+        "SequentialTabularTransformations",
+        "TabularAggregation",
+        "TabularBlock",
+        "TabularModule",
+        "TabularTransformation",
+    ),
+    "tabular.transformations": ("StochasticSwapNoise", "TabularDropout", "TabularLayerNorm"),
     "_backend": ("use_backend",),
 }
 _MODULES = (
@@ -73,6 +100,7 @@ _MODULES = (
     "ranking_metric",
     "samplers",
     "schema",
+    "tabular",
     "utils",
 )
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -19,6 +20,8 @@ class Registry:
         What the registry holds; appears in its errors.
     instantiate : bool
         Whether :meth:`parse` returns an instance made without arguments instead of the class.
+    home : str, optional
+        The module that registers the names of this package; imported before the first look-up.
 
     Examples
     --------
@@ -29,8 +32,9 @@ class Registry:
     True
     """
 
-    def __init__(self, name: str, *, instantiate: bool = False) -> None:
+    def __init__(self, name: str, *, instantiate: bool = False, home: str | None = None) -> None:
         self.name = name
+        self._home = home
         self._instantiate = instantiate
         self._classes: dict[str, type] = {}
 
@@ -48,12 +52,16 @@ class Registry:
 
         return register
 
+    def register(self, name: str) -> Callable[[ClassT], ClassT]:
+        """Return a class decorator that files the class under ``name``."""
+        return self.register_with_multiple_names(name)
+
     def parse(self, name_or_object: Any) -> Any:
         """Return what ``name_or_object`` names; anything but a ``str`` is returned unchanged."""
         if not isinstance(name_or_object, str):
             return name_or_object
         try:
-            cls = self._classes[name_or_object.lower()]
+            cls = self._known()[name_or_object.lower()]
         except KeyError:
             raise value_error(
                 "parse",
@@ -66,4 +74,9 @@ class Registry:
 
     def names(self) -> list[str]:
         """Return all registered names, sorted."""
-        return sorted(self._classes)
+        return sorted(self._known())
+
+    def _known(self) -> dict[str, type]:
+        if self._home is not None:
+            importlib.import_module(self._home)
+        return self._classes

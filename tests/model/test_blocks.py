@@ -83,7 +83,7 @@ def test_sequential_builds_each_for_its_predecessor():
     assert body(torch.zeros(2, 5, 8)).shape == (2, 5, 3)
     assert len(build_blocks(_source(), MLPBlock([6]))) == 2
     assert body.inputs is None
-    assert SequentialBlock(_source(), output_size=[-1, 7]).output_size() == torch.Size([-1, 7])
+    assert SequentialBlock(_source(), output_size=[None, 7]).output_size() == [None, 7]
 
 
 def test_sequential_from_list_and_mapping():

@@ -1,53 +1,91 @@
-"""The input block over recorded weights: outputs and gradients of the categorical columns."""
+"""The input block over recorded weights: outputs, gradients, sizes and refusals of all options."""
 
 from __future__ import annotations
 
+import json
+import math
+
+import pytest
 import torch
 
 from transformers4rec_ext.features.sequence import TabularSequenceFeatures
-from transformers4rec_ext.schema import ColumnSchema, IntDomain, Schema
+from transformers4rec_ext.schema import Schema
+
+REFUSED = ("sum", "sum_item_multi")
+CASES = (
+    "concat",
+    "no_projection",
+    "proj2",
+    "sum_categorical",
+    "sum_item_multi_categorical",
+    "stack_categorical",
+    "continuous_only",
+    "d_output",
+    "d_output_clm",
+    "infer_sizes",
+    "dims",
+    "soft",
+    "dict_out",
+)
+# Upstream's size of stacked columns leaves out their width: the tensor is [5, 8, 12, 3].
+SIZES = {"stack_categorical": [-1, 8, 12, 3]}
 
 
-def _schema(meta) -> Schema:
-    columns = []
-    for feature in meta["schema"]["feature"]:
-        domain = feature.get("intDomain")
-        columns.append(
-            ColumnSchema(
-                feature["name"],
-                feature["annotation"]["tag"],
-                dtype="int64" if feature["type"] == "INT" else "float32",
-                is_list="valueCount" in feature,
-                int_domain=domain and IntDomain(int(domain["min"]), int(domain["max"])),
-            )
-        )
-    return Schema(columns)
+def _below(tensors, prefix):
+    prefix = f"{prefix}/"
+    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def test_sum_of_categorical_columns(parity):
+def _inputs(meta, name) -> TabularSequenceFeatures:
+    schema = Schema.from_json(json.dumps(meta["schema"]))
+    return TabularSequenceFeatures.from_schema(schema, **meta["cases"][name]["from_schema"])
+
+
+def _plain(size):
+    if isinstance(size, dict):
+        return {name: list(column) for name, column in size.items()}
+    return list(size)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_outputs_and_gradients(parity, name):
     meta, tensors = parity("features")
-    case = meta["cases"]["sum_categorical"]
-    inputs = TabularSequenceFeatures.from_schema(_schema(meta), **case["from_schema"])
-    weights = {key: tensors[f"sum_categorical/weights/{key}"] for key in case["state_dict_keys"]}
-    inputs.load_state_dict(weights, strict=True)
+    case = meta["cases"][name]
+    inputs = _inputs(meta, name)
+    assert sorted(inputs.state_dict()) == sorted(case["state_dict_keys"])
+    inputs.load_state_dict(_below(tensors, f"{name}/weights"), strict=True)
+    assert _plain(inputs.output_size()) == SIZES.get(name, case["output_size"])
 
-    batch = {k[len("batch/") :]: v for k, v in tensors.items() if k.startswith("batch/")}
-    out = inputs(batch)
+    batch = _below(tensors, "batch")
+    # Recorded in testing, which is when the masking shows what it hides of a full session.
+    out = inputs(batch, testing=True)
+    recorded = _below(tensors, f"{name}/out") or tensors[f"{name}/out"]
+    if isinstance(out, dict):
+        assert set(out) == set(recorded)
+        for column in out:
+            torch.testing.assert_close(out[column], recorded[column], **meta["tolerance"])
+        out = torch.cat([out[column].flatten() for column in sorted(out)])
+    else:
+        torch.testing.assert_close(out, recorded, **meta["tolerance"])
+        assert math.prod(inputs.output_size()[1:]) == math.prod(out.shape[1:])
+
+    if not case["state_dict_keys"]:
+        return
     (out * (torch.arange(out.numel()).reshape(out.shape) % 5)).sum().backward()
-
-    assert list(inputs.output_size()) == case["output_size"]
-    tolerance = meta["tolerance"]
-    torch.testing.assert_close(out, tensors["sum_categorical/out"], **tolerance)
+    gradients = _below(tensors, f"{name}/grad")
+    assert set(gradients) == {k for k, p in inputs.named_parameters() if p.grad is not None}
     for key, parameter in inputs.named_parameters():
-        recorded = tensors[f"sum_categorical/grad/{key}"]
-        torch.testing.assert_close(parameter.grad, recorded, **tolerance)
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, gradients[key], **meta["tolerance"])
 
 
-def test_inferred_sizes(parity):
-    meta, tensors = parity("features")
-    inputs = TabularSequenceFeatures.from_schema(
-        _schema(meta), continuous_tags=None, infer_embedding_sizes=True
-    )
-    for name, table in inputs.categorical_module.embedding_tables.items():
-        key = f"infer_sizes/weights/to_merge.categorical_module.embedding_tables.{name}.weight"
-        assert table.weight.shape == tensors[key].shape
+@pytest.mark.parametrize("name", REFUSED)
+def test_element_wise_sums_of_scalars_are_refused(parity, name):
+    meta, _ = parity("features")
+    with pytest.raises(ValueError, match="The last dim of all input features") as error:
+        _inputs(meta, name)
+    assert str(error.value).startswith(meta["cases"][name]["message"])
+
+
+def test_all_recorded_cases_are_tested(parity):
+    assert set(parity("features")[0]["cases"]) == {*CASES, *REFUSED}

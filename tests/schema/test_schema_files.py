@@ -252,12 +252,18 @@ def test_schema_mixin():
     ids = torch.tensor([[3, 1, 0]])
     assert wants.get_item_ids_from_inputs({"items": ids}) is ids
     assert wants.get_padding_mask_from_item_id({"items": ids}).tolist() == [[True, True, False]]
-    with pytest.raises(ValueError, match=r"item ids must be \[B, T\]; got \[3\]"):
+    with pytest.raises(ValueError, match="expected to have 2 dims, but it has 1 dims"):
         wants.get_padding_mask_from_item_id({"items": ids[0]})
     wants.schema = None
     assert wants.schema is None
-    with pytest.raises(ValueError, match="Wants: schema must have a column tagged item_id"):
+    with pytest.raises(ValueError, match="Wants requires a schema"):
         wants.get_item_ids_from_inputs({})
+    wants.schema = Schema([ColumnSchema("a", Tags.ITEM)])
+    with pytest.raises(ValueError, match=r"no column tagged as item id. Tag one of .*\['a'\]"):
+        wants.get_item_ids_from_inputs({})
+    wants.schema = schema
+    with pytest.raises(ValueError, match=r"have the item id column 'items'; got columns \['a'\]"):
+        wants.get_item_ids_from_inputs({"a": ids})
     assert SchemaMixin().set_schema().schema is None
 
 

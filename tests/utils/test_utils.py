@@ -124,7 +124,7 @@ def test_sizes_of_a_schema():
     sizes = torch_utils.get_output_sizes_from_schema(_schema(), max_sequence_length=8)
     assert sizes["item"] == torch.Size([-1, 8])
     assert sizes["vector"] == torch.Size([-1, 5])
-    assert sizes["days"] == torch.Size([-1, 1])
+    assert sizes["days"] == torch.Size([-1])
     assert torch_utils.get_output_sizes_from_schema(_schema(), 4)["price"] == torch.Size([4, 6])
     assert torch_utils.calculate_batch_size_from_input_size(torch.Size([4, 6])) == 4
     assert torch_utils.calculate_batch_size_from_input_size(sizes) == -1

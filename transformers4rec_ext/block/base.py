@@ -15,55 +15,16 @@ import torch
 from torch import nn
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext.block.sizes import OutputSizeMixin, module_output_size
 
 logger = logging.getLogger("transformers4rec_ext")
 
-#: Modules of torch that return what they get, in shape.
-_SAME_SIZE = (
-    nn.Identity,
-    nn.Dropout,
-    nn.LayerNorm,
-    nn.ReLU,
-    nn.GELU,
-    nn.SiLU,
-    nn.Tanh,
-    nn.Sigmoid,
-    nn.ELU,
-    nn.LeakyReLU,
-)
 
-
-def module_output_size(module: nn.Module, input_size: Any) -> Any:
-    """Return the size of ``module``'s output for ``input_size``, or None where it is unknown."""
-    if isinstance(module, BlockBase):
-        return module.output_size(input_size)
-    if input_size is None or isinstance(input_size, Mapping):
-        return None
-    if isinstance(module, nn.Linear):
-        return torch.Size([*input_size[:-1], module.out_features])
-    return torch.Size(input_size) if isinstance(module, _SAME_SIZE) else None
-
-
-class BlockBase(nn.Module):
+class BlockBase(OutputSizeMixin, nn.Module):
     """Base of all blocks: ``build(input_size)``, ``output_size()`` and ``to_model(task)``."""
 
     #: Whether the block takes a batch (a dict of columns) and so may stand first in a body.
     is_input = False
-
-    input_size: Any = None
-
-    def build(self, input_size: Any, schema: Any = None, **kwargs: Any) -> BlockBase:
-        """Remember ``input_size``; return the block itself."""
-        self.input_size = input_size
-        return self
-
-    def output_size(self, input_size: Any = None) -> Any:
-        """Return the size of the output, given that of the input or the one built for."""
-        return self.forward_output_size(self.input_size if input_size is None else input_size)
-
-    def forward_output_size(self, input_size: Any) -> Any:
-        """Return the size of the output for ``input_size``; None where it is unknown."""
-        return None
 
     def to_model(self, prediction_task_or_head: Any, inputs: Any = None, **kwargs: Any) -> Any:
         """Return a ``Model`` of this body and a task, or of a finished head.
@@ -92,6 +53,19 @@ class BlockBase(nn.Module):
                 f"found: {type(prediction_task_or_head)}"
             )
         return head.to_model(**kwargs)
+
+    def as_tabular(self, name: str | None = None) -> SequentialBlock:
+        """Return this block followed by one that makes its output ``{name: output}``.
+
+        Parameters
+        ----------
+        name : str, optional
+            The block's own ``name``, if it has one, when not given.
+        """
+        name = name or getattr(self, "name", None)
+        if not isinstance(name, str):
+            raise type_error(f"{type(self).__name__}.as_tabular", "name", "be a str", repr(name))
+        return SequentialBlock(self, _tabular().AsTabular(name))
 
     def __rshift__(self, other: Any) -> SequentialBlock:
         return right_shift_block(other, self)
@@ -156,10 +130,16 @@ class SequentialBlock(BlockBase, nn.Sequential):
 
     Parameters
     ----------
-    *args : BlockBase, BuildableBlock or nn.Module
-        Or one list of them, or one mapping from name to them.
+    *args : BlockBase, BuildableBlock, nn.Module or list of str
+        Or one list of them, or one mapping from name to them. A list of column names stands for
+        :class:`~transformers4rec_ext.FilterFeatures`.
     output_size : sequence of int, optional
         What :meth:`output_size` returns; inferred when not given.
+
+    Notes
+    -----
+    ``a >> b`` is short for ``SequentialBlock(a, b)``, ``a + b`` for ``MergeTabular(a, b)``; a slice
+    is a ``SequentialBlock`` of the same modules under their names.
 
     Examples
     --------
@@ -169,17 +149,34 @@ class SequentialBlock(BlockBase, nn.Sequential):
     torch.Size([-1, 4])
     """
 
-    def __init__(self, *args: Any, output_size: Sequence[int] | None = None) -> None:
+    def __init__(self, *args: Any, output_size: Sequence[int | None] | None = None) -> None:
         super().__init__()
         self._static_output_size = output_size
         self._accepted: dict[type, frozenset[str]] = {}
         for name, module in _named_modules(args):
-            self._append_built(name, module)
+            self.add_module_and_maybe_build(name, module)
         _share_masking(list(self))
 
-    def _append_built(self, name: str, module: Any) -> None:
+    def add_module(self, name: str, module: Any) -> None:
+        """Add a module under ``name``; a list of column names selects them."""
+        super().add_module(name, _selecting(module))
+
+    def append(self, module: Any) -> SequentialBlock:
+        """Add a module at the end, built for the output of the one before; return the block."""
+        self.add_module_and_maybe_build(str(len(self)), module)
+        return self
+
+    def add_module_and_maybe_build(
+        self, name: str, module: Any, parent: Any = None, idx: int | None = None
+    ) -> nn.Module:
+        """Add a module at the end, built for the output of the one before; return what was added.
+
+        ``parent`` and ``idx`` are what upstream asks for, the module before and its position; both
+        are known here.
+        """
         previous = list(self)[-1] if len(self) else None
         size = None if previous is None else self.forward_output_size(self.input_size)
+        module = _selecting(module)
         if isinstance(module, BuildableBlock):
             if size is None:
                 raise value_error(
@@ -190,7 +187,7 @@ class SequentialBlock(BlockBase, nn.Sequential):
                     "Build it yourself with .build(input_size), or wrap its predecessor in Block.",
                 )
             module = module.build(size)
-        elif isinstance(module, BlockBase):
+        elif isinstance(module, OutputSizeMixin):
             if size is not None:
                 module = module.build(size)
         elif not isinstance(module, nn.Module):
@@ -200,18 +197,27 @@ class SequentialBlock(BlockBase, nn.Sequential):
         if previous is None:
             self.input_size = getattr(module, "input_size", None)
         self.add_module(name, module)
+        return module
 
     @property
     def inputs(self) -> Any:
         """The input block this body begins with, or None."""
         first = next(iter(self), None)
-        return first if getattr(first, "is_input", False) else None
+        if getattr(first, "is_input", False):
+            return first
+        return getattr(first, "inputs", None)
+
+    @property
+    def call_arguments(self) -> frozenset[str]:
+        """What the last module takes when it is called, besides what its forward names."""
+        last = list(self)[-1] if len(self) else None
+        return getattr(last, "call_arguments", frozenset())
 
     def build(self, input_size: Any, schema: Any = None, **kwargs: Any) -> SequentialBlock:
         """Build every block for the output of the one before; the first for ``input_size``."""
         size = input_size
         for module in self:
-            if isinstance(module, BlockBase):
+            if isinstance(module, OutputSizeMixin):
                 module.build(size, schema=schema)
             size = module_output_size(module, size)
         self.input_size = input_size
@@ -236,10 +242,21 @@ class SequentialBlock(BlockBase, nn.Sequential):
         masked: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Apply the modules in order; all other arguments go to those that name them."""
+        """Apply the modules in order; all other arguments go to those that name them.
+
+        ``pre``, ``post``, ``merge_with`` and ``aggregation`` go to the last one, if it is a
+        :class:`~transformers4rec_ext.TabularModule`; what is merged sees this block's ``input``.
+        """
         arguments = {"training": training, "testing": testing, "masked": masked, **kwargs}
-        for module in self:
+        if kwargs.get("merge_with") is not None:
+            arguments["merge_with"] = _outputs_of(kwargs["merge_with"], input)
+        for_last = self.call_arguments
+        modules = list(self)
+        for module in modules:
             accepted = self._named(module)
+            if isinstance(module, SequentialBlock):
+                accepted = frozenset(arguments)
+            accepted = accepted | for_last if module is modules[-1] else accepted - for_last
             named = {name: value for name, value in arguments.items() if name in accepted}
             input = module(input, **named)
         return input
@@ -253,7 +270,7 @@ class SequentialBlock(BlockBase, nn.Sequential):
     def output_size(self, input_size: Any = None) -> Any:
         """Return the size of the last module's output; None where it cannot be known."""
         if self._static_output_size is not None:
-            return torch.Size(self._static_output_size)
+            return self._static_output_size
         return super().output_size(input_size)
 
     def forward_output_size(self, input_size: Any) -> Any:
@@ -263,13 +280,47 @@ class SequentialBlock(BlockBase, nn.Sequential):
             size = module_output_size(module, size)
         return size
 
+    @staticmethod
+    def get_children_by_class_name(parent: Sequence[Any], *class_name: str) -> list[nn.Module]:
+        """Return those of ``parent``, and of what its members merge, of a class so named."""
+        children = [
+            module for child in parent for module in (*getattr(child, "merge_values", ()), child)
+        ]
+        return [child for child in children if type(child).__name__ in class_name]
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return SequentialBlock(dict(list(self._modules.items())[index]))
+        return super().__getitem__(index)
+
+    def __add__(self, other: Any) -> Any:
+        return _tabular().merge_tabular(self, other)
+
+
+def _tabular() -> Any:
+    # What is tabular builds on blocks; blocks need it only for these shorthands.
+    from transformers4rec_ext.tabular import base
+
+    return base
+
+
+def _outputs_of(merge_with: Any, inputs: Any) -> Any:
+    from transformers4rec_ext.tabular.columns import outputs_of
+
+    return outputs_of(merge_with, inputs)
+
+
+def _selecting(module: Any) -> Any:
+    return _tabular().FilterFeatures(module) if isinstance(module, list) else module
+
 
 def _named_modules(args: Sequence[Any]) -> Iterator[tuple[str, Any]]:
     if len(args) == 1 and isinstance(args[0], Mapping):
         yield from args[0].items()
         return
     if len(args) == 1 and isinstance(args[0], (list, tuple)):
-        args = args[0]
+        of_names = args[0] and all(isinstance(name, str) for name in args[0])
+        args = args if of_names else args[0]
     for index, module in enumerate(args):
         yield str(index), module
 
@@ -314,11 +365,20 @@ def build_blocks(*modules: Any) -> list[nn.Module]:
 
 
 def right_shift_block(self: Any, other: Any) -> SequentialBlock:
-    """Return ``other >> self``: both, flattened, as one :class:`SequentialBlock`."""
+    """Return ``other >> self``: both, flattened, as one :class:`SequentialBlock`.
+
+    A list of column names on the left selects them. If a part lies on an accelerator, so does the
+    result.
+    """
+    parts = [_selecting(other), _selecting(self)]
     modules: list[Any] = []
-    for part in (other, self):
-        modules.extend(part if type(part) is SequentialBlock else [part])
-    return SequentialBlock(*modules)
+    for part in parts:
+        flat = type(part) is SequentialBlock and part._static_output_size is None
+        modules.extend(part if flat else [part])
+    out = SequentialBlock(*modules)
+    devices = {p.device for part in parts if isinstance(part, nn.Module) for p in part.parameters()}
+    elsewhere = [device for device in devices if device.type not in ("cpu", "meta")]
+    return out.to(elsewhere[0]) if len(elsewhere) == 1 else out
 
 
 BlockType = BlockBase | BuildableBlock

@@ -1,93 +1,82 @@
-"""What all input blocks share, and how the vectors of several columns become one."""
+"""What all input blocks share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
-import torch
-from torch import Tensor
+from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext.schema import Schema
+from transformers4rec_ext.tabular.base import TabularBlock
+from transformers4rec_ext.utils.torch_utils import get_output_sizes_from_schema
 
-from transformers4rec_ext._errors import value_error
-from transformers4rec_ext.block.base import BlockBase
-from transformers4rec_ext.schema import Schema, as_schema
+BlockT = TypeVar("BlockT", bound=TabularBlock)
 
 
-class InputBlock(BlockBase):
+class InputBlock(TabularBlock):
     """Base of the blocks that take a batch: a dict from column name to tensor.
 
     Parameters
     ----------
+    pre, post, aggregation
+        See :class:`~transformers4rec_ext.TabularModule`.
     schema : Schema, optional
         The columns it reads.
     """
 
     is_input = True
 
-    def __init__(self, schema: Schema | None = None) -> None:
-        super().__init__()
-        self._schema = None if schema is None else as_schema(schema, type(self).__name__)
 
-    @property
-    def schema(self) -> Schema:
-        """The columns this block reads; ValueError when it was made without a schema."""
-        if self._schema is None:
-            raise ValueError(f"{type(self).__name__} requires a schema.")
-        return self._schema
-
-
-def concat(inputs: dict[str, Tensor]) -> Tensor:
-    """Return the tensors side by side, [B, T, sum of D], ordered by column name.
-
-    Examples
-    --------
-    >>> concat({"b": torch.zeros(2, 3, 4), "a": torch.ones(2, 3, 1)})[0, 0].tolist()
-    [1.0, 0.0, 0.0, 0.0, 0.0]
-    """
-    tensors = [inputs[name] for name in sorted(inputs)]
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=-1)
+def built(
+    block: BlockT, schema: Schema, max_sequence_length: int | None, automatic_build: bool
+) -> BlockT:
+    """Let a block know its schema and, with ``automatic_build``, the sizes of its columns."""
+    block.set_schema(schema)
+    if automatic_build:
+        sizes = get_output_sizes_from_schema(schema, max_sequence_length=max_sequence_length)
+        block.build(sizes, schema=schema)
+    return block
 
 
-def element_wise_sum(inputs: dict[str, Tensor]) -> Tensor:
-    """Return the sum of tensors of one shape [B, T, D].
-
-    Examples
-    --------
-    >>> element_wise_sum({"a": torch.ones(1, 1, 2), "b": torch.ones(1, 1, 2)}).tolist()
-    [[[2.0, 2.0]]]
-    """
-    tensors = [inputs[name] for name in sorted(inputs)]
-    total = tensors[0]
-    for tensor in tensors[1:]:
-        total = total + tensor
-    return total
+def arguments_of(function: Any) -> frozenset[str]:
+    """Return the names of the arguments of a constructor or builder."""
+    return frozenset(
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    )
 
 
-def _concat_width(widths: dict[str, int]) -> int:
-    return sum(widths.values())
+@functools.cache
+def known_arguments() -> frozenset[str]:
+    """Return the names of the arguments of all column blocks and of their builders."""
+    # The blocks build on this module.
+    from transformers4rec_ext.features import continuous, lookup, pretrained, soft
+
+    blocks = (
+        continuous.ContinuousFeatures,
+        pretrained.PretrainedEmbeddingFeatures,
+        lookup.SequenceEmbeddingFeatures,
+        soft.SoftEmbeddingFeatures,
+    )
+    functions = [function for block in blocks for function in (block, block.from_schema)]
+    own = frozenset().union(*(arguments_of(function) for function in functions))
+    return own - {"schema", "features", "feature_config", "tags"} | {"batch_size"}
 
 
-def _sum_width(widths: dict[str, int]) -> int:
-    if len(set(widths.values())) != 1:
-        raise ValueError(
-            "The last dim of all input features is not equal, which is required for element-wise "
-            f"aggregation: {widths}"
-        )
-    return next(iter(widths.values()))
+def refuse_unknown(function: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise TypeError if an argument in ``given`` is none of ``known``."""
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise type_error(function, "arguments", f"be among {sorted(known)}", unknown)
 
 
-#: name -> (function of the tensors, function of their widths)
-AGGREGATIONS: dict[
-    str, tuple[Callable[[dict[str, Tensor]], Tensor], Callable[[dict[str, int]], int]]
-] = {
-    "concat": (concat, _concat_width),
-    "element-wise-sum": (element_wise_sum, _sum_width),
-}
-
-
-def check_aggregation(function: str, aggregation: str | None) -> str | None:
-    """Return ``aggregation`` if it names one, or is None."""
-    if aggregation is not None and aggregation not in AGGREGATIONS:
-        raise value_error(
-            function, "aggregation", f"be one of {sorted(AGGREGATIONS)} or None", repr(aggregation)
-        )
-    return aggregation
+def refuse_unknown_columns(
+    function: str, argument: str, given: Mapping[str, Any], columns: Iterable[str]
+) -> None:
+    """Raise ValueError if ``given`` has a column that is none of ``columns``."""
+    unknown = sorted(set(given) - set(columns))
+    if unknown:
+        raise value_error(function, argument, f"name columns among {list(columns)}", unknown)

@@ -21,6 +21,8 @@ def input_schema(heads: Iterable[Any]) -> Schema:
                 "begin with an input module",
                 type(head.body).__name__,
             )
+        if inputs.schema is None:
+            raise ValueError(f"{type(inputs).__name__} requires a schema.")
         columns.update({column.name: column for column in inputs.schema})
     return Schema(list(columns.values()))
 

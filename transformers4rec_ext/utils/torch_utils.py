@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.config.schema import requires_schema
 from transformers4rec_ext.ranks import best_items, check_ks, check_relevances
-from transformers4rec_ext.schema import Schema, as_schema
+from transformers4rec_ext.schema import Schema, Tags, as_schema
 
 __all__ = [
     "LambdaModule",
@@ -66,15 +66,16 @@ def get_output_sizes_from_schema(
 ) -> dict[str, torch.Size]:
     """Return the sizes of the columns of a batch, by name; -1 is what only a batch tells.
 
-    ``[B, T]`` of a list column, ``[B, *shape]`` of one with a shape, ``[B, 1]`` of the others.
+    ``[B, T]`` of a list column, ``[B]`` of the others; with the shape of one value appended where
+    that is a vector, so ``[B, T, D]`` or ``[B, D]``. T is ``max_sequence_length``, or the longest
+    list by the schema.
     """
     sizes = {}
     for column in as_schema(schema, "get_output_sizes_from_schema"):
-        if column.is_list:
-            rest: Sequence[int] = (max_sequence_length or column.max_length or -1,)
-        else:
-            rest = column.shape or (1,)
-        sizes[column.name] = torch.Size([batch_size, *rest])
+        time = [max_sequence_length or column.max_length or -1] if column.is_list else []
+        value = column.shape or ((-1,) if column.has_tag(Tags.EMBEDDING) else ())
+        value = () if value == (1,) else value
+        sizes[column.name] = torch.Size([batch_size, *time, *value])
     return sizes
 
 

@@ -1,0 +1,1 @@
+"""Batches as dicts of columns: filter, merge, transform and aggregate them."""
