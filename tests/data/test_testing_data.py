@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,23 @@ def test_files_hold_the_columns(name):
         if domain is not None:
             values = values.to_numpy()
             assert domain.min - 1e-4 <= values.min() <= values.max() <= domain.max + 1e-4
+
+
+def test_a_folder_of_ones_own(tmp_path):
+    data = tr.data.music_streaming_testing_data
+    shutil.copy(data.path, tmp_path / "data.parquet")
+    shutil.copy(data.schema_path, tmp_path / "schema.json")
+    assert isinstance(data, tr.data.ParquetDataset)
+    own = tr.data.ParquetDataset(tmp_path)
+    assert own.schema.column_names == data.schema.column_names
+    assert own.schema["item_id"] == data.schema["item_id"]
+    assert own.path == str(tmp_path / "data.parquet")
+    text = tmp_path / "schema.pbtxt"
+    text.write_text(data.schema.to_proto_text())
+    assert tr.data.ParquetDataset(tmp_path, schema_path=text).schema == own.schema
+    assert tr.data.ParquetDataset(tmp_path, schema_file_name="schema.pbtxt").schema == own.schema
+    batch = own.torch_synthetic_data(num_rows=4, min_session_length=1, max_session_length=3)
+    assert batch["item_id"].shape == (4, 3)
 
 
 def test_files_are_removed_at_exit():

@@ -109,13 +109,38 @@ def test_json_with_fields_of_no_message():
     )
 
 
+def test_json_as_merlin_writes_it():
+    """Its properties do not say of which type they are."""
+    text = """{"feature": [{"name": "item_id-list", "type": "INT",
+        "valueCount": {"min": "10", "max": "10"},
+        "intDomain": {"name": "item_id", "max": "293", "isCategorical": true},
+        "annotation": {"tag": ["list", "id", "item_id"], "extraMetadata": [
+            {"num_buckets": null, "_dims": [[0, null], 10], "is_list": true,
+             "embedding_sizes": {"cardinality": 294, "dimension": 39}}]}}]}"""
+    (column,) = schema = Schema.from_json(text)
+    assert column.int_domain == IntDomain(0, 293, True, "item_id")
+    assert column.properties == {
+        "num_buckets": None,
+        "_dims": [[0, None], 10],
+        "is_list": True,
+        "embedding_sizes": {"cardinality": 294, "dimension": 39},
+    }
+    assert Schema.from_json(schema.to_json()) == schema
+
+
 @pytest.mark.parametrize(
     ("make", "error", "text"),
     [
         (
             lambda: Schema.from_json("{feature"),
             ValueError,
-            r"Schema\.from_json: value must be the JSON of a schema, or its path; got Failed to",
+            r"Schema\.from_json: value must be the JSON of a schema, or its path; got Expecting",
+        ),
+        (lambda: Schema.from_json(b"[1]"), ValueError, "be the JSON of a schema, or its path; got"),
+        (
+            lambda: Schema.from_json('{"feature": [{"name": 1}]}'),
+            ValueError,
+            "be the JSON of a schema, or its path; got Failed to parse",
         ),
         (
             lambda: Schema.from_proto_text("feature {\n nam: 1 }"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from transformers4rec_ext.data.catalogue import Catalogue
 from transformers4rec_ext.data.contexts import ContextBatch, Contexts, held_out, whole_sessions
+from transformers4rec_ext.data.dataset import ParquetDataset
 from transformers4rec_ext.data.files import RowGroup
 from transformers4rec_ext.data.loader import SessionLoader
 from transformers4rec_ext.data.parquet import ParquetSessions, SessionChunk
@@ -11,7 +12,6 @@ from transformers4rec_ext.data.parquet_loader import ParquetLoader
 from transformers4rec_ext.data.split import padded, target_positions, training_bounds, windows
 from transformers4rec_ext.data.synthetic import synthetic_sessions, write_sessions
 from transformers4rec_ext.data.testing import (
-    SyntheticDataset,
     music_streaming_testing_data,
     tabular_sequence_testing_data,
     tabular_testing_data,
@@ -21,12 +21,12 @@ __all__ = [
     "Catalogue",
     "ContextBatch",
     "Contexts",
+    "ParquetDataset",
     "ParquetLoader",
     "ParquetSessions",
     "RowGroup",
     "SessionChunk",
     "SessionLoader",
-    "SyntheticDataset",
     "held_out",
     "music_streaming_testing_data",
     "padded",

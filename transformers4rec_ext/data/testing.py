@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,73 +17,56 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from transformers4rec_ext.data.dataset import ParquetDataset
 from transformers4rec_ext.schema import ColumnSchema, FloatDomain, IntDomain, Schema, Tags
 from transformers4rec_ext.utils.schema_utils import random_data_from_schema
 
 _ROWS = 1000
 
 
-class SyntheticDataset:
-    """A schema, a parquet file of random rows, and random batches.
+class GeneratedDataset(ParquetDataset):
+    """A :class:`ParquetDataset` of random rows, whose files are written when they are asked for.
+
+    They lie in a temporary folder that is removed at exit.
 
     Parameters
     ----------
     name : str
-        Of the file.
+        Of the folder.
     schema : Schema
     lengths : (int, int)
-        The shortest and the longest row of the file's list columns.
+        The shortest and the longest row of the list columns.
     """
 
     def __init__(self, name: str, schema: Schema, lengths: tuple[int, int]) -> None:
-        self._name = name
-        self._schema = schema
-        self._lengths = lengths
+        self.name = name
+        self.schema = schema
+        self.lengths = lengths
 
-    @property
-    def schema(self) -> Schema:
-        """The columns."""
-        return self._schema
-
-    @property
-    def path(self) -> str:
-        """A parquet file of 1000 rows, in a temporary folder that is removed at exit."""
-        path = _folder() / self._name / "data.parquet"
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            shortest, longest = self._lengths
-            data = random_data_from_schema(self._schema, _ROWS, longest, shortest, ragged=True)
-            pq.write_table(_table(data, self._schema), path)
+    @cached_property
+    def path(self) -> str:  # type: ignore[override]
+        """The parquet file, of 1000 rows."""
+        shortest, longest = self.lengths
+        data = random_data_from_schema(self.schema, _ROWS, longest, shortest, ragged=True)
+        path = self._folder() / "data.parquet"
+        pq.write_table(_table(data, self.schema), path)
         return str(path)
 
-    def torch_synthetic_data(
-        self,
-        num_rows: int = 100,
-        min_session_length: int = 5,
-        max_session_length: int = 20,
-        device: torch.device | str | None = None,
-        ragged: bool = False,
-    ) -> dict[str, torch.Tensor]:
-        """Return a random batch, of ``utils.schema_utils.random_data_from_schema``.
+    @cached_property
+    def schema_path(self) -> str:  # type: ignore[override]
+        """The schema as JSON."""
+        path = self._folder() / "schema.json"
+        path.write_text(self.schema.to_json())
+        return str(path)
 
-        Examples
-        --------
-        >>> batch = tabular_sequence_testing_data.torch_synthetic_data(num_rows=10)
-        >>> batch["item_id/list"].shape, batch["user_country"].shape
-        (torch.Size([10, 20]), torch.Size([10]))
-        """
-        return random_data_from_schema(
-            self._schema,
-            num_rows,
-            max_session_length=max_session_length,
-            min_session_length=min_session_length,
-            device=device,
-            ragged=ragged,
-        )
+    def _folder(self) -> Path:
+        folder = _temporary_folder() / self.name
+        folder.mkdir(exist_ok=True)
+        return folder
 
 
 @cache
-def _folder() -> Path:
+def _temporary_folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="transformers4rec_ext-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -188,6 +171,6 @@ def _music_streaming() -> Schema:
     )
 
 
-tabular_testing_data = SyntheticDataset("tabular", _tabular(), (1, 4))
-tabular_sequence_testing_data = SyntheticDataset("tabular_sequence", _tabular_sequence(), (2, 40))
-music_streaming_testing_data = SyntheticDataset("music_streaming", _music_streaming(), (20, 20))
+tabular_testing_data = GeneratedDataset("tabular", _tabular(), (1, 4))
+tabular_sequence_testing_data = GeneratedDataset("tabular_sequence", _tabular_sequence(), (2, 40))
+music_streaming_testing_data = GeneratedDataset("music_streaming", _music_streaming(), (20, 20))

@@ -6,6 +6,7 @@ the statistics that ``tensorflow_data_validation`` keeps beside them are not.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -16,6 +17,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.schema.columns import TYPES, ColumnSchema, FloatDomain, IntDomain
 
+_STRUCT = "type.googleapis.com/google.protobuf.Struct"
 _DTYPES = {int(number): dtype for dtype, number in TYPES.items()}
 
 
@@ -23,9 +25,22 @@ def parse_json(value: str | bytes | os.PathLike[str]) -> Any:
     """Return the message of a JSON file or text."""
     text = _text_of(value)
     try:
-        return json_format.Parse(text, schema_pb2.Schema(), ignore_unknown_fields=True)
-    except json_format.ParseError as error:
+        fields = json.loads(text)
+        for feature in fields.get("feature", []):
+            _type_metadata(feature.get("annotation", {}))
+        return json_format.ParseDict(fields, schema_pb2.Schema(), ignore_unknown_fields=True)
+    except (json.JSONDecodeError, json_format.ParseError, AttributeError) as error:
         raise _unreadable("from_json", "JSON", value, error) from None
+
+
+def _type_metadata(annotation: dict[str, Any]) -> None:
+    """Say of the properties of merlin's files, which leave it out, that they are a Struct."""
+    for key in ("extraMetadata", "extra_metadata"):
+        if key in annotation:
+            annotation[key] = [
+                extra if "@type" in extra else {"@type": _STRUCT, "value": extra}
+                for extra in annotation[key]
+            ]
 
 
 def parse_text(value: str | os.PathLike[str]) -> Any:

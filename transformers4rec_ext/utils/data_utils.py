@@ -16,7 +16,7 @@ _ELSEWHERE = {
     "PyarrowDataLoader": "use MerlinDataLoader, which takes the same files",
     "DLDataLoader": "use torch.utils.data.DataLoader",
     "T4RecDataLoader": "pass any torch.utils.data.DataLoader of (inputs, targets)",
-    "ParquetDataset": "use transformers4rec_ext.data.ParquetLoader",
+    "ParquetDataset": "use MerlinDataLoader, or transformers4rec_ext.data.ParquetLoader",
     "ShuffleDataset": "use transformers4rec_ext.data.ParquetLoader(shuffle=True)",
     "to_core_schema": "pass a merlin.schema.Schema where a schema is asked for",
 }
