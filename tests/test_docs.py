@@ -33,16 +33,9 @@ def test_public_names_resolve(name: str) -> None:
     assert name in dir(transformers4rec_ext)
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("Trainer", "It is upstream's; use Model.fit"),
-        ("nonsense", "no 'nonsense'"),
-    ],
-)
-def test_missing_names_say_what_to_do(name: str, text: str) -> None:
-    with pytest.raises(AttributeError, match=text):
-        getattr(transformers4rec_ext, name)
+def test_missing_names_say_what_to_do() -> None:
+    with pytest.raises(AttributeError, match=r"no 'nonsense'; see `dir\(transformers4rec_ext\)`"):
+        transformers4rec_ext.nonsense  # noqa: B018
 
 
 def test_import_loads_nothing_heavy() -> None:
@@ -54,7 +47,15 @@ def test_import_loads_nothing_heavy() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    heavy = {"transformers", "torchmetrics", "pyarrow", "matplotlib", "tqdm", "pandas"}
+    heavy = {
+        "transformers",
+        "accelerate",
+        "torchmetrics",
+        "pyarrow",
+        "matplotlib",
+        "tqdm",
+        "pandas",
+    }
     assert not heavy & set(re.findall(r"'(\w+)'", done.stdout)), done.stdout
 
 

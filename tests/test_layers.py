@@ -25,7 +25,7 @@ LAYERS = [
     ],
     ["model"],
     ["data", "utils"],
-    ["training", "baselines"],
+    ["training", "trainer", "baselines"],
     ["cli", "__main__", "__init__"],
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))

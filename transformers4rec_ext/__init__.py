@@ -16,6 +16,7 @@ _EXPORTS = {
     "block.mlp": ("MLPBlock",),
     "block.transformer": ("TransformerBlock",),
     "config.schema": ("requires_schema",),
+    "config.trainer": ("T4RecTrainingArguments",),
     "config.transformer": (
         "AlbertConfig",
         "BertConfig",
@@ -85,6 +86,7 @@ _EXPORTS = {
         "TabularTransformation",
     ),
     "tabular.transformations": ("StochasticSwapNoise", "TabularDropout", "TabularLayerNorm"),
+    "trainer": ("Trainer",),
     "_backend": ("use_backend",),
 }
 _MODULES = (
@@ -101,17 +103,12 @@ _MODULES = (
     "samplers",
     "schema",
     "tabular",
+    "trainer",
     "utils",
 )
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
 
 __all__ = sorted([*_HOME, *_MODULES])
-
-# Names of upstream's that are not here, and what to do instead.
-_ELSEWHERE = {
-    "Trainer": "use Model.fit, or `python -m transformers4rec_ext train` for resumable runs",
-    "T4RecTrainingArguments": "use Model.fit, or `python -m transformers4rec_ext train`",
-}
 
 
 def __getattr__(name: str) -> Any:
@@ -120,9 +117,9 @@ def __getattr__(name: str) -> Any:
     elif name in _MODULES:
         value = importlib.import_module(f"{__name__}.{name}")
     else:
-        hint = _ELSEWHERE.get(name, "see `dir(transformers4rec_ext)` for what there is")
-        upstream = " It is upstream's;" if name in _ELSEWHERE else ""
-        raise AttributeError(f"{__name__} has no {name!r}.{upstream} {hint}.")
+        raise AttributeError(
+            f"{__name__} has no {name!r}; see `dir({__name__})` for what there is."
+        )
     globals()[name] = value
     return value
 

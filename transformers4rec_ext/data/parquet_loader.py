@@ -136,6 +136,16 @@ class RankBatches(BatchSampler):
     """One process's share of batches of ``world_size * batch_size`` positions.
 
     An incomplete batch is shared out as evenly as it goes: every process takes as many steps.
+
+    Parameters
+    ----------
+    sampler : iterable of positions, the same in every process
+    batch_size : int
+        Of one process.
+    drop_last : bool
+    rank, world_size : int
+    least : int
+        Leave out a last batch of fewer positions, in all processes.
     """
 
     def __init__(
@@ -145,17 +155,21 @@ class RankBatches(BatchSampler):
         drop_last: bool,
         rank: int,
         world_size: int,
+        least: int = 1,
     ) -> None:
         super().__init__(sampler, batch_size * world_size, drop_last)
         self.rank = rank
         self.world_size = world_size
+        self.least = self.batch_size if drop_last else least
+
+    def __len__(self) -> int:
+        complete, rest = divmod(len(self.sampler), self.batch_size)  # type: ignore[arg-type]
+        return complete + (rest >= self.least)
 
     def __iter__(self) -> Iterator[list[Any]]:
         positions = iter(self.sampler)
-        while batch := list(islice(positions, self.batch_size)):
+        while len(batch := list(islice(positions, self.batch_size))) >= self.least:
             size = len(batch)
-            if self.drop_last and size < self.batch_size:
-                return
             start = size * self.rank // self.world_size
             yield batch[start : size * (self.rank + 1) // self.world_size]
 

@@ -64,6 +64,16 @@ class Sampler(torch.nn.Module):
         with torch.no_grad():
             return self._draw(targets, generator or self._generator(targets.device))
 
+    def generator_states(self) -> dict[str, torch.Tensor]:
+        """Return the states of the sampler's own generators by device; none without a seed."""
+        return {device: own.get_state() for device, own in self._generators.items()}
+
+    def load_generator_states(self, states: dict[str, torch.Tensor]) -> None:
+        """Go on drawing where :meth:`generator_states` was taken."""
+        for device, state in states.items():
+            self._generators[device] = torch.Generator(device)
+            self._generators[device].set_state(state)
+
     def extra_repr(self) -> str:
         """Describe the sampler inside ``repr`` of a model."""
         return f"max_id={self.max_id}, min_id={self.min_id}, unique_sampling={self.unique_sampling}"

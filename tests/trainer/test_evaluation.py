@@ -1,0 +1,198 @@
+"""Evaluation and prediction: what comes out, and that it does not grow with the catalogue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from torchmetrics import Metric
+from trainer_helpers import CLICK, V, batches, model_of, next_item, trainer_of, write
+
+import transformers4rec_ext as tr
+
+METRICS = {f"next-item/{name}_at_{k}" for name in ("ndcg", "recall") for k in (5, 10)}
+
+
+def click() -> tr.BinaryClassificationTask:
+    return tr.BinaryClassificationTask("click", summary_type="mean")
+
+
+# Evaluation
+
+
+def test_evaluation_equals_the_models_own(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, model_of(dropout=0.5))
+    metrics = trainer.evaluate()
+    expected = model_of().evaluate(batches(tmp_path / "data"), verbose=False)
+    assert {k.removeprefix("eval_/") for k in metrics if "at_" in k} == METRICS
+    for name, value in expected.items():
+        assert metrics[f"eval_/{name}"] == pytest.approx(float(value), abs=1e-6)
+    whole = batches(tmp_path / "data", 40)[0][0]
+    loss = model_of().eval()(whole, testing=True)["loss"].item()
+    assert metrics["eval_/loss"] == pytest.approx(loss, rel=1e-5)
+    assert trainer.evaluate()["eval_/loss"] == metrics["eval_/loss"]
+    assert trainer.model.training
+
+
+def test_keys_of_several_tasks_and_of_another_prefix(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, model_of(next_item(), click()))
+    metrics = trainer.evaluate(metric_key_prefix="test")
+    names = {key for key in metrics if "_/" in key}
+    assert names == {"test_/loss"} | {f"test_/{name}" for name in METRICS} | {
+        f"test_/{CLICK}/binary_{name}" for name in ("accuracy", "precision", "recall")
+    }
+
+
+def test_other_data_is_evaluated_where_it_is_given(tmp_path: Path) -> None:
+    other = write(tmp_path / "other", 20, seed=9)
+    trainer = trainer_of(tmp_path, test_dataset_or_path=other)
+    expected = trainer_of(tmp_path, eval_dataset_or_path=other).evaluate()["eval_/loss"]
+    assert trainer.evaluate()["eval_/loss"] != expected
+    assert trainer.evaluate(other)["eval_/loss"] == expected
+    assert trainer.evaluate(batches(other))["eval_/loss"] == expected
+    assert trainer.evaluate(DataLoader(batches(other), batch_size=None))["eval_/loss"] == expected
+    on_test = trainer_of(tmp_path, test_dataset_or_path=other, eval_on_test_set=True)
+    assert on_test.evaluate()["eval_/loss"] == expected
+
+
+def test_without_metrics_only_the_loss_is_computed(tmp_path: Path) -> None:
+    for options in ({"compute_metrics": None}, {"prediction_loss_only": True}):
+        metrics = trainer_of(tmp_path, **options).evaluate()
+        assert {key for key in metrics if "_/" in key} == {"eval_/loss"}
+
+
+def test_metrics_each_n_steps_and_few_steps_on_training_data(tmp_path: Path) -> None:
+    data = batches(write(tmp_path / "data"))
+    trainer = trainer_of(tmp_path, compute_metrics_each_n_steps=2, eval_steps_on_train_set=3)
+    expected = model_of().evaluate(data[::2], verbose=False)["next-item/ndcg_at_10"]
+    assert trainer.evaluate()["eval_/next-item/ndcg_at_10"] == pytest.approx(float(expected))
+    on_train = trainer.evaluate(metric_key_prefix="train")
+    expected = model_of().evaluate(data[:3:2], verbose=False)["next-item/ndcg_at_10"]
+    assert on_train["train_/next-item/ndcg_at_10"] == pytest.approx(float(expected))
+
+
+class Largest(Metric):
+    """A metric of scores: it does not follow from ranks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("largest", torch.tensor(-torch.inf), dist_reduce_fx="max")
+
+    def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
+        assert preds.shape == (len(target), V + 1)
+        self.largest = torch.maximum(self.largest, preds.max())
+
+    def compute(self) -> torch.Tensor:
+        return self.largest
+
+
+def test_a_metric_of_ones_own_gets_scores(tmp_path: Path) -> None:
+    task = tr.NextItemPredictionTask(metrics=[Largest()])
+    metrics = trainer_of(tmp_path, model_of(task)).evaluate()
+    assert np.isfinite(metrics["eval_/next-item/largest"])
+
+
+def test_what_evaluation_keeps_does_not_grow_with_the_catalogue(tmp_path: Path) -> None:
+    data = batches(write(tmp_path / "data")) * 3
+
+    def kept(num_items: int) -> int:
+        schema = tr.Schema.from_item_column("item_id", num_items=num_items, max_length=6)
+        inputs = tr.TabularSequenceFeatures.from_schema(
+            schema, max_sequence_length=6, d_output=8, masking="clm", aggregation="concat"
+        )
+        config = tr.GPT2Config.build(8, 2, 1, 6, dropout=0.0)
+        body = tr.SequentialBlock(inputs, tr.TransformerBlock(config, masking=inputs.masking))
+        trainer = trainer_of(tmp_path, tr.Model(tr.Head(body, next_item(), inputs=inputs)))
+        sizes = []
+        step = trainer.prediction_step
+
+        def watched(*args: Any, **options: Any) -> Any:
+            result = step(*args, **options)
+            sizes.append(sum(_bytes(part) for part in result))
+            return result
+
+        trainer.prediction_step = watched
+        trainer.evaluate(data)
+        return max(sizes)
+
+    assert kept(10_000) == kept(100) < 10_000
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    return sum(map(_bytes, value)) if isinstance(value, tuple) else 0
+
+
+def test_log_predictions_gives_the_best_items(tmp_path: Path) -> None:
+    calls: list[dict[str, Any]] = []
+    trainer = trainer_of(tmp_path, log_predictions=True)
+    plain = trainer.evaluate()
+    trainer.log_predictions_callback = lambda **values: calls.append(values)
+    assert trainer.evaluate()["eval_/next-item/ndcg_at_10"] == plain["eval_/next-item/ndcg_at_10"]
+    assert len(calls) == 5
+    (x, _), *_ = batches(tmp_path / "data")
+    output = model_of().eval()(x, testing=True)
+    scores, ids = output["predictions"][:, 1:].topk(5)
+    call = calls[0]
+    assert call["dataset_type"] == "eval"
+    assert (call["labels"] == output["labels"].numpy()).all()
+    assert (call["pred_item_ids"] == ids.numpy() + 1).all()
+    assert call["pred_item_scores"] == pytest.approx(scores.detach().numpy(), abs=1e-6)
+    assert set(call["metrics"]) == {f"next-item/{name}" for name in ("ndcg_at", "recall_at")}
+
+
+# Prediction
+
+
+def _inference(tmp_path: Path, model: tr.Model) -> Any:
+    (x, _), *_ = batches(tmp_path / "data", 40)
+    with torch.no_grad():
+        return model.eval()(x)
+
+
+def test_predictions_are_ids_and_scores_in_the_order_of_the_rows(tmp_path: Path) -> None:
+    ids, scores = trainer_of(tmp_path).predict().predictions
+    best = _inference(tmp_path, model_of())[:, 1:].topk(5)
+    assert (ids == best.indices.numpy() + 1).all()
+    assert scores == pytest.approx(best.values.numpy(), abs=1e-6)
+    assert ids.dtype == np.int64
+
+
+@pytest.mark.parametrize("top_k", [0, None])
+def test_all_scores_are_predicted_where_no_top_k_is_set(tmp_path: Path, top_k: int | None) -> None:
+    scores = trainer_of(tmp_path, predict_top_k=top_k).predict().predictions
+    expected = _inference(tmp_path, model_of())
+    assert scores == pytest.approx(expected.numpy(), abs=1e-6)
+
+
+def test_several_tasks_predict_a_dictionary(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, model_of(next_item(), click()))
+    found = trainer.predict(tmp_path / "data").predictions
+    assert set(found) == {"next-item", CLICK}
+    assert found["next-item"][0].shape == found["next-item"][1].shape == (40, 5)
+    expected = _inference(tmp_path, model_of(next_item(), click()))
+    assert found[CLICK] == pytest.approx(expected[CLICK].numpy(), abs=1e-6)
+    alone = trainer_of(tmp_path, model_of(click())).predict().predictions
+    assert alone.shape[0] == 40
+
+
+def test_the_models_top_k_bounds_that_of_predictions(tmp_path: Path) -> None:
+    for given, expected in ((4, 4), (0, 6)):
+        model = model_of()
+        model.top_k = 6
+        ids, _ = trainer_of(tmp_path, model, predict_top_k=given).predict().predictions
+        assert ids.shape == (40, expected)
+    with pytest.raises(ValueError, match=r"args.predict_top_k should not be larger than model.top"):
+        trainer_of(tmp_path, model, predict_top_k=7).predict()
+
+
+def test_prediction_needs_no_targets(tmp_path: Path) -> None:
+    inputs = [x for x, _ in batches(write(tmp_path / "data"))]
+    found = trainer_of(tmp_path, model_of(click())).predict(inputs)
+    assert found.predictions.shape[0] == 40
+    assert found.label_ids is None

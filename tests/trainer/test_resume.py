@@ -1,0 +1,181 @@
+"""A run that was interrupted equals one that was not, to the bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+from trainer_helpers import batches, losses, model_of, next_item, trainer_of, write
+from transformers import TrainerCallback
+
+import transformers4rec_ext as tr
+
+
+class StopAt(TrainerCallback):
+    """Interrupts training after a step, as a kill would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+class Rows(Dataset[Any]):
+    """Single rows of the data, for a DataLoader to shuffle."""
+
+    def __init__(self, folder: Path) -> None:
+        (self.whole, _), *_ = batches(folder, 40)
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
+        return {name: column[row] for name, column in self.whole.items()}
+
+
+def _state(trainer: tr.Trainer) -> dict[str, Any]:
+    return {
+        "weights": dict(trainer.model.state_dict()),
+        "optimizer": trainer.optimizer.state_dict()["state"],
+        "rate": trainer.lr_scheduler.get_last_lr(),
+        "random": torch.random.get_rng_state(),
+    }
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+    return bool(a == b)
+
+
+TASKS = {
+    "full": lambda: next_item(),
+    "sampled": lambda: next_item(sampled_softmax=True, max_n_samples=7),
+    "rows": lambda: next_item(
+        weight_tying=True,
+        sampled_softmax=True,
+        sparse_grad=True,
+        sampler=tr.UniformSampler(7, max_id=31, min_id=1, seed=3),
+    ),
+}
+
+
+# 5 steps an epoch: stopped in the first epoch, at its end, and in the second
+@pytest.mark.parametrize(("task", "stop"), [("full", 3), ("sampled", 5), ("rows", 8)])
+def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, task: str, stop: int) -> None:
+    options = {"save_strategy": "steps", "save_steps": stop, "eval_strategy": "epoch"}
+
+    def run(*callbacks: Any) -> tr.Trainer:
+        model = model_of(TASKS[task](), dropout=0.2)
+        return trainer_of(tmp_path, model, callbacks=list(callbacks), **options)
+
+    whole = run()
+    whole.train()
+    stopped = run(StopAt(stop + 1))
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
+    resumed = run()
+    resumed.train(resume_from_checkpoint=True if stop == 3 else tmp_path / f"out/checkpoint-{stop}")
+    assert len(losses(whole)) == 10
+    assert losses(resumed) == losses(whole)
+    assert _equal(_state(resumed), _state(whole))
+
+
+@pytest.mark.parametrize("stop", [5, 8])
+def test_the_order_of_a_dataloader_of_ones_own_is_resumed(tmp_path: Path, stop: int) -> None:
+    rows = Rows(write(tmp_path / "data"))
+    options = {"save_strategy": "steps", "save_steps": stop}
+
+    def run(*callbacks: Any) -> tr.Trainer:
+        loader = DataLoader(rows, batch_size=8, shuffle=True)
+        return trainer_of(tmp_path, train_dataloader=loader, callbacks=list(callbacks), **options)
+
+    whole = run()
+    whole.train()
+    with pytest.raises(KeyboardInterrupt):
+        run(StopAt(stop + 1)).train()
+    resumed = run()
+    resumed.train(resume_from_checkpoint=True)
+    assert losses(resumed) == losses(whole)
+    assert _equal(_state(resumed), _state(whole))
+
+
+def test_epochs_see_all_rows_in_different_orders(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path)
+    seen: list[Any] = []
+    compute = trainer.compute_loss
+    trainer.compute_loss = lambda model, inputs, **options: (
+        seen.append(inputs[0]["item_id"].tolist()) or compute(model, inputs, **options)
+    )
+    trainer.train()
+    first, second = (
+        [tuple(row) for batch in part for row in batch] for part in (seen[:5], seen[5:])
+    )
+    assert first != second
+    assert sorted(first) == sorted(second)
+    assert sorted(first) == sorted(
+        tuple(row) for x, _ in batches(tmp_path / "data") for row in x["item_id"].tolist()
+    )
+
+
+def test_checkpoint_holds_a_tied_table_once_and_loads_alone(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    trainer = trainer_of(tmp_path, model_of(next_item(weight_tying=True)), save_strategy="epoch")
+    trainer.train()
+    file = tmp_path / "out/checkpoint-10/model.safetensors"
+    tables = [value for value in load_file(file).values() if value.shape == (31, 8)]
+    assert len(tables) == 1
+    expected = trainer.predict().predictions
+    other = trainer_of(tmp_path, model_of(next_item(weight_tying=True)))
+    assert (other.predict().predictions[1] != expected[1]).any()
+    other.load_model_trainer_states_from_checkpoint(file.parent)
+    ids, scores = other.predict().predictions
+    assert (ids == expected[0]).all()
+    assert (scores == expected[1]).all()
+
+
+def test_saving_now_writes_a_checkpoint_and_the_models_own_file(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, max_steps=2)
+    trainer.train()
+    trainer._save_model_and_checkpoint(save_model_class=True)
+    folder = tmp_path / "out/checkpoint-2"
+    names = {path.name for path in folder.iterdir()}
+    assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"} <= names
+    assert {"trainer_state.json", "training_args.bin", "t4rec_model_class.pt"} <= names
+    state_dict = torch.load(folder / "t4rec_model_class.pt", weights_only=True)
+    assert _equal(dict(state_dict), dict(trainer.model.state_dict()))
+
+
+def test_weights_of_upstreams_checkpoint_are_taken(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, max_steps=2)
+    trainer.train()
+    folder = tmp_path / "upstream"
+    folder.mkdir()
+    torch.save(trainer.model.state_dict(), folder / "pytorch_model.bin")
+    model = model_of()
+    trainer.load_model_trainer_states_from_checkpoint(folder, model)
+    assert trainer.model is model
+    other = trainer_of(tmp_path)
+    other.load_model_trainer_states_from_checkpoint(folder)
+    assert _equal(dict(other.model.state_dict()), dict(model.state_dict()))
+
+
+def test_bad_checkpoints(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path)
+    text = "Trainer.train: resume_from_checkpoint must be the folder of a checkpoint; .*none does"
+    with pytest.raises(FileNotFoundError, match=text):
+        trainer.train(resume_from_checkpoint=tmp_path / "none")
+    with pytest.raises(ValueError, match=r"must hold model\.safetensors; got .*data, which"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "data"))
+    with pytest.raises(ValueError, match="No valid checkpoint found in output directory"):
+        trainer.train(resume_from_checkpoint=True)
+    with pytest.raises(FileNotFoundError, match="checkpoint_path must be the folder"):
+        trainer.load_model_trainer_states_from_checkpoint(tmp_path / "none")

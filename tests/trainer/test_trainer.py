@@ -1,0 +1,254 @@
+"""Training: what a step is, from what data, by what schedule, and who is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from trainer_helpers import (
+    batches,
+    losses,
+    model_of,
+    next_item,
+    trainer_of,
+    write,
+)
+from transformers import EarlyStoppingCallback, TrainerCallback
+
+import transformers4rec_ext as tr
+
+
+def click() -> tr.BinaryClassificationTask:
+    return tr.BinaryClassificationTask("click", summary_type="mean")
+
+
+# Training
+
+
+def test_a_step_is_the_models_loss_and_adamw(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, max_steps=3, lr_scheduler_type="constant", max_grad_norm=0)
+    model = model_of()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
+    expected = []
+    for x, _ in list(trainer.get_train_dataloader())[:3]:
+        loss = model(x, training=True)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        expected.append(loss.item())
+    trainer.train()
+    assert losses(trainer) == pytest.approx(expected, rel=1e-6)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(trainer.model.state_dict()[name], value, msg=name)
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, num_train_epochs=15)
+    before = trainer.evaluate()
+    result = trainer.train()
+    after = trainer.evaluate()
+    assert result.global_step == 75
+    assert after["eval_/loss"] < before["eval_/loss"] - 0.3
+    assert after["eval_/next-item/recall_at_10"] > before["eval_/next-item/recall_at_10"] + 0.2
+
+
+@pytest.mark.parametrize("kind", ["list", "DataLoader", "Dataset"])
+def test_batches_come_from_anything(tmp_path: Path, kind: str) -> None:
+    data = batches(write(tmp_path / "data"))
+    rows = Rows([{"item_id": row} for x, _ in data for row in x["item_id"]])
+    options: dict[str, Any] = {"schema": None, "train_dataset_or_path": None}
+    options |= {
+        "list": {"train_dataloader": data},
+        "DataLoader": {"train_dataloader": DataLoader(data, batch_size=None)},
+        "Dataset": {"train_dataset_or_path": rows},
+    }[kind]
+    trainer = trainer_of(tmp_path, **options)
+    trainer.train()
+    assert len(losses(trainer)) == 10
+    first = model_of()(data[0][0], training=True)["loss"].item()
+    # a dataset is shuffled
+    assert (losses(trainer)[0] == pytest.approx(first, rel=1e-6)) is (kind != "Dataset")
+
+
+class Rows(torch.utils.data.Dataset[Any]):
+    """A list as a map-style dataset."""
+
+    def __init__(self, rows: list[Any]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, at: int) -> Any:
+        return self.rows[at]
+
+
+def test_a_loader_of_ones_own_is_the_one_that_is_used(tmp_path: Path) -> None:
+    loaders = {
+        f"{kind}_dataloader": DataLoader(batches(write(tmp_path / "data")), batch_size=None)
+        for kind in ("train", "eval", "test")
+    }
+    trainer = trainer_of(tmp_path, **loaders)
+    assert trainer.get_train_dataloader() is loaders["train_dataloader"]
+    assert trainer.get_eval_dataloader() is loaders["eval_dataloader"]
+    assert trainer.get_test_dataloader() is loaders["test_dataloader"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "buffer", "shuffled"),
+    [("merlin", 0, True), ("pyarrow", 0, False), ("pyarrow", 100, True)],
+)
+def test_engines_shuffle_as_upstreams_do(
+    tmp_path: Path, engine: str, buffer: int, shuffled: bool
+) -> None:
+    trainer = trainer_of(tmp_path, data_loader_engine=engine, shuffle_buffer_size=buffer)
+    loader = trainer.get_train_dataloader()
+    in_order = torch.cat([x["item_id"] for x, _ in batches(tmp_path / "data")])
+    seen = torch.cat([x["item_id"] for x, _ in loader])
+    assert torch.equal(seen, in_order) is not shuffled
+    assert loader.batch_size == trainer.args.per_device_train_batch_size
+    evaluated = torch.cat([x["item_id"] for x, _ in trainer.get_eval_dataloader()])
+    assert torch.equal(evaluated, in_order)
+
+
+def test_accumulated_gradients_are_those_of_the_larger_batch(tmp_path: Path) -> None:
+    options = {"max_steps": 2, "optim": "sgd", "learning_rate": 0.3}
+    model = model_of(click())
+    small = trainer_of(
+        tmp_path, model, per_device_train_batch_size=4, gradient_accumulation_steps=2, **options
+    )
+    small.train()
+    large = trainer_of(tmp_path, model_of(click()), per_device_train_batch_size=8, **options)
+    large.train()
+    assert losses(small) == pytest.approx(losses(large), rel=1e-5)
+
+
+def test_mixed_precision_trains_and_evaluates_under_autocast(tmp_path: Path) -> None:
+    dtypes = []
+    model = model_of()
+    last = model.heads[0].body[-1].transformer.h[0].mlp.c_proj
+    last.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
+    trainer = trainer_of(tmp_path, model, bf16=True, max_steps=2)
+    full = trainer_of(tmp_path, max_steps=2)
+    metrics = trainer.evaluate()
+    trainer.train()
+    assert metrics["eval_/loss"] == pytest.approx(full.evaluate()["eval_/loss"], rel=1e-2)
+    full.train()
+    assert losses(trainer) == pytest.approx(losses(full), rel=1e-2)
+    assert set(dtypes) == {torch.bfloat16}
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"],
+)
+def test_schedules(tmp_path: Path, name: str) -> None:
+    trainer = trainer_of(
+        tmp_path,
+        lr_scheduler_type=name,
+        warmup_steps=2,
+        learning_rate_num_cosine_cycles_by_epoch=1.5,
+    )
+    trainer.create_optimizer()
+    scheduler = trainer.create_scheduler(10)
+    rates = []
+    for _ in range(10):
+        rates.append(scheduler.get_last_lr()[0] / 1e-2)
+        trainer.optimizer.step()
+        scheduler.step()
+    done = np.clip((np.arange(10) - 2) / 8, 0, None)
+    after = {
+        "linear": 1 - done,
+        "cosine": 0.5 * (1 + np.cos(np.pi * 2 * 3.0 * done)),
+        "cosine_with_restarts": 0.5 * (1 + np.cos(np.pi * ((3.0 * done) % 1))),
+        "polynomial": (1 - 1e-5) * (1 - done) + 1e-5,
+        "constant": np.ones(10),
+        "constant_with_warmup": np.ones(10),
+    }[name]
+    if name != "constant":
+        after[:2] = 0, 0.5
+    assert rates == pytest.approx(after, abs=1e-4)
+    assert trainer.create_scheduler(99) is scheduler
+    trainer.reset_lr_scheduler()
+    assert trainer.create_scheduler(10) is not scheduler
+
+
+def test_early_stopping_and_the_best_model(tmp_path: Path) -> None:
+    trainer = trainer_of(
+        tmp_path,
+        callbacks=[EarlyStoppingCallback(early_stopping_patience=2)],
+        num_train_epochs=20,
+        learning_rate=1.0,  # it gets worse soon
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model="next-item/ndcg_at_10",
+    )
+    trainer.train()
+    name = "eval_/next-item/ndcg_at_10"
+    history = [line[name] for line in trainer.state.log_history if name in line]
+    assert len(history) < 20
+    assert len(history) == int(np.argmax(history)) + 3
+    assert trainer.evaluate()[name] == pytest.approx(max(history))
+
+
+def test_callbacks_are_called(tmp_path: Path) -> None:
+    called: list[str] = []
+
+    class Told(TrainerCallback):
+        def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
+            called.append("batch")
+
+        def on_evaluate(self, *args: Any, **kwargs: Any) -> None:
+            called.append("evaluate")
+
+        def on_predict(self, *args: Any, **kwargs: Any) -> None:
+            called.append("predict")
+
+    trainer = trainer_of(tmp_path, callbacks=[Told()])
+    trainer.evaluate()
+    trainer.predict()
+    assert called == ["batch"] * 5 + ["evaluate"] + ["batch"] * 5 + ["predict"]
+
+
+@pytest.mark.parametrize("incremental", [False, True])
+def test_incremental_logging_counts_all_runs(tmp_path: Path, incremental: bool) -> None:
+    logged: list[int] = []
+
+    class Steps(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            logged.append(state.global_step)
+
+    trainer = trainer_of(
+        tmp_path, callbacks=[Steps()], incremental_logging=incremental, max_steps=2
+    )
+    trainer.train()
+    trainer.evaluate()
+    trainer.train()
+    expected = [1, 2, 2, 2, 3, 4, 4] if incremental else [1, 2, 2, 2, 1, 2, 2]
+    assert logged == expected
+
+
+def test_row_gradients_train_with_the_lazy_optimizer(tmp_path: Path) -> None:
+    def run(**options: Any) -> tr.Trainer:
+        task = next_item(weight_tying=True, sampled_softmax=True, max_n_samples=7, **options)
+        trainer = trainer_of(tmp_path, model_of(task), max_steps=4, max_grad_norm=0.1)
+        trainer.train()
+        return trainer
+
+    rows, dense = run(sparse_grad=True), run()
+    assert isinstance(rows.optimizer.optimizer, tr.optim.LazyAdam)
+    assert losses(rows)[:1] == pytest.approx(losses(dense)[:1], rel=1e-6)
+    norms = [
+        [line["grad_norm"] for line in t.state.log_history if "loss" in line] for t in (rows, dense)
+    ]
+    assert norms[0][0] == pytest.approx(norms[1][0], rel=1e-5)
+    with pytest.raises(ValueError, match="optim must be adamw_torch with row gradients"):
+        trainer_of(
+            tmp_path, model_of(next_item(sampled_softmax=True, sparse_grad=True)), optim="sgd"
+        )

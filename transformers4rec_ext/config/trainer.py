@@ -1,0 +1,209 @@
+"""Training arguments: those of transformers, and what a recommender needs besides."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from dataclasses import dataclass, field
+from typing import Any
+
+import transformers
+
+from transformers4rec_ext._errors import type_error, value_error
+
+_NAME = "T4RecTrainingArguments"
+_BEST = "metric_for_best_model"
+_TrainingArguments: Any = transformers.TrainingArguments
+
+if int(transformers.__version__.split(".")[0]) < 5:
+    raise ImportError(
+        f"transformers4rec_ext's Trainer needs transformers >= 5; got {transformers.__version__}. "
+        "Install it with `pip install 'transformers>=5'`, or train with Model.fit."
+    )
+
+#: Whether an engine shuffles training data when ``shuffle_buffer_size`` is 0, as upstream's do.
+DATA_LOADER_ENGINES = {
+    "merlin": True,
+    "merlin_dataloader": True,
+    "nvtabular": True,
+    "nvtabular_dataloader": True,
+    "pyarrow": False,
+    "pyarrow_builder": False,
+}
+
+# Names of transformers 4 that upstream's scripts use, and what they are called now.
+_RENAMED = {
+    "evaluation_strategy": "eval_strategy",
+    "no_cuda": "use_cpu",
+    "per_gpu_train_batch_size": "per_device_train_batch_size",
+    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
+    "warmup_ratio": "warmup_steps",  # below 1 it is a ratio
+}
+# Names that are gone: the values that ask for nothing, and what to do about others.
+_GONE: dict[str, tuple[tuple[Any, ...], str]] = {
+    "overwrite_output_dir": ((False, True), ""),
+    "save_safetensors": ((False, True, None), ""),
+    "logging_dir": ((None,), "Set the environment variable TENSORBOARD_LOGGING_DIR."),
+    "adafactor": ((False,), "Use optim='adafactor'."),
+    "use_mps_device": ((False,), "The device is found by itself."),
+    "group_by_length": ((False,), "ParquetLoader shuffles rows of all lengths."),
+    "half_precision_backend": (("auto",), "Use bf16=True or fp16=True."),
+    "fp16_backend": (("auto",), "Use bf16=True or fp16=True."),
+    "fp16_opt_level": (("O1",), "Use fp16=True."),
+    "past_index": ((-1,), "A session model keeps no past."),
+    "jit_mode_eval": ((False,), ""),
+    "use_ipex": ((False,), ""),
+    "torchdynamo": ((None,), "Use torch_compile=True."),
+    "sharded_ddp": (("", False), "Use fsdp."),
+}
+
+
+def _translated(given: dict[str, Any]) -> dict[str, Any]:
+    """Return keyword arguments of transformers 4 by their names of transformers 5."""
+    fields = {known.name for known in dataclasses.fields(_TrainingArguments)}
+    kept = {}
+    for name, value in given.items():
+        if name in fields or (name not in _RENAMED and name not in _GONE):
+            kept[name] = value
+        elif name in _RENAMED:
+            new = _RENAMED[name]
+            if new in given:
+                raise type_error(_NAME, name, f"be left out beside {new}", repr(value))
+            if value is not None:
+                kept[new] = value
+        else:
+            harmless, hint = _GONE[name]
+            if value not in harmless:
+                raise type_error(
+                    _NAME, name, "be left out: transformers 5 has it no more", repr(value), hint
+                )
+    return kept
+
+
+def _takes_former_names(cls: Any) -> Any:
+    init = cls.__init__
+
+    @functools.wraps(init)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **_translated(kwargs))
+
+    cls.__init__ = __init__
+    return cls
+
+
+@_takes_former_names
+@dataclass
+class T4RecTrainingArguments(_TrainingArguments):
+    """``transformers.TrainingArguments`` and what the data and the metrics of a recommender need.
+
+    Names of transformers 4 (``evaluation_strategy``, ``no_cuda``, ``warmup_ratio``, ...) are taken
+    too. ``metric_for_best_model`` may be ``"loss"`` or a metric, ``"next-item/ndcg_at_10"``.
+
+    Parameters
+    ----------
+    max_sequence_length : int, optional
+        Width of list columns; those of the longest row of each batch by default.
+    shuffle_buffer_size : int
+        Rows that are shuffled together. With 0 the ``merlin`` engines shuffle 65,536 at once and
+        the ``pyarrow`` engines keep the order of the file.
+    data_loader_engine : str
+        One of upstream's names. All read parquet with
+        :class:`~transformers4rec_ext.data.ParquetLoader`.
+    eval_on_test_set : bool
+        Whether ``evaluate()`` reads the test data instead of the evaluation data.
+    eval_steps_on_train_set : int
+        With ``metric_key_prefix="train"`` evaluate so many batches only; 0 for all.
+    predict_top_k : int, optional
+        Items that ``predict`` recommends a row; 0 or None for the scores of all items.
+    learning_rate_num_cosine_cycles_by_epoch : float
+        Waves of the cosine schedules in an epoch; 0.5 falls to 0 once.
+    log_predictions : bool
+        Whether to give the best items of every evaluated batch to ``log_predictions_callback``.
+    compute_metrics_each_n_steps : int
+        Evaluate metrics (not the loss) on every n-th batch.
+    experiments_group : str
+        The group of the run in Weights & Biases, where ``report_to`` names it.
+
+    Raises
+    ------
+    TypeError    for an argument that no longer exists.
+    ValueError   for a value out of range, or one that would have no effect.
+
+    Examples
+    --------
+    >>> args = T4RecTrainingArguments("runs/first", evaluation_strategy="steps", use_cpu=True)
+    >>> args.eval_strategy.value, args.predict_top_k
+    ('steps', 100)
+    """
+
+    max_sequence_length: int | None = field(
+        default=None, metadata={"help": "Width of list columns; by default the longest row's."}
+    )
+    shuffle_buffer_size: int = field(
+        default=0, metadata={"help": "Rows that are shuffled together; 0 for the engine's own."}
+    )
+    data_loader_engine: str = field(
+        default="merlin", metadata={"help": f"One of {', '.join(DATA_LOADER_ENGINES)}."}
+    )
+    eval_on_test_set: bool = field(
+        default=False, metadata={"help": "Evaluate on the test data instead of the eval data."}
+    )
+    eval_steps_on_train_set: int = field(
+        default=20, metadata={"help": "Batches to evaluate of the training data; 0 for all."}
+    )
+    predict_top_k: int | None = field(
+        default=100, metadata={"help": "Items to recommend a row; 0 for the scores of all."}
+    )
+    learning_rate_num_cosine_cycles_by_epoch: float = field(
+        default=1.25, metadata={"help": "Waves of the cosine schedules in an epoch."}
+    )
+    log_predictions: bool = field(
+        default=False, metadata={"help": "Give the best items to log_predictions_callback."}
+    )
+    compute_metrics_each_n_steps: int = field(
+        default=1, metadata={"help": "Evaluate metrics on every n-th batch."}
+    )
+    experiments_group: str = field(
+        default="default", metadata={"help": "The group of the run in Weights & Biases."}
+    )
+
+    def __post_init__(self) -> None:
+        """Check the values, and name the metric of the best model as the Trainer does."""
+        self._check()
+        super().__post_init__()
+        best = getattr(self, _BEST)
+        if best is not None:
+            setattr(self, _BEST, _metric_key(best))
+
+    def _check(self) -> None:
+        for name, least in (
+            ("max_sequence_length", 1),
+            ("shuffle_buffer_size", 0),
+            ("eval_steps_on_train_set", 0),
+            ("predict_top_k", 0),
+            ("compute_metrics_each_n_steps", 1),
+        ):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < least):
+                raise value_error(_NAME, name, f"be an int >= {least}", repr(value))
+        cycles, engine = self.learning_rate_num_cosine_cycles_by_epoch, self.data_loader_engine
+        if cycles <= 0:
+            raise value_error(_NAME, "learning_rate_num_cosine_cycles_by_epoch", "be > 0", cycles)
+        if engine not in DATA_LOADER_ENGINES:
+            expectation = f"be one of {tuple(DATA_LOADER_ENGINES)}"
+            raise value_error(_NAME, "data_loader_engine", expectation, repr(engine))
+        neutral: tuple[tuple[str, float, str], ...] = (
+            ("label_smoothing_factor", 0, "Use a task with CrossEntropyLoss(label_smoothing=...)."),
+            ("fp16_full_eval", False, "Use fp16=True, which evaluates under autocast too."),
+            ("bf16_full_eval", False, "Use bf16=True, which evaluates under autocast too."),
+        )
+        for argument, only, hint in neutral:
+            got = getattr(self, argument)
+            if got != only:
+                raise value_error(_NAME, argument, f"be {only}", got, hint)
+
+
+def _metric_key(name: str) -> str:
+    """Return the name for which transformers finds ``eval_/{name}`` among the metrics."""
+    name = name.removeprefix("eval_")
+    return name if name.startswith("/") or "_/" in name else f"/{name}"

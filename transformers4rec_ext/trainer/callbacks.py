@@ -1,0 +1,36 @@
+"""What the Trainer does at the beginnings and ends of training and its epochs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import TrainerCallback
+
+from transformers4rec_ext.trainer.loaders import start_epoch
+
+
+class StartEpoch(TrainerCallback):
+    """Tells the loader which epoch begins, so that a resumed run sees the data of that epoch."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Set the loader's epoch."""
+        start_epoch(self.trainer.current_train_loader, int(state.epoch or 0), args)
+
+
+class IncrementalLoggingCallback(TrainerCallback):
+    """Lets the steps of several ``train()`` calls count on, in what is logged.
+
+    Parameters
+    ----------
+    trainer : Trainer
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Add the steps of this ``train()``."""
+        self.trainer.past_global_steps += state.global_step

@@ -1,0 +1,45 @@
+"""Row gradients in the Trainer: an optimizer and a clipping that take them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers.training_args import OptimizerNames
+
+from transformers4rec_ext._errors import value_error
+from transformers4rec_ext.optim import LazyAdam, clip_grad_norm_
+
+_ADAMW = (OptimizerNames.ADAMW_TORCH, OptimizerNames.ADAMW_TORCH_FUSED)
+
+
+def lazy_optimizer(args: Any) -> tuple[type, dict[str, Any]]:
+    """Return ``optimizer_cls_and_kwargs`` of AdamW for row gradients.
+
+    Raises
+    ------
+    ValueError   if ``args.optim`` is another optimizer, or there are several processes.
+    """
+    if args.optim not in _ADAMW:
+        raise value_error(
+            "Trainer",
+            "optim",
+            "be adamw_torch with row gradients (sparse_grad=True)",
+            str(args.optim),
+            "Or give Trainer optimizers=(optimizer, None).",
+        )
+    options = {
+        "lr": args.learning_rate,
+        "betas": (args.adam_beta1, args.adam_beta2),
+        "eps": args.adam_epsilon,
+    }
+    return LazyAdam, options
+
+
+def clip_rows_too(accelerator: Any) -> None:
+    """Make ``accelerator.clip_grad_norm_`` take gradients of rows."""
+
+    def clip(parameters: Any, max_norm: float, norm_type: float = 2) -> Any:
+        accelerator.unscale_gradients()
+        return clip_grad_norm_(parameters, max_norm, norm_type)
+
+    accelerator.clip_grad_norm_ = clip
