@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from transformers4rec_ext.features.sequence import TabularSequenceFeatures
 from transformers4rec_ext.masking import (
     MaskedLanguageModeling,
     ReplacementLanguageModeling,
@@ -16,6 +17,7 @@ from transformers4rec_ext.masking import (
     masking_registry,
     read_targets,
 )
+from transformers4rec_ext.schema import Schema
 
 MASKINGS = [MaskedLanguageModeling, ReplacementLanguageModeling]
 
@@ -123,6 +125,17 @@ def test_the_probability_reaches_the_draw(cls):
         rates.append(masking.compute_masked_targets(ids, training=True).schema.double().mean())
     assert rates[0] == pytest.approx(0.1 + 0.9 * 0.05, abs=0.02)
     assert rates[1] == pytest.approx(0.1 + 0.9 * 0.4, abs=0.04)
+
+
+def test_arguments_of_the_input_block_reach_the_masking():
+    schema = Schema.from_item_column(num_items=20, max_length=6)
+    for name, arguments in (
+        ("rtd", {"mlm_probability": 0.4, "sample_from_batch": True}),
+        ("mlm", {"mlm_probability": 0.4, "eval_on_last_item_seq_only": False}),
+        ("plm", {"plm_probability": 0.4, "max_span_length": 2, "permute_all": True}),
+    ):
+        masking = TabularSequenceFeatures.from_schema(schema, masking=name, **arguments).masking
+        assert {key: getattr(masking, key) for key in arguments} == arguments
 
 
 def test_names():

@@ -15,7 +15,7 @@ from body_helpers import ARCHITECTURES, LENGTHS, MODES, D, T, body_of, sessions,
 
 from transformers4rec_ext.block.base import SequentialBlock
 from transformers4rec_ext.block.transformer import GPT2Prepare, TransformerBlock, causal_mask
-from transformers4rec_ext.config.transformer import GPT2Config, XLNetConfig, transformer_registry
+from transformers4rec_ext.config.transformer import XLNetConfig
 from transformers4rec_ext.features.sequence import TabularSequenceFeatures
 from transformers4rec_ext.masking import (
     CausalLanguageModeling,
@@ -119,24 +119,6 @@ def test_attention_weights_on_request():
     assert [tuple(a.shape) for a in outputs[0].attentions] == [(2, 2, T, T)] * 2
 
 
-def test_builder_arguments_arrive():
-    config = GPT2Config.build(
-        D, 2, 1, T, "relu", 0.5, 1e-3, 0.1, log_attention_weights=True, n_inner=3
-    )
-    assert (config.activation_function, config.initializer_range) == ("relu", 0.5)
-    assert (config.layer_norm_epsilon, config.attn_pdrop, config.n_inner) == (1e-3, 0.1, 3)
-    assert config.output_attentions
-    assert XLNetConfig.build(D, 2, 1, layer_norm_eps=0.5, mem_len=7).layer_norm_eps == 0.5
-
-
-def test_registry():
-    assert transformer_registry.parse("gtp2") is transformer_registry.parse("gpt2") is GPT2Config
-    assert transformer_registry.parse("xlnet") is XLNetConfig
-    for name in ("gtp2", "xlnet"):
-        block = TransformerBlock.from_registry(name, D, 2, 1, T, masking=CausalLanguageModeling(D))
-        assert block(torch.zeros(2, T, D)).shape == (2, T, D)
-
-
 def test_a_finished_model_is_used_as_it_is():
     model = transformers.GPT2Model(ARCHITECTURES["plain-gpt2"]())
     assert TransformerBlock(model).transformer is model
@@ -227,14 +209,33 @@ def test_bad_input():
         block.build([-1, 8])
     with pytest.raises(TypeError, match="transformer must be a Hugging Face configuration"):
         TransformerBlock("gpt2")
-    with pytest.raises(ValueError, match="d_model must be a multiple of n_head; got d_model=9"):
-        GPT2Config.build(9, 2, 1, T)
-    with pytest.raises(ValueError, match="total_seq_length must be a positive int; got 0"):
-        GPT2Config.build(8, 2, 1, 0)
-    with pytest.raises(ValueError, match=r"n_layer must be a positive int; got 1\.0"):
-        XLNetConfig.build(8, 2, 1.0)
-    with pytest.raises(ValueError, match="attn_type must be"):
-        XLNetConfig.build(8, 2, 1, attn_type="both")
+
+
+def test_position_ids_of_old_checkpoints_are_ignored():
+    block = TransformerBlock(ARCHITECTURES["bert"]())
+    saved = block.state_dict()
+    old = {**saved, "transformer.embeddings.position_ids": torch.arange(T + 2)[None]}
+    holder = torch.nn.ModuleDict({"body": block})
+    holder.load_state_dict({f"body.{key}": value for key, value in old.items()}, strict=True)
+    assert len(old) == len(saved) + 1, "the caller's dictionary stays as it is"
+    with pytest.raises(RuntimeError, match=r"Unexpected key\(s\).*embeddings\.other_ids"):
+        block.load_state_dict({**saved, "transformer.embeddings.other_ids": torch.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    ("architecture", "masking"),
+    [("gpt2", "clm"), ("xlnet-bi", "plm"), ("albert", "clm"), ("electra-attentions", "clm")],
+)
+def test_autocast(architecture, masking):
+    body, batch = body_of(architecture, masking), {"item_id": sessions()}
+    masked = body.masked_items(batch, training=True)
+    exact = body(batch, training=True, masked=masked)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = body(batch, training=True, masked=masked)
+    rough.float().square().sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in body.parameters())
+    error = (rough.float() - exact).abs().mean() / exact.abs().mean()
+    assert 0 < error < 0.1
 
 
 @pytest.mark.parametrize(

@@ -252,9 +252,11 @@ def new_model(config: Any) -> nn.Module:
     ValueError
         If the architecture has no such model, or only one of an encoder and a decoder.
     """
-    from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING
+    import transformers
 
-    classes: Any = MODEL_FOR_TEXT_ENCODING_MAPPING if _is_pair(config) else MODEL_MAPPING
+    is_pair = getattr(config, "is_encoder_decoder", False)
+    name = "MODEL_FOR_TEXT_ENCODING_MAPPING" if is_pair else "MODEL_MAPPING"
+    classes: Any = getattr(transformers, name)
     known = next((cls for cls in type(config).__mro__ if cls in classes), None)
     if known is None:
         raise value_error(
@@ -267,10 +269,6 @@ def new_model(config: Any) -> nn.Module:
     cls = classes[known]  # of Funnel and its like several, the first of which is the whole model
     model: nn.Module = (cls[0] if isinstance(cls, tuple) else cls)(config)
     return model
-
-
-def _is_pair(config: Any) -> bool:
-    return bool(getattr(config, "is_encoder_decoder", False))
 
 
 def _as_model(transformer: Any) -> Any:

@@ -99,7 +99,7 @@ def permutation_targets(
         blocked = _later(schema) | schema.unsqueeze(1)
     elif mode == "testing":
         schema = is_item & (is_item.cumsum(1) > 1)
-        blocked = (_later(schema) | _itself(schema)).expand(len(schema), -1, -1)
+        blocked = (_later(schema) | _itself(schema)).expand(schema.shape[0], -1, -1)
     else:
         noise = torch.rand(3, *item_ids.shape, generator=generator, device=item_ids.device)
         hidden = is_item
@@ -114,7 +114,7 @@ def permutation_targets(
 
 
 def _info(schema: Tensor, targets: Tensor, blocked: Tensor) -> PermutationInfo:
-    mapping = _itself(schema).to(torch.float32).expand(len(schema), -1, -1)
+    mapping = _itself(schema).to(torch.float32).expand(schema.shape[0], -1, -1)
     return PermutationInfo(schema, targets, mapping, blocked.to(torch.float32))
 
 
