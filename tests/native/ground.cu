@@ -33,6 +33,31 @@ __global__ void copy_kernel(const S* from, int64_t from_stride, S* to, int64_t t
   if (blockIdx.x == 0 && threadIdx.x == 0) *packs = in_16_bytes;
 }
 
+// out [5, threads]: what each lane reads in groups of `width` lanes, and how many lanes of its warp's first half hold
+// an odd number.
+__global__ void collectives_kernel(const double* x, int by, int width, double* out) {
+  const unsigned n = blockDim.x, i = threadIdx.x;
+  const double value = x[i];
+  out[i] = __shfl_sync(kAllLanes, value, by, width);
+  out[n + i] = __shfl_xor_sync(kAllLanes, value, by, width);
+  out[2 * n + i] = __shfl_up_sync(kAllLanes, value, by, width);
+  out[3 * n + i] = __shfl_down_sync(kAllLanes, value, by, width);
+  const bool any = __syncthreads_or(value > 1e6) != 0;
+  const bool half = i % kWarp < kWarp / 2;
+  const unsigned odd = half ? __ballot_sync(0xffffu, static_cast<int>(value) % 2) : 0;
+  out[4 * n + i] = any ? -1 : __popc(odd) + 0.5 * __ffs(static_cast<int>(odd));
+}
+
+// out: the sum, minimum, maximum and union of x, how many threads were first at out[5], and that one's value there.
+__global__ void atomics_kernel(const int* x, int* out) {
+  const int value = x[blockIdx.x * blockDim.x + threadIdx.x];
+  atomicAdd(out, value);
+  atomicMin(out + 1, value);
+  atomicMax(out + 2, value);
+  atomicOr(out + 3, value);
+  if (atomicCAS(out + 5, -1, value) == -1) atomicAdd(out + 4, 1);
+}
+
 template <typename T>
 int reductions(const void* x, void* sum, void* largest, void* before, void* total, int blocks, int threads,
                cudaStream_t stream) {
@@ -56,6 +81,16 @@ int t4r_reductions_cuda(const void* x, void* sum, void* largest, void* before, v
     return reductions<decltype(type)>(x, sum, largest, before, total, blocks, threads,
                                       static_cast<cudaStream_t>(stream));
   });
+}
+
+int t4r_collectives_cuda(const double* x, int by, int width, double* out, int threads, void* stream) {
+  T4R_LAUNCH(collectives_kernel, 1, threads, 0, static_cast<cudaStream_t>(stream), x, by, width, out);
+  return static_cast<int>(cudaGetLastError());
+}
+
+int t4r_atomics_cuda(const int* x, int* out, int blocks, int threads, void* stream) {
+  T4R_LAUNCH(atomics_kernel, blocks, threads, 0, static_cast<cudaStream_t>(stream), x, out);
+  return static_cast<int>(cudaGetLastError());
 }
 
 int t4r_copy_cuda(const void* from, int64_t from_stride, void* to, int64_t to_stride, int64_t rows, int64_t width,

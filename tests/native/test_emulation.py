@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -224,6 +226,39 @@ def test_reductions(run: emulated.Run, threads: int, dtype: torch.dtype) -> None
     assert torch.equal(totals, total)
     assert torch.equal(largest, x.amax(1, keepdim=True).expand_as(x))
     assert torch.equal(before, x.cumsum(1) - x)
+
+
+@pytest.mark.parametrize(("by", "width"), [(0, 32), (1, 32), (5, 8), (16, 32), (3, 4), (9, 8)])
+@emulated.every_run
+def test_warp_collectives(run: emulated.Run, by: int, width: int) -> None:
+    x, out = torch.randint(0, 99, (64,)).double(), torch.zeros(5, 64, dtype=torch.float64)
+    emulated.library(GROUND, run).t4r_collectives_cuda(x, by, width, out, threads=64)
+    lane = torch.arange(64)
+    group = lane // width * width
+    up, down = lane - by, lane + by
+    flipped = (lane % 32 ^ by) + lane // 32 * 32
+    sources = [
+        group + by % width,
+        torch.where(flipped < group + width, flipped, lane),
+        torch.where(up >= group, up, lane),
+        torch.where(down < group + width, down, lane),
+    ]
+    assert torch.equal(out[:4], torch.stack([x[source] for source in sources]))
+    odd = (x.view(2, 32)[:, :16] % 2).bool()
+    first = torch.where(odd.any(1), odd.int().argmax(1) + 1, 0)
+    expected = torch.zeros(2, 32, dtype=torch.float64)
+    expected[:, :16] = (odd.sum(1) + 0.5 * first)[:, None]
+    assert torch.equal(out[4], expected.flatten())
+
+
+@emulated.every_run
+def test_atomics(run: emulated.Run) -> None:
+    x = torch.randint(0, 99, (3, 64), dtype=torch.int32)
+    out = torch.tensor([0, 1000, -1000, 0, 0, -1], dtype=torch.int32)
+    emulated.library(GROUND, run).t4r_atomics_cuda(x, out, blocks=3, threads=64)
+    union = functools.reduce(operator.or_, x.flatten().tolist())
+    assert out[:5].tolist() == [x.sum(), x.min(), x.max(), union, 1]
+    assert out[5] in x
 
 
 @pytest.mark.parametrize("offset", [0, 1])

@@ -13,11 +13,9 @@
 #define __global__
 #define __device__
 #define __host__
-#define __constant__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
-#define __align__(bytes) alignas(bytes)
 #if !defined(__restrict__)
 #define __restrict__ __restrict
 #endif
@@ -35,7 +33,7 @@ enum cudaError_t : int {
   cudaErrorLaunchFailure = 719,
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
 
 namespace t4r::emulation {
 
@@ -60,7 +58,6 @@ void start(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 bloc
 
 // The device that is current: of two, so that a launcher can be seen to choose one and to restore the other.
 constexpr int kDevices = 2;
-constexpr int kProcessors = 132;
 int current_device();
 void set_device(int device);
 
@@ -79,15 +76,13 @@ inline cudaError_t cudaSetDevice(int device) {
   return cudaSuccess;
 }
 
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int device) {
   if (device < 0 || device >= t4r::emulation::kDevices) return cudaErrorInvalidDevice;
-  *value = attribute == cudaDevAttrMultiProcessorCount ? t4r::emulation::kProcessors
-                                                       : static_cast<int>(t4r::emulation::most_shared());
+  *value = static_cast<int>(t4r::emulation::most_shared());
   return cudaSuccess;
 }
 
-inline cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
-  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaErrorInvalidValue;
+inline cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
   return static_cast<cudaError_t>(t4r::emulation::allow_shared(kernel, value));
 }
 
