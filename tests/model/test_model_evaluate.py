@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -204,28 +202,6 @@ def test_schemas() -> None:
 def test_names() -> None:
     assert repr(regression_model(name="mine")).startswith("mine(")
     assert repr(regression_model()).startswith("Model(")
-
-
-def test_lightning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
-    model = regression_model(optimizer=torch.optim.SGD)
-    with pytest.raises(ImportError, match="to_lightning needs pytorch_lightning"):
-        model.to_lightning()
-    stub = types.ModuleType("pytorch_lightning")
-    stub.LightningModule = type(
-        "LightningModule",
-        (torch.nn.Module,),
-        {"log": lambda self, name, value: setattr(self, "logged", (name, value))},
-    )
-    monkeypatch.setitem(sys.modules, "pytorch_lightning", stub)
-    module = model.to_lightning()
-    loss = module.training_step(data(1)[0], 0)
-    assert loss.requires_grad
-    assert module.logged[0] == "train_loss"
-    optimizer = module.configure_optimizers()
-    assert isinstance(optimizer, torch.optim.SGD)
-    assert optimizer.param_groups[0]["lr"] == 1e-3
-    assert module(data(1)[0][0]).shape == (8,)
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,17 @@ def split_batch(batch: Any) -> tuple[Any, Any]:
     raise type_error("Model", "dataloader", "yield a dict or (dict, targets)", type(batch).__name__)
 
 
+def num_rows(batch: Any) -> int:
+    """Return the rows B of a batch of padded or ragged columns."""
+    inputs, _ = split_batch(batch)
+    for name, column in inputs.items():
+        if name.endswith("__offsets"):
+            return len(column) - 1
+        if not name.endswith("__values"):
+            return len(column)
+    return 0
+
+
 def to_device(value: Any, device: torch.device) -> Any:
     """Move a tensor, or the tensors of a mapping, to ``device``."""
     if isinstance(value, torch.Tensor):

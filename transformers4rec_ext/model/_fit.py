@@ -35,11 +35,11 @@ def progress(loader: Iterable[Any], verbose: bool, text: str) -> Iterable[Any]:
     return bar
 
 
-def make_optimizer(optimizer: Any, model: torch.nn.Module) -> Any:
+def make_optimizer(optimizer: Any, model: torch.nn.Module, **options: Any) -> Any:
     if optimizer is torch.optim.Adam and has_row_gradients(model):
         optimizer = LazyAdam
     if inspect.isclass(optimizer) or (callable(optimizer) and not hasattr(optimizer, "step")):
-        optimizer = optimizer(model.parameters())
+        optimizer = optimizer(model.parameters(), **options)
     if not hasattr(optimizer, "step") or not hasattr(optimizer, "zero_grad"):
         raise type_error(
             "Model.fit", "optimizer", "be an optimizer or make one", type(optimizer).__name__
@@ -101,6 +101,30 @@ def detached(predictions: Any) -> Any:
     if isinstance(predictions, Mapping):
         return {name: detached(value) for name, value in predictions.items()}
     return predictions.detach() if isinstance(predictions, torch.Tensor) else predictions
+
+
+def process_metrics(metrics: Mapping[str, Any], prefix: str = "", to_cpu: bool = True) -> Any:
+    """Return nested dictionaries of metrics as one, ``{prefix + name: value}``.
+
+    Parameters
+    ----------
+    metrics : dict from name to tensor, or to such a dict
+    prefix : str
+    to_cpu : bool
+        Whether tensors become numbers.
+
+    Examples
+    --------
+    >>> process_metrics({"eval_click": {"click/accuracy": torch.tensor(0.5)}}, prefix="eval_/")
+    {'eval_/click/accuracy': 0.5}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            flat.update(process_metrics(value, prefix, to_cpu))
+        else:
+            flat[f"{prefix}{name}"] = float(value) if to_cpu else value
+    return flat
 
 
 def in_words(metrics: Mapping[str, Any]) -> str:

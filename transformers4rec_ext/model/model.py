@@ -312,7 +312,18 @@ class Model(Saving):
         return [task for head in self._heads() for task in head.prediction_task_dict.values()]
 
     def to_lightning(self) -> Any:
-        """Return a LightningModule that trains this model (needs pytorch_lightning)."""
+        """Return a LightningModule of this model, for Lightning 2 (``pip install lightning``).
+
+        It trains with the model's ``optimizer`` class at a learning rate of 1e-3 and logs
+        ``train_loss``; validates and tests with ``val_loss``, ``val_/next-item/ndcg_at_10``, ...;
+        and predicts what :meth:`forward` returns without a flag. It takes any DataLoader of
+        dictionaries, or of ``(dict, targets)``, and what was imported of ``lightning.pytorch`` and
+        ``pytorch_lightning``.
+
+        Raises
+        ------
+        ImportError   if neither is installed.
+        """
         from transformers4rec_ext.model._lightning import as_lightning
 
         return as_lightning(self)

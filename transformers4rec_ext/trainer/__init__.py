@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from transformers4rec_ext.config.trainer import T4RecTrainingArguments
+from transformers4rec_ext.model._fit import process_metrics
 from transformers4rec_ext.trainer.callbacks import IncrementalLoggingCallback
-from transformers4rec_ext.trainer.evaluation import process_metrics
 from transformers4rec_ext.trainer.loaders import DatasetMock
 from transformers4rec_ext.trainer.trainer import Trainer
 

@@ -14,34 +14,9 @@ from transformers import trainer_utils
 
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.model._all_items import best_of_scores
-from transformers4rec_ext.model._batch import split_batch, to_device
-from transformers4rec_ext.model._fit import mode_of
+from transformers4rec_ext.model._batch import num_rows, split_batch, to_device
+from transformers4rec_ext.model._fit import mode_of, process_metrics
 from transformers4rec_ext.model.prediction_task import NextItemPredictionTask
-
-
-def process_metrics(metrics: Mapping[str, Any], prefix: str = "", to_cpu: bool = True) -> Any:
-    """Return nested dictionaries of metrics as one, ``{prefix + name: value}``.
-
-    Parameters
-    ----------
-    metrics : dict from name to tensor, or to such a dict
-    prefix : str
-    to_cpu : bool
-        Whether tensors become numbers.
-
-    Examples
-    --------
-    >>> process_metrics({"eval_click": {"click/accuracy": torch.tensor(0.5)}}, prefix="eval_/")
-    {'eval_/click/accuracy': 0.5}
-    """
-    flat: dict[str, Any] = {}
-    for name, value in metrics.items():
-        if isinstance(value, Mapping):
-            flat.update(process_metrics(value, prefix, to_cpu))
-        else:
-            flat[f"{prefix}{name}"] = float(value) if to_cpu else value
-    return flat
-
 
 EvalLoopOutput: Any = trainer_utils.EvalLoopOutput
 
@@ -187,17 +162,6 @@ def recommend(trainer: Any, model: Any, inputs: Mapping[str, Tensor], targets: A
     name = next_item_task(trainer.model).task_name
     scores, ids = outputs[name]
     return {**outputs, name: (ids, scores)}
-
-
-def num_rows(batch: Any) -> int:
-    """Return the rows B of a batch of padded or ragged columns."""
-    inputs, _ = split_batch(batch)
-    for name, column in inputs.items():
-        if name.endswith("__offsets"):
-            return len(column) - 1
-        if not name.endswith("__values"):
-            return len(column)
-    return 0
 
 
 def prepared(batch: Any, device: torch.device) -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ from transformers.trainer_utils import SchedulerType
 
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.config.trainer import T4RecTrainingArguments
+from transformers4rec_ext.model._batch import num_rows
 from transformers4rec_ext.model._fit import has_row_gradients
 from transformers4rec_ext.model.model import Model
 from transformers4rec_ext.trainer import evaluation
@@ -218,7 +219,7 @@ class Trainer(Checkpoints):
         outputs = model(columns, targets=targets, training=True)
         loss = outputs["loss"]
         if self.args.world_size > 1:
-            loss = loss * self._share(outputs["labels"], evaluation.num_rows(inputs))
+            loss = loss * self._share(outputs["labels"], num_rows(inputs))
         return (loss, outputs) if return_outputs else loss
 
     def _share(self, labels: Any, rows: int) -> torch.Tensor:
