@@ -18,6 +18,7 @@ from transformers4rec_ext.features.tabular import TabularFeatures, TagsArgument
 from transformers4rec_ext.masking import MaskedItems, MaskSequence, masking_registry
 from transformers4rec_ext.schema import Schema, Tags, as_schema
 from transformers4rec_ext.tabular.base import TabularAggregationType, TabularTransformationsType
+from transformers4rec_ext.utils.padding import check_same_lengths
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -188,6 +189,14 @@ class TabularSequenceFeatures(TabularFeatures):
         sizes = self.columns_size(self.input_size) or {}
         known = [size[1] for size in sizes.values() if len(size) == 3 and size[1] > 0]
         return max(known, default=None)
+
+    def check_lengths(self, inputs: Mapping[str, Tensor]) -> None:
+        """Raise ValueError if ragged columns of a batch differ in the lengths of their rows.
+
+        A model calls this before it pads; of tensors on the CPU only, where it waits for nothing.
+        """
+        if self.schema is not None:
+            check_same_lengths(type(self).__name__, inputs, self.schema.column_names)
 
     def masked_items(
         self, inputs: Mapping[str, Tensor], training: bool = False, testing: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,15 +11,19 @@ from transformers4rec_ext._errors import type_error
 from transformers4rec_ext.utils.padding import pad_inputs
 
 
-def prepare_inputs(inputs: Any, max_sequence_length: int | None) -> dict[str, Any]:
+def prepare_inputs(
+    inputs: Any, max_sequence_length: int | None, heads: Iterable[Any] = ()
+) -> dict[str, Any]:
     """Return a copy of ``inputs`` with float32 floats and ragged columns padded on the right.
 
-    Of ragged columns see :func:`~transformers4rec_ext.utils.padding.pad_inputs`.
+    Of ragged columns see :func:`~transformers4rec_ext.utils.padding.pad_inputs`. The input modules
+    of ``heads`` may look at them before, with ``check_lengths(columns)``.
 
     Raises
     ------
     TypeError    if ``inputs`` is not a dict of tensors.
-    ValueError   if one half of a ragged column is missing or its offsets do not fit.
+    ValueError   if one half of a ragged column is missing, its offsets do not fit, or an input
+                 module does not like them.
     """
     if not isinstance(inputs, Mapping):
         raise type_error("Model.forward", "inputs", "be a dict of tensors", type(inputs).__name__)
@@ -30,6 +34,10 @@ def prepare_inputs(inputs: Any, max_sequence_length: int | None) -> dict[str, An
                 "Model.forward", f"inputs[{name!r}]", "be a tensor", type(value).__name__
             )
         columns[name] = value.float() if value.is_floating_point() else value
+    for head in heads:
+        check = getattr(getattr(head.body, "inputs", None), "check_lengths", None)
+        if check is not None:
+            check(columns)
     return pad_inputs(columns, max_sequence_length, function="Model.forward")
 
 

@@ -124,7 +124,7 @@ class Model(Saving):
             ``loss`` [], ``labels``, ``predictions``: by task name, or the task's own with one task.
         dict from task name to output without, or the task's own output with one task
         """
-        columns = prepare_inputs(inputs, self.max_sequence_length)
+        columns = prepare_inputs(inputs, self.max_sequence_length, self.heads)
         if isinstance(targets, Mapping) and not targets:
             targets = None
         returns, exclude_ids = kwargs.get("returns"), kwargs.get("exclude_ids")

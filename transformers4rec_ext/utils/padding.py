@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -113,6 +113,34 @@ def ragged_columns(inputs: Mapping[str, Tensor], function: str) -> dict[str, Ten
             sorted(halves ^ set(offsets)),
         )
     return offsets
+
+
+def check_same_lengths(function: str, inputs: Mapping[str, Tensor], names: Iterable[str]) -> None:
+    """Raise ValueError unless the ragged ones of the columns ``names`` have the same row lengths.
+
+    Of tensors on the CPU only, where a look waits for nothing.
+    """
+    offsets = {name: inputs[name + OFFSETS] for name in names if name + OFFSETS in inputs}
+    if len(offsets) < 2 or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return
+    if any(ends.device.type != "cpu" for ends in offsets.values()):
+        return
+    (first, expected), *others = offsets.items()
+    for name, ends in others:
+        if ends.shape != expected.shape:
+            counts = {first: expected.numel() - 1, name: ends.numel() - 1}
+            raise value_error(function, "inputs", "have sequences for the same rows", counts)
+        if (ends != expected).any():
+            differ = ends.diff() != expected.diff()
+            row = int(differ.nonzero()[0]) if differ.any() else 0
+            lengths = {n: int(e.diff()[row]) for n, e in ((first, expected), (name, ends))}
+            raise value_error(
+                function,
+                "inputs",
+                "have sequences of one length in each row",
+                f"{lengths} in row {row}",
+                "Position t of every sequence column must be of the item at t.",
+            )
 
 
 def _longest_row(function: str, name: str, offsets: Tensor) -> int:
