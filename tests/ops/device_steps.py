@@ -10,7 +10,7 @@ from torch import Tensor
 
 from transformers4rec_ext import functional
 from transformers4rec_ext.ops.schemas import operators
-from transformers4rec_ext.optim import LazyAdagrad, LazyAdam
+from transformers4rec_ext.optim import LazyAdagrad, LazyAdam, clip_grad_norm_
 
 ITEMS, ROWS, WIDTH, SAMPLES = 211, 33, 8, 40
 
@@ -74,9 +74,10 @@ def train(
     weight: torch.nn.Parameter,
     targets: Tensor,
 ) -> None:
-    """Make one step of ``rule``, an optimizer of ``weight``, on a batch."""
+    """Make one step of ``rule``, an optimizer of ``weight``, on a batch, gradients clipped."""
     rule.zero_grad()
     loss(hidden, weight, targets).backward()
+    clip_grad_norm_(weight, 0.1)
     rule.step()
 
 

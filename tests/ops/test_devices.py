@@ -13,6 +13,7 @@ from op_table import TABLE, Op, close
 from torch import Tensor
 
 from transformers4rec_ext import _native
+from transformers4rec_ext.optim import clip_grad_norm_
 
 
 def outcome(op: Op, arguments: tuple[Any, ...]) -> list[Tensor]:
@@ -90,6 +91,21 @@ def test_a_training_step_never_waits(
     train(loss, rule, *data)  # libraries start, states are made
     request.getfixturevalue("waiting_is_an_error")
     train(loss, rule, *data)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("sparse", [False, True])
+def test_clipped_gradients_are_the_cpus(sparse: bool) -> None:
+    clipped = {}
+    for device in ("cpu", "cuda"):
+        table = torch.nn.Embedding.from_pretrained(batch(device)[1].detach(), sparse=sparse)
+        table.weight.requires_grad_()
+        ids = batch(device)[2]
+        (table(ids) ** 2).sum().backward()
+        norm = clip_grad_norm_(table.weight, 0.5)
+        clipped[device] = norm.cpu(), table.weight.grad.to_dense().cpu()  # type: ignore[union-attr]
+    for a, b in zip(clipped["cuda"], clipped["cpu"], strict=True):
+        close(a, b)
 
 
 @pytest.mark.gpu

@@ -107,3 +107,14 @@ def test_many_rows_are_summed_in_their_order() -> None:
     for i, row in zip(ids.tolist(), values, strict=True):
         wanted[i] += row
     assert torch.equal(reference.sum_rows(ids, values)[1], wanted)
+    padded = reference.padded_sums(ids, values)
+    assert torch.equal(padded, torch.cat([wanted, torch.zeros(997, 4)]))
+
+
+def test_padded_sums_of_halves_and_of_nothing() -> None:
+    ids = torch.tensor([5, 0])
+    halves = torch.tensor([[1.5, 2.0], [0.5, 4.0]], dtype=torch.float16)
+    sums = reference.padded_sums(ids, halves)
+    assert sums.dtype == torch.float32
+    assert sums.tolist() == [[0.5, 4.0], [1.5, 2.0]]
+    assert reference.padded_sums(ids[:0], halves[:0]).shape == (0, 2)

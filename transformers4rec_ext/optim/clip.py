@@ -54,8 +54,9 @@ def clip_grad_norm_(
     Notes
     -----
     Dense gradients are scaled in place; a sparse one is replaced by its coalesced form, scaled: the
-    values that autograd stored may be shared with other tensors of the graph. Deterministic. On
-    CUDA no host synchronisation for dense gradients.
+    values that autograd stored may be shared with other tensors of the graph. On a GPU it stays
+    uncoalesced, as the number of distinct rows is not known there without waiting. Deterministic.
+    No host synchronisation.
 
     Examples
     --------
@@ -78,18 +79,32 @@ def clip_grad_norm_(
             dense.append(parameter)
             parts.append(grad)
         elif grad.layout == torch.sparse_coo and grad.sparse_dim() == 1:
-            rows, sums = reference.sum_rows(grad._indices()[0], grad._values())
-            sparse.append((parameter, rows, sums.to(grad.dtype)))
-            parts.append(sparse[-1][-1])
+            rows, values, sums = _summed(grad)
+            sparse.append((parameter, rows, values))
+            parts.append(sums)
         else:
             raise value_error(name, "gradients", "be dense or sparse COO of rows", grad.layout)
     norm = torch.nn.utils.get_total_norm(parts, norm_type, error_if_nonfinite)
     torch.nn.utils.clip_grads_with_norm_(dense, max_norm, norm)
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    for parameter, rows, sums in sparse:
-        values = sums * scale.to(sums.device)
+    for parameter, rows, values in sparse:
+        scaled = values * scale.to(values.device)
         # not torch.sparse_coo_tensor(check_invariants=False): torch 2.12 warns of it all the same
         parameter.grad = torch.ops.aten.sparse_coo_tensor.indices_size(
-            rows[None], values, parameter.shape, is_coalesced=True
+            rows[None], scaled, parameter.shape, is_coalesced=values.device.type == "cpu"
         )
     return norm
+
+
+def _summed(grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the ids and rows to scale, and the sums of equal ids, whose norm is taken.
+
+    On the CPU the former are the sums themselves; elsewhere their number would have to be waited
+    for, and the rows stay as they are.
+    """
+    ids, values = grad._indices()[0], grad._values()
+    if grad.device.type != "cpu":
+        return ids, values, reference.padded_sums(ids, values).to(grad.dtype)
+    rows, sums = reference.sum_rows(ids, values)
+    sums = sums.to(grad.dtype)
+    return rows, sums, sums

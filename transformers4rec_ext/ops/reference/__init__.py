@@ -36,7 +36,7 @@ from transformers4rec_ext.ops.reference.log_uniform import (
     log_uniform_log_q,
     log_uniform_sample,
 )
-from transformers4rec_ext.ops.reference.rows import adagrad_rows, adam_rows, sum_rows
+from transformers4rec_ext.ops.reference.rows import adagrad_rows, adam_rows, padded_sums, sum_rows
 from transformers4rec_ext.ops.reference.sampled import (
     sampled_bce_loss,
     sampled_bce_tile,
@@ -63,6 +63,7 @@ __all__ = [
     "log_uniform_sample",
     "logsumexp_tile",
     "outside_autocast",
+    "padded_sums",
     "pair_score",
     "pair_scores",
     "rank_tile",

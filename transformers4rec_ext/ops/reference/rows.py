@@ -23,6 +23,22 @@ def sum_rows(ids: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     return rows, torch.segment_reduce(wide, "sum", lengths=counts, axis=0, unsafe=True)
 
 
+def padded_sums(ids: Tensor, values: Tensor) -> Tensor:
+    """Return the sums of `sum_rows`, then zeros up to as many rows as ``values`` has.
+
+    Their number is not asked for, which would wait for a GPU.
+    """
+    ordered, order = ids.sort(stable=True)
+    begins = torch.ones_like(ids, dtype=torch.bool)
+    begins[1:] = ordered[1:] != ordered[:-1]
+    end = ids.numel()
+    places = torch.arange(end, device=ids.device)
+    offsets = torch.full((end + 1,), end, device=ids.device)
+    offsets[:-1] = torch.where(begins, places, end).sort().values
+    wide = values.to(accumulate_dtype(values.dtype))[order]
+    return torch.segment_reduce(wide, "sum", offsets=offsets, axis=0, unsafe=True)
+
+
 def _over_rows(values: Tensor) -> Tensor:
     """One number a row [n] as [n, 1]; numbers of every element [n, D] as they are."""
     return values if values.dim() == 2 else values[:, None]
