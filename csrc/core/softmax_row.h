@@ -57,6 +57,13 @@ T4R_HD double row_loss(double sum, double total, double max_minus_target, bool c
   return sum > 0 ? (sum / total) * (log(sum) + max_minus_target) : sum * 0.0;
 }
 
+// The target's term of binary cross-entropy and its slope: softplus(-x) and sigmoid(-x).
+T4R_HD void target_terms(double x, double& softplus, double& sigmoid) {
+  const double e = exp(-fabs(x));
+  softplus = (x > 0 ? 0.0 : -x) + log1p(e);
+  sigmoid = (x > 0 ? e : 1.0) / (1.0 + e);
+}
+
 // softplus(x) = max(x, 0) + log(1 + e) and sigmoid(x) = (x < 0 ? e : 1) / (1 + e) from e = e^-|x|
 template <typename T>
 T4R_HD T exp_of_minus_abs(T x) {
