@@ -75,6 +75,17 @@ def ids_within(function: str, argument: str, ids: Tensor, low: int, high: int) -
         raise value_error(function, argument, f"lie in [{low}, {high})", got, hint)
 
 
+def values_within(function: str, argument: str, values: Tensor, low: float, high: float) -> None:
+    """Raise if a value is outside ``[low, high]``, or none; CPU only, as :func:`ids_within`."""
+    if values.numel() == 0 or not _looking_is_free(values):
+        return
+    outside = ~((values >= low) & (values <= high))
+    if bool(outside.any()):
+        raise value_error(
+            function, argument, f"lie in [{low:g}, {high:g}]", f"{values[outside][0].item():g}"
+        )
+
+
 def _looking_is_free(ids: Tensor) -> bool:
     """Tell whether a look at values needs no host sync, and is possible: not inside torch.func."""
     return (
@@ -144,6 +155,14 @@ def _number(function: str, argument: str, value: Any) -> float:
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise type_error(function, argument, "be a number", type(value).__name__)
     return float(value)
+
+
+def finite(function: str, argument: str, value: Any) -> float:
+    """Return ``value`` as a finite float."""
+    result = _number(function, argument, value)
+    if not math.isfinite(result):
+        raise value_error(function, argument, "be finite", value)
+    return result
 
 
 def positive(function: str, argument: str, value: Any) -> float:

@@ -169,6 +169,10 @@ def test_from_schema() -> None:
     assert head.loss_reduction == "sum"
     with pytest.raises(ValueError, match=r"task_weight_dict must name targets .*; got \['x'\]"):
         Head.from_schema(schema, dense_body(), task_weight_dict={"x": 1.0})
+    with pytest.raises(TypeError, match=r"task_weight_dict must be a dict .*; got list"):
+        Head.from_schema(schema, dense_body(), task_weight_dict=[2.0])
+    with pytest.raises(TypeError, match="from_schema: schema must be a Schema; got dict"):
+        Head.from_schema({}, dense_body())
     with pytest.raises(ValueError, match="schema must tag a column"):
         Head.from_schema(schema.select_by_name("other"), dense_body())
 
@@ -196,6 +200,13 @@ def test_to_model() -> None:
             "prediction_tasks must have different names; got two named 'a/regression_task'",
         ),
         ({"task_weights": [1.0, 2.0]}, ValueError, r"one weight per task \(1\); got \[1.0, 2.0\]"),
+        ({"task_weights": 0.5}, TypeError, "task_weights must be a list of numbers; got float"),
+        (
+            {"task_weights": ["a"]},
+            TypeError,
+            "task_weights of 'play/regression_task' must be a num",
+        ),
+        ({"task_weights": [float("nan")]}, ValueError, "'play/regression_task' must be finite"),
         ({"task_blocks": {"x": MLPBlock([2])}}, ValueError, r"task_blocks must name tasks among"),
         ({"task_blocks": 3}, TypeError, "task_block must be a torch.nn.Module or have"),
         ({"loss_reduction": "median"}, ValueError, "loss_reduction must be one of .*'median'"),

@@ -207,6 +207,7 @@ def test_names() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
+        ({"head_weights": ["a"]}, TypeError, r"head_weights\[0\] must be a number; got str"),
         ({"head_weights": (1.0,)}, ValueError, "^`head_weights` must be a list"),
         (
             {"head_weights": [1.0, 2.0]},

@@ -270,6 +270,16 @@ def test_forward_refuses(
         built(RegressionTask("r"))([inputs] if isinstance(inputs, list) else inputs, targets, True)
 
 
+@pytest.mark.parametrize("wrong", [2.0, -1.0, float("nan")])
+def test_binary_targets_out_of_range(wrong: float) -> None:
+    x, targets = torch.randn(3, D), torch.tensor([0.0, wrong, 1.0])
+    with pytest.raises(ValueError, match=rf"targets 'c' must lie in \[0, 1\]; got {wrong:g}"):
+        built(BinaryClassificationTask("c"))(x, targets=targets, training=True)
+    # A loss of one's own may have other labels.
+    own = built(BinaryClassificationTask("c", loss=torch.nn.MSELoss()))
+    assert own(x, targets=torch.tensor([2, -1, 0]), training=True)["loss"].isfinite()
+
+
 def test_targets_per_position() -> None:
     task = built(RegressionTask("r", summary_type=None))
     text = (

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import type_error, value_error
 
 
@@ -62,3 +63,15 @@ def check_heads(heads: Sequence[Any]) -> None:
             f"two named {repeated[0]!r}",
             "Give one of the tasks a task_name.",
         )
+
+
+def checked_weights(function: str, argument: str, weights: Any, of: list[str]) -> list[float]:
+    """Return the weights as floats, one for each name in ``of``."""
+    if not isinstance(weights, Sequence) or isinstance(weights, str):
+        raise type_error(function, argument, "be a list of numbers", type(weights).__name__)
+    if len(weights) != len(of):
+        raise value_error(function, argument, f"have one weight per task ({len(of)})", weights)
+    return [
+        _checks.finite(function, f"{argument} of {n!r}", w)
+        for n, w in zip(of, weights, strict=True)
+    ]

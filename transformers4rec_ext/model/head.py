@@ -11,7 +11,7 @@ import torch
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.block.base import named_arguments
 from transformers4rec_ext.masking import MaskedItems
-from transformers4rec_ext.model._tasks import own_metrics, tasks_by_name
+from transformers4rec_ext.model._tasks import checked_weights, own_metrics, tasks_by_name
 from transformers4rec_ext.schema import Schema, Tags, as_schema
 
 if TYPE_CHECKING:
@@ -139,6 +139,13 @@ class Head(torch.nn.Module):
         )
 
         schema = as_schema(schema, "Head.from_schema")
+        if not isinstance(task_weight_dict, Mapping | None):
+            raise type_error(
+                "Head.from_schema",
+                "task_weight_dict",
+                "be a dict from target name to weight",
+                type(task_weight_dict).__name__,
+            )
         weights = dict(task_weight_dict or {})
         binary = schema.select_by_tag(
             [Tags.BINARY, Tags.BINARY_CLASSIFICATION, Tags.CLASSIFICATION], pred_fn=any
@@ -320,11 +327,8 @@ class Head(torch.nn.Module):
         names = list(self.prediction_task_dict)
         if task_weights is None:
             return dict.fromkeys(names, 1.0)
-        if len(task_weights) != len(names):
-            raise value_error(
-                "Head", "task_weights", f"have one weight per task ({len(names)})", task_weights
-            )
-        return dict(zip(names, task_weights, strict=True))
+        weights = checked_weights("Head", "task_weights", task_weights, names)
+        return dict(zip(names, weights, strict=True))
 
 
 def _task(task: torch.nn.Module) -> Any:

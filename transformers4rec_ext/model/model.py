@@ -78,6 +78,8 @@ class Model(Saving):
                 )
         super().__init__()
         check_heads(head)
+        for number, weight in enumerate(head_weights or []):
+            _checks.finite("Model", f"head_weights[{number}]", weight)
         if head_reduction not in LOSS_REDUCTIONS:
             raise value_error(
                 "Model", "head_reduction", f"be one of {LOSS_REDUCTIONS}", repr(head_reduction)

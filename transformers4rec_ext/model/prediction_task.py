@@ -10,6 +10,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import BinaryAccuracy, BinaryPrecision, BinaryRecall
 from torchmetrics.regression import MeanSquaredError
 
+from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.block.base import BuildableBlock, SequentialBlock
 from transformers4rec_ext.model._next_item import NextItemPredictionTask
@@ -90,6 +91,11 @@ class BinaryClassificationTask(_ScalarTask):
     target_name, task_name, task_block, loss, metrics, summary_type
         As for :class:`PredictionTask`. Targets are 0 or 1, of any dtype.
 
+    Raises
+    ------
+    ValueError
+        In ``forward``, on the CPU, if a target lies outside [0, 1] and the loss is a ``BCELoss``.
+
     Examples
     --------
     >>> task = BinaryClassificationTask("click")
@@ -120,6 +126,14 @@ class BinaryClassificationTask(_ScalarTask):
             pre=BinaryClassificationPrepareBlock(),
             summary_type=summary_type,
         )
+
+    def _check_targets(self, x: torch.Tensor, targets: object) -> torch.Tensor:
+        checked = super()._check_targets(x, targets)
+        if isinstance(self.loss, torch.nn.BCELoss):
+            function = f"{type(self).__name__}.forward"
+            argument = "targets" if self.target_name is None else f"targets {self.target_name!r}"
+            _checks.values_within(function, argument, checked, 0, 1)
+        return checked
 
     def _metric_targets(self, targets: torch.Tensor) -> torch.Tensor:
         return targets.int()
