@@ -215,6 +215,13 @@ def test_columns_without_ids_are_told_of(caplog):
             "masking must follow columns of known sizes, aggregated; got None",
         ),
         (
+            lambda: tr.TabularSequenceFeatures(
+                tr.ContinuousFeatures(["price"]), masking=tr.masking.CausalLanguageModeling(1)
+            ),
+            ValueError,
+            "For masking a categorical_module is required including an item_id",
+        ),
+        (
             lambda: tr.TabularFeatures(),
             ValueError,
             r"TabularFeatures: modules must be at least one of \['continuous_module', 'categorical",

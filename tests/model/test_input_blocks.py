@@ -174,6 +174,9 @@ def test_pretrained_columns():
     assert one(BATCH)["text"].shape == (2, 3, 4)
     assert one(BATCH)["user"] is BATCH["user"]
     assert projected({**BATCH, "user": BATCH["user"].double()})["user"].dtype == torch.float32
+    assert (
+        block({**BATCH, "user": torch.ones(2, 2, dtype=torch.int64)})["user"].dtype == torch.float32
+    )
 
 
 @pytest.mark.parametrize("name", ["mean", "sum", "max", "min"])
@@ -286,3 +289,51 @@ def test_all_kinds_compile():
     ).eval()
     compiled = torch.compile(inputs, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(BATCH, training=True), inputs(BATCH, training=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("soft", [True, False])
+def test_everything_is_computed_in_the_dtype_of_the_block(dtype, soft):
+    inputs = tr.TabularSequenceFeatures.from_schema(
+        SCHEMA,
+        d_output=4,
+        max_sequence_length=3,
+        masking="clm",
+        continuous_soft_embeddings=soft,
+        continuous_projection=None if soft else 4,
+        pretrained_output_dims={"user": 3},
+    )
+    keys = set(inputs.state_dict())
+    assert not any("dtype" in key for key in keys)
+    expected = inputs(BATCH, training=True)
+    out = inputs.to(dtype)(BATCH, training=True)
+    assert out.dtype == dtype
+    bound = 1e-5 if dtype == torch.float64 else 0.05
+    torch.testing.assert_close(out.float(), expected, atol=bound, rtol=bound)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert inputs.float()(BATCH, training=True).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("combiner", ["mean", "sqrtn"])
+@pytest.mark.parametrize("soft", [True, False])
+def test_a_step_looks_at_no_value(combiner, soft):
+    """Tensors on meta have none, so a look, which on a GPU waits for the device, raises."""
+    arguments = {
+        "continuous_soft_embeddings": soft,
+        "max_sequence_length": 3,
+        "pre": tr.StochasticSwapNoise(replacement_prob=0.5),
+        "post": "layer-norm",
+        "aggregation": "concat",
+        "pretrained_output_dims": 3,
+    }
+    blocks = [
+        tr.TabularSequenceFeatures.from_schema(SCHEMA, masking="clm", d_output=4, **arguments),
+        tr.TabularFeatures.from_schema(
+            SCHEMA, combiner=combiner, sequence_combiner="max", **arguments
+        ),
+    ]
+    batch = {name: column.to("meta") for name, column in BATCH.items()}
+    for block in blocks:
+        out = block.to("meta")(batch, training=True)
+        assert out.device.type == "meta"
+        out.sum().backward()

@@ -106,6 +106,37 @@ def test_noise_takes_the_mask_from_the_item_ids():
         tr.StochasticSwapNoise()(torch.ones(100, 5), input_mask=REAL)
 
 
+def test_noise_of_an_input_block_knows_the_item_ids_in_every_column():
+    """Also in the continuous ones, whose own schema has none."""
+    schema = tr.data.tabular_sequence_testing_data.schema
+    batch = tr.data.tabular_sequence_testing_data.torch_synthetic_data(num_rows=50)
+    hours = "timestamp/hour/list"
+    batch[hours][batch["item_id/list"] == 0] = 7.0  # padding that does not look like it
+    noise = tr.StochasticSwapNoise(replacement_prob=1.0)
+    out = tr.TabularSequenceFeatures.from_schema(schema, pre=noise)(batch)
+    assert noise.schema == schema
+    assert (out[hours][batch["item_id/list"] == 0] == 7.0).all()
+    assert (out[hours] == 7.0).sum() == (batch[hours] == 7.0).sum()
+    assert not torch.equal(out[hours].squeeze(-1), batch[hours])
+
+
+def test_vectors_of_rows_are_swapped_whole():
+    """Though they are as many numbers as there are positions."""
+    schema = tr.Schema.from_item_column("item", num_items=9) + tr.Schema(
+        [tr.ColumnSchema("user", dtype="float32", shape=(3,))]
+    )
+    batch = {"item": torch.tensor([[1, 2, 3], [4, 0, 0], [0, 0, 0]]), "user": torch.eye(3)}
+    outs = [tr.StochasticSwapNoise(schema, replacement_prob=1.0)(batch)["user"] for _ in range(50)]
+    assert {tuple(out.argmax(1).tolist()) for out in outs} == {(0, 1, 2), (1, 0, 2)}
+    assert all((out.sum(1) == 1).all() for out in outs)
+
+
+def test_noise_without_an_item_id_goes_by_the_values():
+    schema = tr.Schema([tr.ColumnSchema("ids")])
+    out = tr.StochasticSwapNoise(schema, replacement_prob=1.0)({"ids": PADDED})["ids"]
+    assert torch.equal(out != 0, REAL)
+
+
 def test_noise_in_the_inputs_is_none_in_the_targets():
     schema = tr.Schema.from_item_column("item", num_items=1000, max_length=80)
     noise = tr.StochasticSwapNoise(schema, replacement_prob=1.0)

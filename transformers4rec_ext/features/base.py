@@ -7,6 +7,9 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+import torch
+from torch import nn
+
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.schema import Schema
 from transformers4rec_ext.tabular.base import TabularBlock
@@ -27,6 +30,15 @@ class InputBlock(TabularBlock):
     """
 
     is_input = True
+
+
+def keep_dtype(block: nn.Module) -> None:
+    """Let ``block`` know the dtype that it is moved to, in ``dtype_of``, though it has no weights.
+
+    Numbers of a batch are converted to it: what a model computes with in float64 or bfloat16, its
+    columns are, too.
+    """
+    block.register_buffer("dtype_of", torch.empty(0), persistent=False)
 
 
 def built(

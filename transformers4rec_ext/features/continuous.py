@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from transformers4rec_ext.features.base import (
     InputBlock,
     arguments_of,
+    keep_dtype,
     known_arguments,
     refuse_unknown,
 )
@@ -31,7 +33,8 @@ class ContinuousFeatures(InputBlock):
     Parameters
     ----------
     features : list of str
-        The columns; a batch must have them all. Integers are converted to floats.
+        The columns; a batch must have them all. They are converted to the dtype of the block:
+        float32, unless it is moved to another.
     pre, post, aggregation
         See :class:`~transformers4rec_ext.TabularModule`.
     schema : Schema, optional
@@ -47,6 +50,8 @@ class ContinuousFeatures(InputBlock):
     torch.Size([2, 3, 1])
     """
 
+    dtype_of: Tensor
+
     def __init__(
         self,
         features: Sequence[str],
@@ -57,6 +62,7 @@ class ContinuousFeatures(InputBlock):
     ) -> None:
         super().__init__(pre=pre, post=post, aggregation=aggregation, schema=schema)
         self.filter_features = FilterFeatures(features)
+        keep_dtype(self)
 
     @classmethod
     def from_schema(
@@ -88,7 +94,7 @@ class ContinuousFeatures(InputBlock):
         function = type(self).__name__
         columns = columns_of(function, inputs, self.filter_features.to_include)
         return {
-            name: numbers_of(function, name, column).unsqueeze(-1)
+            name: numbers_of(function, name, column, self.dtype_of.dtype).unsqueeze(-1)
             for name, column in columns.items()
         }
 

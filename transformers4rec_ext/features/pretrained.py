@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.features.base import (
     InputBlock,
+    keep_dtype,
     known_arguments,
     refuse_unknown,
     refuse_unknown_columns,
@@ -66,6 +67,8 @@ class PretrainedEmbeddingFeatures(InputBlock):
     torch.Size([2, 3])
     """
 
+    dtype_of: Tensor
+
     def __init__(
         self,
         features: Sequence[str],
@@ -81,6 +84,7 @@ class PretrainedEmbeddingFeatures(InputBlock):
             post = normalizer if post is None else flat([normalizer, post])
         super().__init__(pre=pre, post=post, aggregation=aggregation, schema=schema)
         self.features = list(features)
+        keep_dtype(self)
         self.pretrained_output_dims = pretrained_output_dims
         if isinstance(pretrained_output_dims, Mapping):
             self._dims = dict(pretrained_output_dims)
@@ -164,7 +168,7 @@ class PretrainedEmbeddingFeatures(InputBlock):
 
     def _vectors(self, name: str, column: Any) -> Tensor:
         function = type(self).__name__
-        vectors = numbers_of(function, name, column)
+        vectors = numbers_of(function, name, column, self.dtype_of.dtype)
         if vectors.ndim not in (2, 3):
             raise value_error(
                 function, f"inputs[{name!r}]", "be [B, T, D] or [B, D]", list(vectors.shape)
@@ -192,9 +196,7 @@ class PretrainedEmbeddingFeatures(InputBlock):
                 f"have vectors of width {projection.in_features}",
                 list(vectors.shape),
             )
-        # A batch of another precision than the weights', as pretrained vectors often are.
-        weight: Tensor = projection.weight  # type: ignore[assignment]  # of an nn.Linear
-        projected: Tensor = projection(vectors.to(weight.dtype))
+        projected: Tensor = projection(vectors)
         return projected
 
     def forward_output_size(self, input_sizes: Any) -> Any:

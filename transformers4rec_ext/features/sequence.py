@@ -171,6 +171,8 @@ class TabularSequenceFeatures(TabularFeatures):
             raise type_error(
                 type(self).__name__, "masking", "be a MaskSequence", type(value).__name__
             )
+        if value is not None and self.item_id is None:
+            raise ValueError("For masking a categorical_module is required including an item_id.")
         self._masking = value
 
     @property

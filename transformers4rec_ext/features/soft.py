@@ -150,8 +150,9 @@ class SoftEmbeddingFeatures(EmbeddingFeatures):
         return SoftEmbedding(table.vocabulary_size, table.dim, table.initializer)
 
     def _lookup(self, name: str, column: Any) -> Tensor:
-        numbers = numbers_of(type(self).__name__, name, column)
-        vectors: Tensor = self.embedding_tables[name](numbers)
+        table: Any = self.embedding_tables[name]
+        dtype = table.embedding_table.weight.dtype
+        vectors: Tensor = table(numbers_of(type(self).__name__, name, column, dtype))
         return vectors
 
     def forward_output_size(self, input_sizes: Any) -> Any:

@@ -77,17 +77,12 @@ class TabularBlock(BlockBase, TabularModule):
     def build(self, input_size: Any, schema: Schema | None = None, **kwargs: Any) -> Self:
         """Build the steps for columns of ``input_size``, a dict of sizes; return the block."""
         super().build(input_size, schema=schema, **kwargs)
-        size = self._build_step(self.pre, input_size)
-        size = self._build_step(self.post, self.columns_size(size))
-        self._build_step(self.aggregation, size)
+        # The steps see all columns of a batch, so they get the whole schema, if it is given.
+        whole = self.schema if schema is None else schema
+        size = _build_step(self.pre, input_size, whole)
+        size = _build_step(self.post, self.columns_size(size), whole)
+        _build_step(self.aggregation, size, whole)
         return self
-
-    def _build_step(self, step: Any, size: Any) -> Any:
-        if step is None or size is None:
-            return size
-        if hasattr(step, "build"):
-            step.build(size, schema=self.schema)
-        return module_output_size(step, size)
 
     def forward_output_size(self, input_size: Any) -> Any:
         """Return the size of what ``forward`` returns; None where a subclass does not say it."""
@@ -110,6 +105,15 @@ class TabularBlock(BlockBase, TabularModule):
             if step is not None and isinstance(size, Mapping):
                 size = module_output_size(self._informed(step), size)
         return size
+
+
+def _build_step(step: Any, size: Any, schema: Schema | None) -> Any:
+    """Build a step for columns of ``size``; return the size of its output."""
+    if step is None or size is None:
+        return size
+    if hasattr(step, "build"):
+        step.build(size, schema=schema)
+    return module_output_size(step, size)
 
 
 class MergeTabular(TabularBlock):

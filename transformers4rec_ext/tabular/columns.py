@@ -71,8 +71,8 @@ def ids_of(function: str, name: str, column: Any) -> Tensor:
     return column.to(torch.int64)
 
 
-def numbers_of(function: str, name: str, column: Any) -> Tensor:
-    """Return the column ``name`` of a batch as a floating tensor; integers are converted."""
+def numbers_of(function: str, name: str, column: Any, dtype: torch.dtype) -> Tensor:
+    """Return the column ``name`` of a batch, real numbers or integers, in ``dtype``."""
     if not isinstance(column, Tensor) or column.is_complex():
         raise type_error(
             function,
@@ -80,7 +80,7 @@ def numbers_of(function: str, name: str, column: Any) -> Tensor:
             "be a tensor of real numbers",
             column.dtype if isinstance(column, Tensor) else type(column).__name__,
         )
-    return column if column.is_floating_point() else column.to(torch.get_default_dtype())
+    return column.to(dtype)
 
 
 def outputs_of(merge_with: Any, inputs: Any) -> list[TabularData]:

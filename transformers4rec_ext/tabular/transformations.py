@@ -32,7 +32,8 @@ class StochasticSwapNoise(TabularTransformation):
     ----------
     schema : Schema, optional
         Tells which column is the item id: what it pads is padding in all columns. That of the
-        block it belongs to when not given; without one, what equals ``pad_token`` is padding.
+        block it belongs to when not given; where no column is the item id, what equals
+        ``pad_token`` is padding.
     pad_token : int
     replacement_prob : float
         In [0, 1].
@@ -76,9 +77,18 @@ class StochasticSwapNoise(TabularTransformation):
             return inputs
         if not isinstance(inputs, Mapping):
             return self.augment(inputs, input_mask)
-        if input_mask is None and self.schema is not None:
+        if input_mask is None and self.schema is not None and self.schema.item_id_column_name:
             input_mask = self.get_padding_mask_from_item_id(inputs, self.pad_token)
-        return {name: self.augment(column, input_mask) for name, column in inputs.items()}
+        return {
+            name: self.augment(column, self._mask_of(name, column, input_mask))
+            for name, column in inputs.items()
+        }
+
+    def _mask_of(self, name: str, column: Tensor, mask: Tensor | None) -> Tensor | None:
+        """Return the mask [B] of rows for a column of one value, or vector, per row."""
+        if mask is None or mask.ndim < 2 or self.schema is None or name not in self.schema:
+            return mask
+        return mask if self.schema[name].is_list or column.ndim > 2 else mask.any(dim=1)
 
     def augment(self, input_tensor: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return one column with noise; ``mask`` is bool, False at padding.
@@ -102,14 +112,15 @@ class StochasticSwapNoise(TabularTransformation):
 
     def _real(self, column: Tensor, mask: Tensor | None) -> Tensor:
         """Return bool [B, T] or [B], True at what may be swapped."""
+        if mask is not None and column.ndim < mask.ndim:
+            mask = mask.any(dim=1)
+        positions = min(column.ndim, 2) if mask is None else mask.ndim
         not_pad = column != self.pad_token
-        if column.ndim > 2:
-            not_pad = not_pad.flatten(2).any(dim=2)
+        if column.ndim > positions:
+            not_pad = not_pad.flatten(positions).any(dim=positions)
         if mask is None:
             return not_pad
-        if column.ndim == mask.ndim - 1:
-            mask = mask.any(dim=1)
-        if column.shape[: mask.ndim] != mask.shape:
+        if not_pad.shape != mask.shape:
             raise value_error(
                 "StochasticSwapNoise",
                 "inputs",
