@@ -31,8 +31,8 @@ PAIRS = [
 CAUSAL = [pair for pair in PAIRS if pair[1].startswith("clm")]
 
 
-def _hidden(body, ids, masked, changed_at=None):
-    """Return the hidden states; with ``changed_at`` bool [B, T] the vectors there are others."""
+def _hidden(body, ids, mode, masked, changed_at=None):
+    """Return the hidden states; where ``changed_at`` bool [B, T], of other vectors of items."""
 
     def change(module, arguments, vectors):
         vector = vectors["item_id"]
@@ -43,13 +43,13 @@ def _hidden(body, ids, masked, changed_at=None):
     if changed_at is not None:
         hook = body.inputs.categorical_module.register_forward_hook(change)
     with torch.no_grad():
-        hidden = body({"item_id": ids}, masked=masked)
+        hidden = body({"item_id": ids}, masked=masked, **MODES[mode])
     if hook is not None:
         hook.remove()
     return hidden
 
 
-def _asked(masked: MaskedItems, ids: torch.Tensor, causal: bool):
+def _asked(masked: MaskedItems, causal: bool):
     """Yield the places of labels, and those of the items that they ask for."""
     for row, t in (masked.targets != 0).nonzero().tolist():
         yield row, t, t + causal
@@ -59,25 +59,15 @@ def _masked(body, ids, mode) -> MaskedItems:
     return body.masked_items({"item_id": ids}, **MODES[mode])
 
 
-def _run(body, ids, mode, masked, **kwargs):
-    flags = MODES[mode]
-    forward = body.forward
-    body.forward = lambda inputs, masked: forward(inputs, masked=masked, **flags)
-    try:
-        return _hidden(body, ids, masked, **kwargs)
-    finally:
-        del body.forward
-
-
 @pytest.mark.parametrize("mode", ["training", "testing"])
 @pytest.mark.parametrize(("architecture", "masking"), PAIRS)
 def test_no_prediction_depends_on_its_target(architecture, masking, mode):
     body, ids = body_of(architecture, masking), sessions()
     causal = body.inputs.masking.causal
     masked = _masked(body, ids, mode)
-    before = _run(body, ids, mode, masked)
+    before = _hidden(body, ids, mode, masked)
     assert before.isfinite().all()
-    labels = list(_asked(masked, ids, causal))
+    labels = list(_asked(masked, causal))
     assert labels
     for row, t, place in labels:
         assert ids[row, place] == masked.targets[row, t]
@@ -85,8 +75,8 @@ def test_no_prediction_depends_on_its_target(architecture, masking, mode):
         changed_at[row, place] = True
         other_ids = torch.where(changed_at, ITEMS, ids)
         for changed in (
-            _run(body, ids, mode, masked, changed_at=changed_at),
-            _run(body, other_ids, mode, masked),
+            _hidden(body, ids, mode, masked, changed_at=changed_at),
+            _hidden(body, other_ids, mode, masked),
         ):
             assert torch.equal(changed[row, t], before[row, t])
 
@@ -96,11 +86,11 @@ def test_no_prediction_depends_on_its_target(architecture, masking, mode):
 def test_causal_bodies_see_no_later_item(architecture, masking, mode):
     body, ids = body_of(architecture, masking), sessions()
     masked = _masked(body, ids, mode)
-    before = _run(body, ids, mode, masked)
+    before = _hidden(body, ids, mode, masked)
     for position in range(1, T):
         changed_at = torch.zeros_like(ids, dtype=torch.bool)
         changed_at[:, position] = ids[:, position] != 0
-        after = _run(body, ids, mode, masked, changed_at=changed_at)
+        after = _hidden(body, ids, mode, masked, changed_at=changed_at)
         assert torch.equal(before[:, :position], after[:, :position])
         # The change must be seen by someone, or this test proves nothing.
         seen = torch.tensor(LENGTHS) > position + 1
@@ -114,10 +104,10 @@ def test_masked_bodies_see_both_sides(architecture, masking):
     body, ids = body_of(architecture, masking), sessions((6,))
     hidden_at = torch.tensor([[False, False, True, False, False, False]])
     masked = MaskedItems(ids, hidden_at, torch.where(hidden_at, ids, 0))
-    before = _run(body, ids, "training", masked)
+    before = _hidden(body, ids, "training", masked)
     for position in (0, 5):
         changed_at = (torch.arange(T) == position).unsqueeze(0)
-        after = _run(body, ids, "training", masked, changed_at=changed_at)
+        after = _hidden(body, ids, "training", masked, changed_at=changed_at)
         assert not torch.equal(before[0, 2], after[0, 2])
 
 
@@ -178,11 +168,11 @@ def test_the_leak_test_finds_a_leak(masking):
         body[2].masking = None
     else:
         body.inputs.masking.apply_mask_to_inputs = lambda inputs, schema, **flags: inputs
-    before = _run(body, ids, "training", masked)
-    row, t, place = next(_asked(masked, ids, masking == "clm"))
+    before = _hidden(body, ids, "training", masked)
+    row, t, place = next(_asked(masked, masking == "clm"))
     other_ids = ids.clone()
     other_ids[row, place] = ITEMS
-    assert not torch.equal(_run(body, other_ids, "training", masked)[row, t], before[row, t])
+    assert not torch.equal(_hidden(body, other_ids, "training", masked)[row, t], before[row, t])
 
 
 @pytest.mark.parametrize("masking", ["clm", "mlm", "plm", "rtd"])

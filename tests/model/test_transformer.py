@@ -171,6 +171,15 @@ def test_models_that_no_one_knows_are_looked_at():
     assert block(torch.randn(2, T, D)).shape == (2, T, D)
 
 
+def test_a_model_without_weights_cannot_be_looked_at():
+    with torch.device("meta"):
+        model = transformers.GPT2Model(ARCHITECTURES["plain-gpt2"]())
+    block = TransformerBlock(model)
+    with pytest.raises(ValueError, match=r"transformer must have weights, .* meta device"):
+        block.set_masking(CausalLanguageModeling(D))
+    assert block.masking is None
+
+
 class Bidirectional(MaskSequence):
     """A masking of one's own, which is not causal."""
 

@@ -266,7 +266,8 @@ class Library:
 
         def lines(match: re.Match[str]) -> str:
             command = [reader, "-s", "-i", "-e", str(self._path), match[1]]
-            return " < ".join(subprocess.check_output(command, text=True).split())
+            found = subprocess.check_output(command, text=True).splitlines()
+            return " < ".join(line.partition(" (discriminator")[0] for line in found)
 
         return re.sub(r"\[\+(0x[0-9a-f]+)\]", lines, report)
 

@@ -76,20 +76,20 @@ def causal_arguments_of(transformer: Any, run: Run, width: int) -> CausalArgumen
     config = transformer.config
     if config.model_type == "reformer":
         return no_arguments if _made_causal(transformer) else None
-    ways: list[CausalArguments] = [no_arguments]
+    ways: list[CausalArguments] = []
     accepted = inspect.signature(transformer.forward).parameters
     if "perm_mask" in accepted:
         ways.append(causal_perm_mask)
     elif "attention_mask" in accepted and config.model_type not in _MASKED_ONLY:
         ways.append(causal_attention_mask)
+    if not _sees_later_with(transformer, run, width, no_arguments):
+        return no_arguments
     for way in ways:
         try:
             if not _sees_later_with(transformer, run, width, way):
                 return way
         except (RuntimeError, ValueError, IndexError, TypeError):
-            if way is no_arguments:
-                raise
-            # A model that cannot take such a mask cannot be made causal by it.
+            pass  # a model that cannot take such a mask cannot be made causal by it
     return None
 
 
@@ -97,8 +97,17 @@ def _sees_later_with(transformer: Any, run: Run, width: int, way: CausalArgument
     def hidden(inputs: Tensor) -> Tensor:
         return run(inputs, way(transformer, inputs))
 
+    like = next(transformer.parameters(), torch.empty(0))
+    if like.is_meta:
+        raise value_error(
+            "TransformerBlock",
+            "transformer",
+            "have weights, by which to measure what its positions see",
+            "a model on the meta device",
+            "Make it on another device.",
+        )
     with _in_eval_mode(transformer):
-        return sees_later(hidden, width, next(transformer.parameters(), torch.empty(0)))
+        return sees_later(hidden, width, like)
 
 
 @contextmanager
