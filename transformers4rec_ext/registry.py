@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from transformers4rec_ext._errors import value_error
@@ -75,6 +75,26 @@ class Registry:
     def names(self) -> list[str]:
         """Return all registered names, sorted."""
         return sorted(self._known())
+
+    def keys(self) -> list[str]:
+        """Return all registered names, sorted: :meth:`names` as upstream calls it."""
+        return self.names()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the class registered as ``name``, or ``default``."""
+        return self._known().get(name.lower(), default)
+
+    def __getitem__(self, name: str) -> type:
+        return self._known()[name.lower()]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._known()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def __len__(self) -> int:
+        return len(self._known())
 
     def _known(self) -> dict[str, type]:
         if self._home is not None:

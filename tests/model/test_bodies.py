@@ -140,10 +140,16 @@ def test_to_torch_model_refuses_in_words():
     for tasks in ((), (tr.NextItemPredictionTask(), "click")):
         with pytest.raises(ValueError, match="`task` is of the wrong type, please provide one or"):
             config.to_torch_model(item_features("clm"), *tasks)
-    with pytest.raises(ValueError, match=r"input_size must be \[B, T, D=16\]; got \[-1, 6, 8\]"):
-        tr.GPT2Config.build(16, 2, 1, T).to_torch_model(
-            item_features("clm"), tr.NextItemPredictionTask()
+
+
+def test_to_torch_model_puts_a_projection_where_widths_differ():
+    """Upstream's quick start builds such a model, which then fails when it is called."""
+    for width, blocks in ((D, 2), (2 * D, 3)):
+        model = tr.GPT2Config.build(width, 2, 1, T).to_torch_model(
+            item_features("clm"), tr.NextItemPredictionTask(weight_tying=True)
         )
+        assert len(model.heads[0].body) == blocks
+        assert model({"item_id": sessions()}, training=True)["loss"].isfinite()
 
 
 @pytest.mark.parametrize("name", ["Bert", "Roberta", "Electra", "Albert", "Longformer", "GPT2"])

@@ -113,6 +113,16 @@ def test_registry():
         masking_registry.parse("nlm")
     with pytest.raises(ValueError, match="be free in the masking registry; got 'clm'"):
         masking_registry.register_with_multiple_names("clm")(MaskSequence)
+    # The rest is what upstream's callers do with a registry.
+    names = ["causal", "clm", "masked", "mlm", "permutation", "plm", "replacement", "rtd"]
+    assert list(masking_registry) == list(masking_registry.keys()) == names
+    assert len(masking_registry) == 8
+    assert masking_registry["clm"] is masking_registry.get("Causal") is CausalLanguageModeling
+    assert masking_registry.get("nlm", MaskSequence) is MaskSequence
+    assert "clm" in masking_registry
+    assert "nlm" not in masking_registry
+    with pytest.raises(KeyError):
+        masking_registry["nlm"]
 
 
 def test_bad_input():

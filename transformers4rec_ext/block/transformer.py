@@ -124,7 +124,7 @@ class TransformerBlock(BlockBase):
     def set_masking(self, masking: MaskSequence) -> None:
         """Use ``masking``; refuse one the architecture cannot serve."""
         self._causal_arguments = check_masking(
-            self.transformer, masking, self._hidden, self._input_width
+            self.transformer, masking, self._hidden, self.input_width
         )
         self.masking = masking
         if self.prepare_module is not None:
@@ -182,7 +182,8 @@ class TransformerBlock(BlockBase):
         return self.output_fn(self.transformer(**accepted))[:, : inputs_embeds.shape[1]]
 
     @property
-    def _input_width(self) -> int:
+    def input_width(self) -> int:
+        """The width D of the embeddings that the transformer takes."""
         make = getattr(self.transformer, "get_input_embeddings", None)
         table = make() if make is not None else None
         width: int = getattr(table, "embedding_dim", None) or self.transformer.config.hidden_size
@@ -194,7 +195,7 @@ class TransformerBlock(BlockBase):
         return 2 * width if self.transformer.config.model_type == "reformer" else width
 
     def _check_inputs(self, inputs_embeds: Tensor) -> None:
-        width = self._input_width
+        width = self.input_width
         if inputs_embeds.ndim != 3 or inputs_embeds.shape[-1] != width:
             raise value_error(
                 "TransformerBlock",
@@ -223,7 +224,7 @@ class TransformerBlock(BlockBase):
         """Return ``input_size`` with the width of what the transformer returns."""
         if input_size is None:
             return None
-        width = self._input_width
+        width = self.input_width
         if isinstance(input_size, dict) or len(input_size) != 3 or input_size[-1] != width:
             raise value_error(
                 "TransformerBlock",

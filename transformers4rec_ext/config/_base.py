@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.block.base import SequentialBlock
+from transformers4rec_ext.block.mlp import MLPBlock
 from transformers4rec_ext.block.transformer import TransformerBlock, new_model
 from transformers4rec_ext.features.sequence import TabularSequenceFeatures
 from transformers4rec_ext.registry import Registry
@@ -54,7 +56,7 @@ class T4RecConfig:
         Parameters
         ----------
         input_features : TabularSequenceFeatures
-            Of this configuration's width: give them ``d_output``.
+            Where their width is not the transformer's, an ``MLPBlock`` stands between.
         *prediction_task : PredictionTask
             At least one.
         task_blocks, task_weights, loss_reduction
@@ -65,7 +67,7 @@ class T4RecConfig:
         Raises
         ------
         ValueError
-            If the features or a task are of another type, or the widths differ.
+            If the features or a task are of another type.
         """
         if not isinstance(input_features, TabularSequenceFeatures):
             raise ValueError(
@@ -80,8 +82,11 @@ class T4RecConfig:
             )
         first, *others = prediction_task
         block = TransformerBlock(self, masking=input_features.masking)
+        size = input_features.output_size()
+        differs = isinstance(size, torch.Size) and size[-1] != block.input_width
+        projection = [MLPBlock([block.input_width])] if differs else []
         head = first.to_head(
-            SequentialBlock(input_features, block),
+            SequentialBlock(input_features, *projection, block),
             others=others,
             task_blocks=task_blocks,
             task_weights=task_weights,
