@@ -337,3 +337,30 @@ def test_a_step_looks_at_no_value(combiner, soft):
         out = block.to("meta")(batch, training=True)
         assert out.device.type == "meta"
         out.sum().backward()
+
+
+class OldMasking(tr.masking.CausalLanguageModeling):
+    """Written before there was ``masked``."""
+
+    def forward(self, inputs, item_ids, training=False, testing=False):
+        return super().forward(inputs, item_ids, training=training, testing=testing)
+
+
+def test_maskings_of_ones_own():
+    masking = OldMasking(75)
+    inputs = tr.TabularSequenceFeatures.from_schema(
+        SCHEMA, masking=masking, embedding_dim_default=33
+    )
+    assert inputs.masking is masking
+    assert inputs.masked_items(BATCH) is None
+    out = inputs({**BATCH}, training=True)
+    assert masking.masked_targets.tolist() == [[1, 9, 0], [0, 0, 0]]
+    assert torch.equal(out[0, 2], masking.masked_item_embedding)
+    plain = tr.TabularSequenceFeatures.from_schema(SCHEMA)
+    plain.masking = tr.masking.CausalLanguageModeling(75)
+    with pytest.raises(ValueError, match="aggregation must be set with a masking or projection"):
+        plain(BATCH)
+    plain.check_lengths({})
+    assert tr.PretrainedEmbeddingFeatures.from_schema(SCHEMA, tags="none") is None
+    assert tr.PretrainedEmbeddingFeatures(["text"], 3).build(None).output_size() is None
+    assert tr.SoftEmbeddingFeatures.from_schema(SCHEMA, automatic_build=False).output_size() is None

@@ -105,6 +105,25 @@ def test_steps_can_be_set_and_taken_away():
     assert tr.TabularModule(pre=[]).pre is None
 
 
+def test_lists_of_names_before_any_block():
+    assert list((["con_a"] >> Double())(COLUMNS)) == ["con_a"]
+    assert (["con_a", "con_b"] >> tr.ConcatFeatures())(COLUMNS).shape == (10, 2)
+    assert list((["con_a"] >> tr.TabularBlock())(COLUMNS)) == ["con_a"]
+    with pytest.raises(ValueError, match="MLPBlock must follow a block whose output size is known"):
+        ["con_a"] >> tr.MLPBlock([2])
+
+
+def test_steps_before_merging():
+    merged = tr.MergeTabular(
+        tr.ContinuousFeatures(["con_a"]), Identity(), pre=tr.FilterFeatures(["con_a"])
+    )
+    with pytest.raises(ValueError, match="'con_a' twice"):
+        merged(COLUMNS)
+    merged = tr.MergeTabular(tr.ContinuousFeatures(["con_a"]), pre=tr.FilterFeatures(["con_a"]))
+    assert merged.build(SIZES).output_size() == {"con_a": torch.Size([-1, 1, 1])}
+    assert merged.to_module(SIZES, device="cpu") is merged
+
+
 def test_registries():
     assert tabular_aggregation_registry.names() == [
         "concat",

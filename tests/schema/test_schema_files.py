@@ -191,6 +191,12 @@ class MerlinColumn:
     dtype: Any
     is_list: bool | None = None
     properties: dict[str, Any] = field(default_factory=dict)
+    dims: tuple[tuple[int, int | None], ...] | None = None
+
+    @property
+    def shape(self) -> Any:
+        dims = self.dims and [SimpleNamespace(min=low, max=high) for low, high in self.dims]
+        return SimpleNamespace(dims=dims)
 
     def _range(self, key: str) -> Any:
         found = self.properties.get(key)
@@ -224,6 +230,19 @@ def _merlin_schema() -> Any:
         MerlinColumn("text", MerlinTagSet(), SimpleNamespace(is_integer=False, is_float=False)),
     ]
     return SimpleNamespace(column_schemas={column.name: column for column in columns})
+
+
+def test_vectors_of_merlin():
+    """Columns that an ``EmbeddingOperator`` adds: merlin calls both of them lists."""
+    floats = SimpleNamespace(is_integer=False, is_float=True)
+    tags = MerlinTagSet("embedding")
+    columns = [
+        MerlinColumn("of_items", tags, floats, True, dims=((0, None), (0, None), (32, 32))),
+        MerlinColumn("of_users", tags, floats, True, dims=((0, None), (16, 16))),
+        MerlinColumn("unknown", tags, floats, True),
+    ]
+    schema = as_schema(SimpleNamespace(column_schemas={c.name: c for c in columns}))
+    assert [(c.is_list, c.shape) for c in schema] == [(True, (32,)), (False, (16,)), (True, None)]
 
 
 def test_a_schema_of_merlin():

@@ -61,6 +61,11 @@ def _from_merlin(column: Any) -> ColumnSchema:
             float_domain = FloatDomain(float(low), float(domain.max), domain.name)
     counts = column.value_count
     is_list = bool(column.is_list)
+    shape = None
+    # A dimension of (min, max) for the batch, for the list if it is one, and for the vector.
+    dims: Any = getattr(getattr(column, "shape", None), "dims", None) or ()
+    if Tags.EMBEDDING in tags and len(dims) > 1:
+        is_list, shape = len(dims) > 2, (int(dims[-1].min),)
     return ColumnSchema(
         column.name,
         tags=tags,
@@ -70,6 +75,7 @@ def _from_merlin(column: Any) -> ColumnSchema:
         max_length=_length(counts.max) if is_list and counts is not None else None,
         min_length=_length(counts.min) if is_list and counts is not None else None,
         float_domain=float_domain,
+        shape=shape,
         properties=dict(column.properties),
     )
 
