@@ -11,14 +11,18 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from trainer_helpers import batches, losses, model_of, next_item, trainer_of
+from trainer_helpers import V, batches, losses, model_of, next_item, trainer_of
 
 from transformers4rec_ext import BinaryClassificationTask
 
-# parquet files with a different number of labels in each process, and a DataLoader of rows
+# Parquet files with a different number of labels in each process, a DataLoader of rows, and row
+# gradients, with the whole catalogue for candidates, which are then the same in each process.
 CASES: dict[str, Any] = {
     "next": lambda: next_item(),
     "dataloader": lambda: BinaryClassificationTask("click", summary_type="mean"),
+    "rows": lambda: next_item(
+        weight_tying=True, sampled_softmax=True, max_n_samples=V, sparse_grad=True
+    ),
 }
 
 
@@ -41,6 +45,8 @@ def outcome(folder: Path, case: str, batch_size: int) -> dict[str, Any]:
         "learning_rate": 0.3,
         "num_train_epochs": 1,
     }
+    if case == "rows":
+        options |= {"optim": "adamw_torch", "adam_epsilon": 1e-3, "learning_rate": 1e-2}
     if case == "dataloader":
         rows = batches(folder / "data", 1)
         for name in ("train_dataloader", "eval_dataloader"):
@@ -62,11 +68,27 @@ def outcome(folder: Path, case: str, batch_size: int) -> dict[str, Any]:
     return found
 
 
+def resumed(folder: Path) -> dict[str, Any]:
+    """Return the losses of a run and those of one that goes on from its third step."""
+
+    def run() -> Any:
+        options = {"save_strategy": "steps", "save_steps": 3, "num_train_epochs": 1}
+        return trainer_of(
+            folder, model_of(next_item(), dropout=0.3), per_device_train_batch_size=4, **options
+        )
+
+    whole, later = run(), run()
+    whole.train()
+    later.train(resume_from_checkpoint=folder / "out/checkpoint-3")
+    return {"whole": torch.tensor(losses(whole)), "resumed": torch.tensor(losses(later))}
+
+
 def main() -> None:
     """Run every case."""
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
     found = {case: outcome(folder, case, batch_size=4) for case in CASES}
+    found["resume"] = resumed(folder)
     if torch.distributed.get_rank() == 0:
         torch.save(found, folder / "found.pt")
     torch.distributed.destroy_process_group()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import os
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 
 import transformers4rec_ext as tr
 from transformers4rec_ext.config.trainer import _GONE, T4RecTrainingArguments
@@ -56,10 +57,13 @@ def test_former_names_are_taken() -> None:
     assert args.get_warmup_steps(100) == 25
 
 
-@pytest.mark.parametrize("name", [name for name in _GONE if _GONE[name][0][:1] != (False,)])
+KNOWN = {field.name for field in dataclasses.fields(TrainingArguments)}  # a few went after 5.0
+
+
+@pytest.mark.parametrize("name", [n for n in _GONE if "x" not in _GONE[n][0] and n not in KNOWN])
 def test_names_that_are_gone_say_what_to_do(name: str) -> None:
-    hint = re.escape(_GONE[name][1])
-    with pytest.raises(TypeError, match=f"{name} must be left out: .* got 'x'. {hint}"):
+    hint = re.escape(f"got 'x'. {_GONE[name][1]}".strip())
+    with pytest.raises(TypeError, match=f"{name} must be left out: .* {hint}"):
         _arguments(**{name: "x"})
 
 

@@ -42,3 +42,9 @@ def test_two_processes_equal_one_with_twice_the_batch(folder: Path, of_two: Any,
     assert expected.keys() == found.keys()
     assert len(expected["losses"]) == 6
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_run_of_two_processes_is_resumed_to_the_bit(of_two: Any) -> None:
+    found = of_two["resume"]
+    assert len(found["whole"]) == 6
+    assert torch.equal(found["whole"], found["resumed"])

@@ -29,10 +29,13 @@ def click() -> tr.BinaryClassificationTask:
 # Training
 
 
-def test_a_step_is_the_models_loss_and_adamw(tmp_path: Path) -> None:
-    trainer = trainer_of(tmp_path, max_steps=3, lr_scheduler_type="constant", max_grad_norm=0)
+@pytest.mark.parametrize("optim", ["sgd", "adamw_torch"])
+def test_a_step_is_that_of_torchs_optimizer(tmp_path: Path, optim: str) -> None:
+    options = {"lr_scheduler_type": "constant", "max_grad_norm": 0, "optim": optim}
+    trainer = trainer_of(tmp_path, max_steps=3, **options)
     model = model_of()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
+    kind = {"sgd": torch.optim.SGD, "adamw_torch": torch.optim.AdamW}[optim]
+    optimizer = kind(model.parameters(), lr=1e-2, weight_decay=0.0)
     expected = []
     for x, _ in list(trainer.get_train_dataloader())[:3]:
         loss = model(x, training=True)["loss"]
@@ -41,9 +44,11 @@ def test_a_step_is_the_models_loss_and_adamw(tmp_path: Path) -> None:
         optimizer.step()
         expected.append(loss.item())
     trainer.train()
-    assert losses(trainer) == pytest.approx(expected, rel=1e-6)
+    assert losses(trainer) == pytest.approx(expected, rel=1e-5)
     for name, value in model.state_dict().items():
-        torch.testing.assert_close(trainer.model.state_dict()[name], value, msg=name)
+        # the gradient of the keys' biases is rounding noise, which Adam divides by itself
+        if optim == "sgd" or "c_attn.bias" not in name:
+            torch.testing.assert_close(trainer.model.state_dict()[name], value, msg=name)
 
 
 def test_training_learns(tmp_path: Path) -> None:

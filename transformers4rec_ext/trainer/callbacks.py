@@ -31,6 +31,11 @@ class IncrementalLoggingCallback(TrainerCallback):
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Count the steps of this ``train()`` from now on."""
+        self.trainer.counts_steps = True
+
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Add the steps of this ``train()``."""
+        """Keep the steps of this ``train()``."""
+        self.trainer.counts_steps = False
         self.trainer.past_global_steps += state.global_step

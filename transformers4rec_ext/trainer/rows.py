@@ -17,7 +17,7 @@ def lazy_optimizer(args: Any) -> tuple[type, dict[str, Any]]:
 
     Raises
     ------
-    ValueError   if ``args.optim`` is another optimizer, or there are several processes.
+    ValueError   if ``args.optim`` is another optimizer.
     """
     if args.optim not in _ADAMW:
         raise value_error(
@@ -33,6 +33,22 @@ def lazy_optimizer(args: Any) -> tuple[type, dict[str, Any]]:
         "eps": args.adam_epsilon,
     }
     return LazyAdam, options
+
+
+def check_processes(model: Any, num_processes: int) -> None:
+    """Raise where torch could not sum the row gradients of several processes.
+
+    It knows those of an ``nn.Embedding``, hence of an item table whose weights are tied.
+    """
+    for task in model.prediction_tasks:
+        tied = getattr(task, "weight_tying", False)
+        if num_processes > 1 and getattr(task, "sparse_grad", False) and not tied:
+            raise value_error(
+                "Trainer",
+                "sparse_grad",
+                f"be used with weight_tying=True in {num_processes} processes",
+                f"an output layer of its own in {task.task_name!r}",
+            )
 
 
 def clip_rows_too(accelerator: Any) -> None:

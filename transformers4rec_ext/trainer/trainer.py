@@ -21,7 +21,7 @@ from transformers4rec_ext.trainer import evaluation
 from transformers4rec_ext.trainer.callbacks import IncrementalLoggingCallback, StartEpoch
 from transformers4rec_ext.trainer.checkpoints import Checkpoints
 from transformers4rec_ext.trainer.loaders import DatasetMock, make_loader
-from transformers4rec_ext.trainer.rows import clip_rows_too, lazy_optimizer
+from transformers4rec_ext.trainer.rows import check_processes, clip_rows_too, lazy_optimizer
 
 
 class Trainer(Checkpoints):
@@ -87,11 +87,12 @@ class Trainer(Checkpoints):
         **kwargs: Any,
     ) -> None:
         _check(model, args, compute_metrics)
-        self.past_global_steps = 0
+        self.past_global_steps, self.counts_steps = 0, False
         self.incremental_logging = incremental_logging
         callbacks = [StartEpoch(self), *(callbacks or [])]
         if incremental_logging:
             callbacks.append(IncrementalLoggingCallback(self))
+        check_processes(model, args.world_size)
         name_group(args.report_to, args.experiments_group)
         if has_row_gradients(model) and not {"optimizers", "optimizer_cls_and_kwargs"} & set(
             kwargs
@@ -343,7 +344,7 @@ class Trainer(Checkpoints):
         own = self.state
         self.state = copy.copy(own)  # shares log_history
         self.state.global_step = self.past_global_steps
-        self.state.global_step += own.global_step if self.is_in_train else 0
+        self.state.global_step += own.global_step if self.counts_steps else 0
         try:
             super().log(logs, start_time)
         finally:
