@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -78,3 +79,13 @@ def test_lines_that_do_not_belong_together_are_no_result() -> None:
 )
 def test_occupancy(used: int, arch: str, expected: float) -> None:
     assert report.occupancy(used, arch) == expected
+
+
+def test_every_kernel_file_is_in_the_recorded_results() -> None:
+    recorded = json.loads(registers.RESULT.read_text())["rows"]
+    with_kernels = {
+        path.name
+        for path in (ROOT / "csrc" / "cuda").glob("*_cuda.cu")
+        if "__global__" in path.read_text()
+    }
+    assert {row["file"] for row in recorded} == with_kernels
