@@ -79,7 +79,7 @@ CAUSAL_ONLY = (
     *("gpt2", "gpt2-eager", "gpt2-attentions", "gpt2-both-ways", "plain-gpt2", "xlnet-uni"),
     *("bert-decoder", "llama", "mistral", "qwen2", "qwen3"),
 )
-MASKED_ONLY = ("bert", "roberta", "longformer")
+MASKED_ONLY = ("bert", "roberta")
 ACCEPTED = {
     **{name: {"clm", "mlm", "rtd"} for name in ARCHITECTURES},
     **{name: {"clm"} for name in CAUSAL_ONLY},

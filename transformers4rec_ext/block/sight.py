@@ -84,12 +84,25 @@ def causal_arguments_of(transformer: Any, run: Run, width: int) -> CausalArgumen
         ways.append(causal_attention_mask)
     if not _sees_later_with(transformer, run, width, no_arguments):
         return no_arguments
+    if config.model_type == "longformer":
+        return _causal_longformer(transformer, run, width)
     for way in ways:
         try:
             if not _sees_later_with(transformer, run, width, way):
                 return way
         except (RuntimeError, ValueError, IndexError, TypeError):
             pass  # a model that cannot take such a mask cannot be made causal by it
+    return None
+
+
+def _causal_longformer(transformer: Any, run: Run, width: int) -> CausalArguments | None:
+    # Its mask cannot say which query may look at which key, so its attention is exchanged.
+    from transformers4rec_ext.block.longformer import set_causal
+
+    set_causal(transformer, True)
+    if not _sees_later_with(transformer, run, width, no_arguments):
+        return no_arguments
+    set_causal(transformer, False)
     return None
 
 
@@ -161,8 +174,8 @@ def check_masking(transformer: Any, masking: MaskSequence, run: Run, width: int)
         if way is None:
             raise ValueError(
                 f"{unsupported}, whose positions would see the items to be predicted. "
-                'Use masking="mlm" or "rtd" with it, or GPT2Config, XLNetConfig, ElectraConfig '
-                'or AlbertConfig with "clm".'
+                'Use masking="mlm" or "rtd" with it, or GPT2Config, XLNetConfig, ElectraConfig, '
+                'AlbertConfig or LongformerConfig with "clm".'
             )
         return way
     required = list(masking.transformer_required_arguments())
