@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from transformers4rec_ext import _build
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 EMULATION = Path(__file__).resolve().parent / "emulation"
 CACHE = ROOT / "build" / "emulation"  # git ignores it
@@ -86,13 +88,43 @@ def _object(source: Path, *flags: str) -> str:
     return str(_made(".o", _headers(), *command, "-x", "c++", "-c", str(source)))
 
 
+def _linked(*parts: str) -> Path:
+    # without the sanitizers' libraries: the emulation has their functions
+    return _made(".so", [], _compiler(), "-shared", "-Wl,-Bsymbolic", "-Wl,-z,defs", *parts)
+
+
+def _objects(sources: Sequence[Path], mode: str) -> list[str]:
+    """Compile kernels, and the emulation for them."""
+    shadow = f"-DT4R_SHADOW={SHADOW:#x}ull"
+    return [
+        *(_object(source, *MODE_FLAGS[mode]) for source in sources),
+        *(_object(source, "-O2", shadow) for source in sorted(EMULATION.glob("*.cpp"))),
+    ]
+
+
 @functools.cache
 def built(sources: tuple[Path, ...], mode: str) -> Path:
     """Return the library of these kernels, built for the mode, and the emulation."""
-    objects = [_object(source, *MODE_FLAGS[mode]) for source in sources]
-    objects += [
-        _object(source, "-O2", f"-DT4R_SHADOW={SHADOW:#x}ull")
-        for source in sorted(EMULATION.glob("*.cpp"))
+    return _linked(*_objects(sources, mode))
+
+
+def bound() -> Path:
+    """Return a library of operators: all kernels and the bindings over them, for the CPU key."""
+    import torch.utils.cpp_extension as torch_build
+
+    csrc = ROOT / "csrc"
+    flags = [flag for flag in _build.COMPILE_ARGS if flag not in ("-O3", "-g0")]
+    includes = [f"-isystem{path}" for path in torch_build.include_paths()]
+    bindings = [
+        _made(
+            *(".o", _headers(), _compiler(), *flags, "-O1", "-fPIC", "-DT4R_EMULATED"),
+            *(*includes, "-c", str(source)),
+        )
+        for source in sorted(csrc.glob("bind_*_cuda.cpp"))
     ]
-    # without the sanitizers' libraries: the emulation has their functions
-    return _made(".so", [], _compiler(), "-shared", "-Wl,-Bsymbolic", "-Wl,-z,defs", *objects)
+    kernels = sorted(set((csrc / "cuda").glob("*_cuda.cu")) - {csrc / "cuda" / "library_cuda.cu"})
+    libraries = [f"-L{path}" for path in torch_build.library_paths()]
+    return _linked(
+        *(*map(str, bindings), *_objects(kernels, "plain"), *libraries),
+        *("-ltorch_cpu", "-ltorch", "-lc10"),
+    )
