@@ -65,7 +65,8 @@ __device__ auto find_kth(const Buffer<T>& buffer, int64_t k, int* scratch, int64
   return kth;
 }
 
-// Moves the k best of a full buffer to its front, empties the rest and returns the worst score kept.
+// Moves the k best of a full buffer to its front, empties the rest and returns the worst score kept. The block must
+// come to a barrier before anyone touches the buffer again.
 template <typename T>
 __device__ T keep_best(const Buffer<T>& buffer, int64_t k, int* scratch) {
   int64_t above;
@@ -91,7 +92,6 @@ __device__ T keep_best(const Buffer<T>& buffer, int64_t k, int* scratch) {
     }
     kept += of_block;
   }
-  __syncthreads();
   for (int64_t i = k + threadIdx.x; i < buffer.capacity; i += blockDim.x) {
     buffer.best[i] = -static_cast<T>(INFINITY);
     buffer.ids[i] = -1;
@@ -165,7 +165,6 @@ __global__ void __launch_bounds__(kMostThreads, kBlocks) select(TopKTile<T> tile
         __syncthreads();
         threshold = keep_best(buffer, tile.k, scratch);
         fill = tile.k;
-        __syncthreads();
 #pragma unroll
         for (int c = 0; c < C; ++c) {
           if ((enters >> c & 1u) != 0 && !(value[c] > threshold)) enters &= ~(1u << c);
