@@ -4,7 +4,7 @@
 // all of a row's loads are under way at once. The losses keep their row in shared memory between the sweeps (maximum,
 // sum, gradient), so that a score is read once and written once, or only read without a gradient. That is 4 S bytes
 // (8 S in float64) and 272 more: S up to 58,044 on an H100 (227 KiB a block), 16,316 on a T4 (64 KiB). Longer rows lie
-// where they are, and are read and written three times. Logits need one sweep, in place.
+// where they are: softmax reads them four times and writes them three times. Logits need one sweep, in place.
 //
 // Bytes: 8 N S with a gradient (float32), 4 N S without; candidate_log_q [S] and sorted_ids [S] come from L2. About 25
 // instructions a score for softmax, 40 for binary cross-entropy. Floor on an H100: 2.4 us for a million scores from
@@ -15,8 +15,8 @@
 // has 32 warps or more (S > 512), or as many as blocks fit (S <= 512: 32).
 //
 // Hits: the block's first warp finds a row's target among the sorted candidate ids by 32 probes at a time while the
-// others load; the run of hits, if any, is written over by all threads. Sums: 4 scores in the scores' dtype, then
-// float64, in an order that depends on S and on nothing else.
+// others load; the run of hits, if any, is written over by all threads. Sums: 4 scores (32 in binary cross-entropy) in
+// the scores' dtype, then float64, in an order that depends on S and on whether the row fits, not on its alignment.
 #include "sampled.h"
 
 #include <type_traits>

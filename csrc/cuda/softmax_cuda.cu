@@ -1,18 +1,20 @@
 // One tile of full softmax, of its running log-sum-exp or of its gradient: core/item_row.h on the device.
 //
 // Log-sum-exp: a block takes a row, with 16 float32 scores a thread (32 threads up to 512 items, 1,024 from 8,193 on).
-// A thread has 16 scores in registers, finds their largest and adds their powers to a sum of its own, relative to the
-// maximum of the tiles before; a thread that meets a score 2^40 above that, or the first one at all, raises its own
-// maximum. The block brings all sums to the largest maximum in the end. So a row of any length is read once.
-// Gradient: nothing is summed, so rows are cut into pieces of 4,096 scores, a block each.
+// A thread has 16 scores in registers (8 of a row that is not aligned, or of float64), finds their largest and adds
+// their powers to a sum of its own, relative to the maximum of the tiles before; a thread that meets a score 2^40 above
+// that, or the first one at all, raises its own maximum. The block brings all sums to the largest maximum in the end.
+// So a row of any length is read once.
+// Gradient: nothing is summed, so rows are cut into pieces of 4,096 scores (2,048 where they are not aligned, or of
+// float64), a block each.
 //
 // Bytes (float32): log-sum-exp 4 N m, gradient 8 N m; bias [m] comes from L2. About 15 instructions a score each.
-// Floor on an H100 for a million scores: 1.3 us and 2.4 us from memory; tiles were just written by a GEMM and come from
+// Floor on an H100 for a million scores: 1.2 us and 2.4 us from memory; tiles were just written by a GEMM and come from
 // L2 (50 MB) where they fit. Shared memory: 256 bytes for sums of a block's warps. At 64 registers a thread in float32
 // an SM has 32 warps, of which each has 2 KiB of loads under way.
 //
 // Log-sum-exp of N rows keeps N of the 132 SMs busy, if so many; a row of 16,384 scores is one batch of loads, which
-// takes about as long as starting a second kernel would: rows are not split. Sums: a batch of 16 scores in the scores'
+// takes about as long as starting a second kernel would: rows are not split. Sums: a thread's batch in the scores'
 // dtype by 4 partial sums, then float64, in an order that depends on the tile's width and alignment only.
 #include "softmax.h"
 
