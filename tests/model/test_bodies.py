@@ -15,6 +15,7 @@ from body_helpers import (
     T,
     item_features,
     sessions,
+    spread,
 )
 
 import transformers4rec_ext as tr
@@ -252,3 +253,20 @@ def test_serving_is_exported_for_any_number_of_sessions(architecture, masking):
         batch = {"item_id": sessions(lengths)}
         for found, expected in zip(program.module()(batch), model(batch), strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_causal_longformer_of_several_windows():
+    config = tr.LongformerConfig.build(D, 2, 2, 20, attention_window=4, intermediate_size=16)
+    block = tr.TransformerBlock(config, masking=item_features("clm").masking).eval()
+    spread(block)
+    inputs = torch.randn(2, 19, D)
+    with torch.no_grad():
+        before = block(inputs)
+        for position in range(19):
+            changed = inputs.clone()
+            changed[:, position] += torch.randn(D)
+            differs = (block(changed) != before).any(-1).any(0)
+            # Two layers of two positions back each.
+            assert differs.nonzero().flatten().tolist() == list(
+                range(position, min(position + 5, 19))
+            )
