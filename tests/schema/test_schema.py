@@ -143,6 +143,11 @@ def test_tags_are_strings():
 def test_an_item_id_is_an_item_and_an_id():
     schema = Schema([ColumnSchema("a", Tags.ITEM_ID), ColumnSchema("b", Tags.USER_ID)])
     assert schema["a"].has_tag("item")
+    # And the other way round: merlin writes an item id so.
+    parts = ColumnSchema("c", (Tags.ITEM, Tags.ID))
+    assert parts.has_tag(Tags.ITEM_ID)
+    assert not parts.has_tag(Tags.USER_ID)
+    assert Schema([parts]).item_id_column_name == "c"
     assert schema.select_by_tag(Tags.ITEM).column_names == ["a"]
     assert schema.select_by_tag([Tags.ID]).column_names == ["a", "b"]
 

@@ -121,8 +121,6 @@ def test_json_as_merlin_writes_it():
     assert column.int_domain == IntDomain(0, 293, True, "item_id")
     assert column.properties == {
         "num_buckets": None,
-        "_dims": [[0, None], 10],
-        "is_list": True,
         "embedding_sizes": {"cardinality": 294, "dimension": 39},
     }
     assert Schema.from_json(schema.to_json()) == schema
@@ -223,7 +221,7 @@ def _merlin_schema() -> Any:
     counts = {"value_count": {"min": 0, "max": 12}}
     tags = MerlinTagSet(MerlinTags.ITEM_ID, MerlinTags.ITEM, MerlinTags.CATEGORICAL, "mine")
     columns = [
-        MerlinColumn("item_id", tags, ints, True, {**domain, **counts}),
+        MerlinColumn("item_id", tags, ints, True, {**domain, **counts, "path": "x"}),
         MerlinColumn("price", MerlinTagSet(MerlinTags.CONTINUOUS), floats),
         MerlinColumn("age", MerlinTagSet(), floats, properties={"domain": {"max": 1.0}}),
         MerlinColumn("open", MerlinTagSet(), ints, properties={"domain": {"max": float("inf")}}),
@@ -245,12 +243,36 @@ def test_vectors_of_merlin():
     assert [(c.is_list, c.shape) for c in schema] == [(True, (32,)), (False, (16,)), (True, None)]
 
 
+def test_vectors_in_files_of_merlin():
+    text = """{"feature": [
+        {"name": "items", "valueCount": {"min": "20", "max": "20"}, "type": "FLOAT", "annotation":
+            {"tag": ["embedding"], "extraMetadata": [{"_dims": [[0.0, null], 20.0, 16.0]}]}},
+        {"name": "user", "valueCount": {"min": "16", "max": "16"}, "type": "FLOAT", "annotation":
+            {"tag": ["embedding"],
+             "extraMetadata": [{"is_list": true, "_dims": [[0.0, null], 16.0]}]}}]}"""
+    items, user = schema = Schema.from_json(text)
+    assert (items.is_list, items.max_length, items.shape) == (True, 20, (16,))
+    assert (user.is_list, user.max_length, user.shape) == (False, None, (16,))
+    assert Schema.from_json(schema.to_json()) == schema
+    assert Schema.from_proto_text(schema.to_proto_text()) == schema
+
+
+def test_an_item_id_as_merlin_keeps_it():
+    """Its sets of tags hold the parts of a compound tag alone."""
+    ints = SimpleNamespace(is_integer=True, is_float=False)
+    column = MerlinColumn("items", MerlinTagSet("id", MerlinTags.ITEM), ints)
+    schema = as_schema(SimpleNamespace(column_schemas={"items": column}))
+    assert schema.item_id_column_name == "items"
+    assert schema.select_by_tag(MerlinTags.ITEM_ID).column_names == ["items"]
+
+
 def test_a_schema_of_merlin():
     schema = as_schema(_merlin_schema())
     item, price, age, unbounded, text = schema
-    assert item.tags == ("item_id", "item", "categorical", "mine")
+    assert item.tags == ("categorical", "item", "item_id", "mine")
     assert (item.is_list, item.min_length, item.max_length) == (True, None, 12)
     assert item.int_domain == IntDomain(0, 50, True, "item_id")
+    assert item.properties == {"path": "x"}
     assert (price.dtype, price.float_domain, price.is_list) == ("float32", None, False)
     assert age.float_domain == FloatDomain(0.0, 1.0)
     assert (unbounded.int_domain, text.dtype) == (None, None)

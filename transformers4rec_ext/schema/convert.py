@@ -48,7 +48,7 @@ def as_schema(schema: Any, function: str = "as_schema") -> Schema:
 
 def _from_merlin(column: Any) -> ColumnSchema:
     """Return a ``merlin.schema.ColumnSchema``, known by its public attributes, as ours."""
-    tags = tag_names(column.tags)
+    tags = tuple(sorted(tag_names(column.tags)))  # a set, in no order
     dtype = _dtype(column.dtype)
     int_domain = float_domain = None
     domain = column.int_domain or column.float_domain
@@ -76,8 +76,12 @@ def _from_merlin(column: Any) -> ColumnSchema:
         min_length=_length(counts.min) if is_list and counts is not None else None,
         float_domain=float_domain,
         shape=shape,
-        properties=dict(column.properties),
+        properties={k: v for k, v in column.properties.items() if k not in _READ},
     )
+
+
+#: Properties that are read as the column's domain and lengths.
+_READ = ("domain", "value_count")
 
 
 def _length(value: Any) -> int | None:

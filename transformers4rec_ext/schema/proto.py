@@ -16,7 +16,11 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.schema.columns import TYPES, ColumnSchema, FloatDomain, IntDomain
+from transformers4rec_ext.schema.tags import Tags, tag_names
 
+#: The property in which merlin keeps what a message cannot say of a list of vectors: (least,
+#: largest) of the batch and of the list, and the width.
+_DIMS = "_dims"
 _STRUCT = "type.googleapis.com/google.protobuf.Struct"
 _DTYPES = {int(number): dtype for dtype, number in TYPES.items()}
 
@@ -83,16 +87,23 @@ def _column(feature: Any) -> ColumnSchema:
         if extra.Unpack(values):
             properties.update(json_format.MessageToDict(values))
     counts = feature.value_count if feature.HasField("value_count") else None
+    tags = tag_names(feature.annotation.tag)
+    is_list = properties.pop("is_list", False) is True or counts is not None
+    shape = tuple(dim.size for dim in feature.shape.dim) if feature.HasField("shape") else None
+    dims: Any = properties.pop(_DIMS, None) or ()
+    if Tags.EMBEDDING in tags and len(dims) > 1 and isinstance(dims[-1], float):
+        is_list, shape = len(dims) > 2, (int(dims[-1]),)
+        counts = counts if is_list else None
     return ColumnSchema(
         feature.name,
-        tags=tuple(feature.annotation.tag),
+        tags=tags,
         dtype=_DTYPES.get(feature.type),
-        is_list=counts is not None or properties.get("is_list") is True,
+        is_list=is_list,
         int_domain=_int_domain(feature),
         max_length=counts.max or None if counts else None,
         min_length=counts.min or None if counts else None,
         float_domain=_float_domain(feature),
-        shape=tuple(dim.size for dim in feature.shape.dim) if feature.HasField("shape") else None,
+        shape=shape,
         properties=properties,
     )
 
@@ -123,9 +134,12 @@ def _feature(column: ColumnSchema) -> Any:
     feature = schema_pb2.Feature(name=column.name, type=int(column.type))
     if column.tags:
         feature.annotation.tag.extend(column.tags)
-    if column.properties:
+    properties = dict(column.properties)
+    if column.is_list and column.shape is not None:
+        properties[_DIMS] = [[0, None], [column.min_length or 0, column.max_length], *column.shape]
+    if properties:
         values = struct_pb2.Struct()
-        values.update(dict(column.properties))
+        values.update(properties)
         feature.annotation.extra_metadata.add().Pack(values)
     if column.is_list:
         feature.value_count.SetInParent()

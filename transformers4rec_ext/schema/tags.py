@@ -40,8 +40,8 @@ class Tags(str, Enum):
 
 Tag = str | Tags
 
-#: A column with the one tag also has the others.
-_IMPLIED = {
+#: A column with the one tag has the others as well, and one with the others has it.
+_COMPOUNDS = {
     "user_id": ("user", "id"),
     "item_id": ("item", "id"),
     "session_id": ("session", "id"),
@@ -64,6 +64,15 @@ def tag_names(tags: Tag | Iterable[Tag] | None) -> tuple[str, ...]:
 
 
 def with_implied(names: Iterable[str]) -> set[str]:
-    """Return tag names and those that they imply: an ``item_id`` is an ``item`` and an ``id``."""
+    """Return tag names and those that they imply.
+
+    An ``item_id`` is an ``item`` and an ``id``; and what is both is an ``item_id``, which is how
+    merlin writes one.
+    """
     found = set(names)
-    return found.union(*(_IMPLIED.get(name, ()) for name in found))
+    for compound, parts in _COMPOUNDS.items():
+        if compound in found:
+            found.update(parts)
+        elif found.issuperset(parts):
+            found.add(compound)
+    return found
