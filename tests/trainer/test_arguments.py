@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib
 import inspect
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,3 +154,11 @@ def test_signatures_are_upstreams_with_what_transformers_5_adds(
         known = list(inspect.signature(getattr(tr.Trainer, name)).parameters)
         known = known[1:] if name == "__init__" else known
         assert known[: len(wanted)] == wanted, name
+
+
+def test_an_old_transformers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    # the module replaces itself by a lazy one while it is imported
+    monkeypatch.setattr(sys.modules["transformers"], "__version__", "4.30.2")
+    monkeypatch.delitem(sys.modules, "transformers4rec_ext.config.trainer")
+    with pytest.raises(ImportError, match=r"needs transformers >= 5; got 4\.30\.2\. Install"):
+        importlib.import_module("transformers4rec_ext.config.trainer")

@@ -88,14 +88,23 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, task: str, stop
     assert _equal(_state(resumed), _state(whole))
 
 
-@pytest.mark.parametrize("stop", [5, 8])
-def test_the_order_of_a_dataloader_of_ones_own_is_resumed(tmp_path: Path, stop: int) -> None:
-    rows = Rows(write(tmp_path / "data"))
+def _session_loader(folder: Path) -> tr.data.SessionLoader:
+    sessions = tr.data.ParquetSessions(folder / "part.parquet", "item_id")
+    return tr.data.SessionLoader(
+        sessions, tr.data.Catalogue.fit(sessions), max_length=5, batch_size=8, part="all"
+    )
+
+
+@pytest.mark.parametrize(("kind", "stop"), [("rows", 5), ("rows", 8), ("sessions", 8)])
+def test_the_order_of_other_loaders_is_resumed(tmp_path: Path, kind: str, stop: int) -> None:
+    data = write(tmp_path / "data")
+    rows = Rows(data)
     options = {"save_strategy": "steps", "save_steps": stop}
 
     def run(*callbacks: Any) -> tr.Trainer:
         loader = DataLoader(rows, batch_size=8, shuffle=True)
-        return trainer_of(tmp_path, train_dataloader=loader, callbacks=list(callbacks), **options)
+        source = loader if kind == "rows" else _session_loader(data)
+        return trainer_of(tmp_path, train_dataloader=source, callbacks=list(callbacks), **options)
 
     whole = run()
     whole.train()
@@ -103,6 +112,7 @@ def test_the_order_of_a_dataloader_of_ones_own_is_resumed(tmp_path: Path, stop: 
         run(StopAt(stop + 1)).train()
     resumed = run()
     resumed.train(resume_from_checkpoint=True)
+    assert len(losses(whole)) == 10
     assert losses(resumed) == losses(whole)
     assert _equal(_state(resumed), _state(whole))
 

@@ -137,15 +137,27 @@ def test_mixed_precision_trains_and_evaluates_under_autocast(tmp_path: Path) -> 
     model = model_of()
     last = model.heads[0].body[-1].transformer.h[0].mlp.c_proj
     last.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
-    trainer = trainer_of(tmp_path, model, bf16=True, max_steps=2)
-    full = trainer_of(tmp_path, max_steps=2)
-    metrics = trainer.evaluate()
-    trainer.train()
-    assert metrics["eval_/loss"] == pytest.approx(full.evaluate()["eval_/loss"], rel=1e-2)
-    full.train()
+    trainer, full = trainer_of(tmp_path, model, bf16=True), trainer_of(tmp_path)
+    expected = full.evaluate()["eval_/loss"]
+    assert trainer.evaluate()["eval_/loss"] == pytest.approx(expected, rel=1e-2)
+    for each in (trainer, full):
+        each.train()
     assert losses(trainer) == pytest.approx(losses(full), rel=1e-2)
     assert set(dtypes) == {torch.bfloat16}
     assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+
+
+def test_a_trained_model_is_left_as_it_was_given(tmp_path: Path) -> None:
+    model = model_of()
+    before = set(vars(model))
+    trainer_of(tmp_path, model, bf16=True, max_steps=1).train()
+    assert set(vars(model)) == before
+    dtypes = []
+    last = model.heads[0].body[-1].transformer.h[0].mlp.c_proj
+    last.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
+    model.evaluate(batches(tmp_path / "data"), verbose=False)
+    trainer_of(tmp_path, model, max_steps=1).train()
+    assert set(dtypes) == {torch.float32}
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ class SessionLoader:
     Notes
     -----
     Iterating the loader itself yields one epoch and moves on to the next, so it can be given to
-    ``Model.fit``.
+    ``Model.fit``; and to ``Trainer``, which chooses the epoch when it resumes a run.
     """
 
     def __init__(
@@ -136,6 +136,10 @@ class SessionLoader:
         epoch = self.epoch
         self.epoch += 1
         yield from self.batches(epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make ``epoch`` the one that is iterated next."""
+        self.epoch = epoch
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[dict[str, Tensor]]:
         """Yield the batches of ``epoch`` from step ``start`` on.

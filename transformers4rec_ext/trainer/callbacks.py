@@ -12,12 +12,11 @@ from transformers4rec_ext.trainer.loaders import start_epoch
 class StartEpoch(TrainerCallback):
     """Tells the loader which epoch begins, so that a resumed run sees the data of that epoch."""
 
-    def __init__(self, trainer: Any) -> None:
-        self.trainer = trainer
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_epoch_begin(
+        self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any
+    ) -> None:
         """Set the loader's epoch."""
-        start_epoch(self.trainer.current_train_loader, int(state.epoch or 0), args)
+        start_epoch(train_dataloader, int(state.epoch or 0), args)
 
 
 class IncrementalLoggingCallback(TrainerCallback):

@@ -48,7 +48,10 @@ class Checkpoints(_Trainer):
         if resume_from_checkpoint is not None and not isinstance(resume_from_checkpoint, bool):
             resume_from_checkpoint = os.fspath(resume_from_checkpoint)
             _check_folder("Trainer.train", "resume_from_checkpoint", resume_from_checkpoint)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        try:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            _unwrap(self.model)
 
     def load_model_trainer_states_from_checkpoint(
         self, checkpoint_path: str | os.PathLike[str], model: Any = None
@@ -124,6 +127,18 @@ class Checkpoints(_Trainer):
 
     def _samplers_file(self, folder: str) -> Path:
         return Path(folder) / f"samplers_{self.args.process_index}.safetensors"
+
+
+def _unwrap(model: Any) -> None:
+    """Take off what accelerate leaves on a model: a ``forward`` under autocast, and its marks.
+
+    The Trainer asks for autocast where it calls the model. Whoever else calls it, or gives it to
+    another Trainer, gets the precision that is asked for there.
+    """
+    own = vars(model)
+    if own.pop("_original_forward", None) is not None:
+        del own["forward"]
+    own.pop("_is_accelerate_prepared", None)
 
 
 def _check_folder(function: str, argument: str, folder: str) -> None:

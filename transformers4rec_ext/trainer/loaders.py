@@ -117,18 +117,21 @@ def make_loader(
 
 def start_epoch(loader: Any, epoch: int, args: Any) -> None:
     """Make the order of ``epoch`` that of the loader's next pass, whatever was drawn before."""
-    parts: tuple[Any, ...] = (
-        loader,
-        getattr(loader, "sampler", None),
+    dataset, batch_sampler = (
+        getattr(loader, "dataset", None),
         getattr(loader, "batch_sampler", None),
     )
-    for part in parts:
+    parts: tuple[Any, ...] = (loader, getattr(loader, "sampler", None), batch_sampler)
+    for part in (*parts, dataset, _of_batches(dataset)):
         if hasattr(part, "set_epoch"):
             part.set_epoch(epoch)
-    inner = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
-    generator = getattr(inner, "generator", None)
+    generator = getattr(getattr(batch_sampler, "sampler", None), "generator", None)
     if isinstance(generator, EpochGenerator):
         generator.manual_seed(_seed(args) + epoch)
+
+
+def _of_batches(dataset: Any) -> Any:
+    return dataset.batches if isinstance(dataset, Batches) else None
 
 
 class EpochGenerator(torch.Generator):

@@ -61,7 +61,8 @@ class Trainer(Checkpoints):
 
     Under ``torchrun`` each process takes its share of every batch, and the gradient is that of the
     mean over all labels of all processes (with several tasks: over all rows), so that two processes
-    do what one does with twice the batch.
+    do what one does with twice the batch. Accumulated gradients are the mean of those of the
+    batches, however many labels each has.
 
     With row gradients (``sparse_grad=True``) AdamW is
     :class:`~transformers4rec_ext.optim.LazyAdam`.
@@ -89,7 +90,7 @@ class Trainer(Checkpoints):
         _check(model, args, compute_metrics)
         self.past_global_steps, self.counts_steps = 0, False
         self.incremental_logging = incremental_logging
-        callbacks = [StartEpoch(self), *(callbacks or [])]
+        callbacks = [StartEpoch(), *(callbacks or [])]
         if incremental_logging:
             callbacks.append(IncrementalLoggingCallback(self))
         check_processes(model, args.world_size)
@@ -120,14 +121,12 @@ class Trainer(Checkpoints):
         self.train_dataloader = train_dataloader
         self.eval_dataloader = eval_dataloader
         self.test_dataloader = test_dataloader
-        self.current_train_loader: Any = None
         self._log_predictions: Callable[..., None] | None = None
 
     def get_train_dataloader(self) -> Any:
         """Return the loader of the training data."""
         source = _first(self.train_dataloader, self.train_dataset_or_path)
-        self.current_train_loader = self._loader(source, "Train", self._train_batch_size)
-        return self.current_train_loader
+        return self._loader(source, "Train", self._train_batch_size)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Return the loader of ``eval_dataset``, or of the Trainer's evaluation data."""
@@ -217,7 +216,8 @@ class Trainer(Checkpoints):
         num_items_in_batch : not used: the model's loss is a mean over its labels
         """
         columns, targets = evaluation.prepared(inputs, self.args.device)
-        outputs = model(columns, targets=targets, training=True)
+        with self.accelerator.autocast():
+            outputs = model(columns, targets=targets, training=True)
         loss = outputs["loss"]
         if self.args.world_size > 1:
             loss = loss * self._share(outputs["labels"], num_rows(inputs))
