@@ -17,6 +17,7 @@ from torch import Tensor
 
 from transformers4rec_ext._memory import empty_large
 from transformers4rec_ext.ops.reference import MISSED, accumulate_dtype, outside_autocast, rows_like
+from transformers4rec_ext.ops.tiles import tile_scale
 
 _ops = torch.ops.transformers4rec_ext
 # A tile of scores is read again right after the GEMM wrote it, so it should still be in cache;
@@ -28,10 +29,10 @@ MOST_ITEMS = 16 * 1024
 KEPT_ELEMENTS = 16 * 1024 * 1024
 
 
-def tile_items(num_rows: int, num_items: int) -> int:
-    """Items of a tile for blocks of ``num_rows`` rows."""
-    wanted = TILE_ELEMENTS // max(1, min(num_rows, BLOCK_ROWS))
-    return min(num_items, max(LEAST_ITEMS, min(MOST_ITEMS, wanted)))
+def tile_items(num_rows: int, num_items: int, scale: int = 1) -> int:
+    """Items of a tile for blocks of ``num_rows`` rows; ``scale``: of the device, `tile_scale`."""
+    wanted = scale * TILE_ELEMENTS // max(1, min(num_rows, BLOCK_ROWS))
+    return min(num_items, max(LEAST_ITEMS, min(scale * MOST_ITEMS, wanted)))
 
 
 def kept_items(num_rows: int, num_items: int) -> int:
@@ -63,7 +64,7 @@ class _Tiles:
     ) -> None:
         self.hidden, self.weight, self.bias, self.rounded = hidden, weight, bias, rounded
         num_rows, self.num_items = hidden.shape[0], weight.shape[0]
-        self.step = tile_items(num_rows, self.num_items)
+        self.step = tile_items(num_rows, self.num_items, tile_scale(hidden.device))
         size = -(-num_rows // max(1, -(-num_rows // BLOCK_ROWS)))
         self.blocks = [
             slice(first, min(first + size, num_rows)) for first in range(0, num_rows, size or 1)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from transformers4rec_ext.ops.reference import accumulate_dtype, outside_autocast, rows_like
+from transformers4rec_ext.ops.tiles import tile_scale
 
 _ops = torch.ops.transformers4rec_ext
 # A tile should be small enough to be in cache still when it is read again, and have rows enough
@@ -24,13 +25,14 @@ MOST_ELEMENTS = 2 * 1024 * 1024
 LEAST_ROWS = 16
 
 
-def tile_rows(num_rows: int, num_candidates: int) -> int:
+def tile_rows(num_rows: int, num_candidates: int, scale: int = 1) -> int:
     """Rows of a tile, all tiles of nearly equal size; the tile has at most `MOST_ELEMENTS`.
 
-    (Unless `LEAST_ROWS` rows are more than that: from 131,072 candidates on.)
+    (Unless `LEAST_ROWS` rows are more than that: from 131,072 candidates on.) ``scale``: of the
+    device, `tile_scale`, times which the limits are taken.
     """
-    wanted = max(ENOUGH_ROWS, CACHED_ELEMENTS // max(num_candidates, 1))
-    most = max(LEAST_ROWS, MOST_ELEMENTS // max(num_candidates, 1))
+    wanted = max(ENOUGH_ROWS, scale * CACHED_ELEMENTS // max(num_candidates, 1))
+    most = max(LEAST_ROWS, scale * MOST_ELEMENTS // max(num_candidates, 1))
     tiles = max(1, -(-num_rows // min(wanted, most)))
     return max(1, -(-num_rows // tiles))
 
@@ -88,7 +90,7 @@ def sampled_loss(
     target_grad = hidden.new_empty(num_rows)
     grad_hidden = hidden.new_empty(hidden.shape if with_grad else 0)
     grad_rows = hidden.new_zeros((num_rows + num_candidates, width) if with_grad else 0)
-    step = tile_rows(num_rows, num_candidates)
+    step = tile_rows(num_rows, num_candidates, tile_scale(hidden.device))
     tile = hidden.new_empty(step, num_candidates)
     for begin in range(0, num_rows, step):
         rows = slice(begin, min(begin + step, num_rows))

@@ -1,0 +1,35 @@
+"""How large tiles are: for the CPU's cache, and larger on a GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from transformers4rec_ext.ops.tiles import items, sampled, tile_scale
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("num_rows", [1, 33, 1024, 25_600])
+@pytest.mark.parametrize("size", [7, 1000, 100_000])
+def test_a_tile_keeps_to_its_limits(device: str, num_rows: int, size: int) -> None:
+    scale = tile_scale(torch.device(device))
+    rows = sampled.tile_rows(num_rows, size, scale)
+    assert 1 <= rows <= num_rows
+    assert rows * size <= scale * sampled.MOST_ELEMENTS
+    columns = items.tile_items(num_rows, size, scale)
+    assert 1 <= columns <= size
+    assert columns * min(num_rows, items.BLOCK_ROWS) <= scale * items.TILE_ELEMENTS
+
+
+def test_a_gpu_takes_sixteen_of_the_cpus_tiles_at_once() -> None:
+    assert [items.tile_items(1024, 10**6, scale) for scale in (1, 16)] == [512, 8192]
+    assert [sampled.tile_rows(8192, 1024, scale) for scale in (1, 16)] == [512, 8192]
+
+
+@pytest.mark.parametrize(("device", "step"), [("cpu", 512), ("cuda", 8192)])
+def test_the_loop_asks_its_device(device: str, step: int) -> None:
+    with FakeTensorMode():
+        hidden = torch.empty(1024, 8, device=device)
+        weight = torch.empty(100_000, 8, device=device)
+        assert items._Tiles(hidden, weight, None, torch.float32).step == step
