@@ -8,9 +8,11 @@ import pytest
 import torch
 from task_helpers import D, T, batch, sequence_inputs
 
+from transformers4rec_ext import data
 from transformers4rec_ext.block.base import SequentialBlock
 from transformers4rec_ext.block.transformer import TransformerBlock
 from transformers4rec_ext.config.transformer import GPT2Config
+from transformers4rec_ext.features.sequence import TabularSequenceFeatures
 from transformers4rec_ext.model import Head, Model, NextItemPredictionTask
 
 
@@ -47,6 +49,53 @@ def test_trace() -> None:
     traced = torch.jit.trace(model, (batch(),), strict=False)
     rolled = {"item_id": batch()["item_id"].roll(1, 0)}
     _close(traced(rolled), model(rolled))
+
+
+COLUMNS = data.tabular_sequence_testing_data
+
+
+def _of_all_columns() -> Model:
+    inputs = TabularSequenceFeatures.from_schema(
+        COLUMNS.schema,
+        max_sequence_length=T,
+        continuous_soft_embeddings=True,
+        masking="causal",
+        d_output=D,
+        embedding_dim_default=4,
+    )
+    transformer = TransformerBlock(GPT2Config.build(D, 2, 1, T), masking=inputs.masking)
+    return Model(Head(SequentialBlock(inputs, transformer), NextItemPredictionTask())).eval()
+
+
+@pytest.mark.filterwarnings(
+    "ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
+)
+def test_trace_with_ragged_columns() -> None:
+    """Of the longest row of each batch, not of the one that was traced."""
+    model = _of_all_columns()
+    short, long = (
+        COLUMNS.torch_synthetic_data(
+            num_rows=rows, min_session_length=1, max_session_length=length, ragged=True
+        )
+        for rows, length in ((3, 3), (5, T))
+    )
+    traced = torch.jit.trace(model, (short,), strict=False)
+    _close(traced(long), model(long))
+    model.max_sequence_length = 2
+    traced = torch.jit.trace(model, (short,), strict=False)
+    _close(traced(long), model(long))
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")
+def test_export_of_all_kinds_of_columns() -> None:
+    model = _of_all_columns()
+    sessions = COLUMNS.torch_synthetic_data(num_rows=6, min_session_length=1, max_session_length=T)
+    rows = torch.export.Dim("B", min=2, max=64)
+    shapes = {"inputs": {name: {0: rows} for name in sessions}}
+    program = torch.export.export(model, (sessions,), dynamic_shapes=shapes)
+    some = {name: column[:4] for name, column in sessions.items()}
+    for each in (sessions, some):
+        _close(program.module()(each), model(each))
 
 
 @pytest.mark.parametrize("flags", [{}, {"top_k": 4}])

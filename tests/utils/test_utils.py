@@ -28,6 +28,10 @@ def test_pad_inputs_pads_ragged_columns_to_the_longest_row():
     assert pad_inputs(RAGGED, 9)["a"].shape == (3, 3)
     vectors = {**RAGGED, "a__values": torch.ones(4, 5)}
     assert pad_inputs(vectors)["a"].shape == (3, 3, 5)
+    nothing = {"a__values": torch.ones(0), "a__offsets": torch.zeros(3, dtype=torch.int32)}
+    assert pad_inputs(nothing)["a"].tolist() == [[0], [0]]
+    rowless = {"a__values": torch.ones(0), "a__offsets": torch.zeros(1, dtype=torch.int64)}
+    assert pad_inputs(rowless)["a"].shape == (0, 1)
 
 
 def test_pad_batch_pads_to_what_is_asked_for():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,13 +43,19 @@ def pad_inputs(
     {'a': tensor([[1, 2], [3, 0]])}
     """
     offsets = ragged_columns(inputs, function)
-    length = max([1, *(_longest_row(function, name, offsets[name]) for name in offsets)])
-    if max_sequence_length is not None:
-        length = min(length, max_sequence_length)
     halves = {name + half for name in offsets for half in (VALUES, OFFSETS)}
     padded = {name: value for name, value in inputs.items() if name not in halves}
+    if not offsets:
+        return padded
+    length: Any
+    if torch.jit.is_tracing():  # where a number would be that of the batch that is traced
+        longest = torch.stack([ends.diff().max() for ends in offsets.values()])
+        length = longest.max().clamp(min=1, max=max_sequence_length)
+    else:
+        length = max(1, *_longest_rows(function, inputs, offsets))
+        length = length if max_sequence_length is None else min(length, max_sequence_length)
     for name, ends in offsets.items():
-        padded[name] = pad_ragged(function, name, inputs[name + VALUES], ends, length)
+        padded[name] = pad_ragged(inputs[name + VALUES], ends, length)
     return padded
 
 
@@ -69,16 +76,16 @@ def pad_batch(batch: Mapping[str, Tensor], padding_lengths: Mapping[str, int]) -
     """
     padded: dict[str, Tensor] = {}
     offsets = ragged_columns(batch, "pad_batch")
-    for name, ends in offsets.items():
+    for name in offsets:
         if name not in padding_lengths:
             raise ValueError(
                 f"Found ragged column '{name}' with unspecified padding length. "
                 "Please provide a padding length for this feature to be converted to a dense "
                 "tensor."
             )
-        _longest_row("pad_batch", name, ends)
-        length = padding_lengths[name]
-        padded[name] = pad_ragged("pad_batch", name, batch[name + VALUES], ends, length)
+    _longest_rows("pad_batch", batch, offsets)
+    for name, ends in offsets.items():
+        padded[name] = pad_ragged(batch[name + VALUES], ends, padding_lengths[name])
     for name, value in batch.items():
         if name.removesuffix(VALUES).removesuffix(OFFSETS) in offsets:
             continue
@@ -143,31 +150,46 @@ def check_same_lengths(function: str, inputs: Mapping[str, Tensor], names: Itera
             )
 
 
-def _longest_row(function: str, name: str, offsets: Tensor) -> int:
-    if offsets.is_floating_point() or offsets.dim() != 1 or offsets.numel() == 0:
-        raise value_error(
-            function,
-            f"inputs['{name}{OFFSETS}']",
-            "be ints [B+1]",
-            f"{offsets.dtype} {list(offsets.shape)}",
-        )
-    return int(offsets.diff().max()) if offsets.numel() > 1 else 0
+def _longest_rows(
+    function: str, inputs: Mapping[str, Tensor], offsets: Mapping[str, Tensor]
+) -> list[int]:
+    """Return the length of the longest row of each column; ValueError if offsets do not fit.
+
+    Values are looked at once for all columns: on a GPU that waits.
+    """
+    for name, ends in offsets.items():
+        if ends.is_floating_point() or ends.dim() != 1 or ends.numel() == 0:
+            raise value_error(
+                function,
+                f"inputs['{name}{OFFSETS}']",
+                "be ints [B+1]",
+                f"{ends.dtype} {list(ends.shape)}",
+            )
+    # The end counts as a row of no length, so that there is a smallest where there are no rows.
+    lengths = {name: torch.cat([ends.diff(), ends[:1] * 0]) for name, ends in offsets.items()}
+    facts = [
+        torch.stack([lengths[name].max(), lengths[name].min(), ends[0], ends[-1]]).long()
+        for name, ends in offsets.items()
+    ]
+    longest = []
+    for name, (most, least, first, last) in zip(offsets, torch.stack(facts).tolist(), strict=True):
+        count = inputs[name + VALUES].shape[0]
+        if least < 0 or first != 0 or last != count:
+            raise value_error(
+                function,
+                f"inputs['{name}{OFFSETS}']",
+                f"rise from 0 to the number of values ({count})",
+                f"{first} to {last}",
+            )
+        longest.append(most)
+    return longest
 
 
-def pad_ragged(function: str, name: str, values: Tensor, offsets: Tensor, length: int) -> Tensor:
-    """Return ``values`` [L, ...] as [B, length, ...], zeros on the right."""
-    lengths = offsets.diff()
-    falls = bool((lengths < 0).any())
-    if falls or int(offsets[0]) != 0 or int(offsets[-1]) != values.shape[0]:
-        raise value_error(
-            function,
-            f"inputs['{name}{OFFSETS}']",
-            f"rise from 0 to the number of values ({values.shape[0]})",
-            f"{int(offsets[0])} to {int(offsets[-1])}",
-        )
+def pad_ragged(values: Tensor, offsets: Tensor, length: Any) -> Tensor:
+    """Return ``values`` [L, ...] as [B, length, ...], zeros on the right; of valid offsets."""
     positions = torch.arange(length, device=values.device)
-    within = positions < lengths.unsqueeze(1)
-    index = torch.where(within, offsets[:-1].unsqueeze(1) + positions, 0)
-    padded = values.new_zeros((lengths.shape[0], length, *values.shape[1:]))
-    padded[within] = values[index[within]]
-    return padded
+    within = positions < offsets.diff().unsqueeze(1)
+    # Padding is looked up in a row of zeros behind the values.
+    index = torch.where(within, offsets[:-1].unsqueeze(1) + positions, values.shape[0])
+    behind = values.new_zeros((1, *values.shape[1:]))
+    return torch.cat([values, behind])[index]
