@@ -2,19 +2,25 @@
 PYTHON ?= python3
 TORCH_SPEC ?= torch
 VENV ?= .venv
+UPSTREAM_PYTHON ?= python3.11
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
 SOURCES := pyproject.toml setup.py transformers4rec_ext/_build.py $(shell find csrc -type f)
 CXX_FILES := $(shell find csrc tests/native -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint bench wheel cuda-report clean
+.PHONY: demo test test-upstream lint bench wheel cuda-report clean
 
 demo: $(VENV)/installed
 	python -m transformers4rec_ext demo --out demo_run
 
 test: $(VENV)/installed-dev
 	python -m pytest
+
+# Ours inside a real Transformers4Rec, in an environment of its own: as published it needs Python 3.11 and the pins
+# below, and without --no-deps pip walks back through all releases of torch.
+test-upstream: $(VENV)-upstream/installed
+	$(VENV)-upstream/bin/python -m pytest -W ignore tests/upstream
 
 lint: $(VENV)/installed-dev
 	ruff check .
@@ -60,5 +66,17 @@ $(VENV)-bench/installed: $(SOURCES)
 	PATH=$(abspath $(VENV)-bench/bin):$$PATH $(VENV)-bench/bin/python -m pip install --no-build-isolation --editable .
 	touch $@
 
+$(VENV)-upstream/installed: $(SOURCES)
+	$(UPSTREAM_PYTHON) -m venv $(VENV)-upstream
+	$(VENV)-upstream/bin/python -m pip install --quiet torch==2.13.0
+	$(VENV)-upstream/bin/python -m pip install --quiet numpy==1.26.4 pandas==1.5.3 pyarrow==14.0.2 dask==2023.5.1 \
+		distributed==2023.5.1 numba tensorflow-metadata==1.14.0 "protobuf<4" "betterproto<2" npy-append-array tqdm psutil \
+		packaging requests regex pyyaml filelock safetensors tokenizers==0.13.3 "huggingface-hub<0.27" lightning-utilities \
+		"setuptools>=77,<81" ninja pybind11 pytest hypothesis
+	$(VENV)-upstream/bin/python -m pip install --quiet --no-deps transformers==4.30.2 accelerate==0.20.3 \
+		torchmetrics==1.9.0 merlin-core==23.8.0 merlin-dataloader==23.8.0 merlin-models==23.12.0 transformers4rec==23.12.0
+	PATH=$(abspath $(VENV)-upstream/bin):$$PATH $(VENV)-upstream/bin/python -m pip install --no-build-isolation --no-deps .
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-bench build *.egg-info transformers4rec_ext/_kernels*.so demo_run
+	rm -rf $(VENV) $(VENV)-bench $(VENV)-upstream build *.egg-info transformers4rec_ext/_kernels*.so demo_run

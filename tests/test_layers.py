@@ -25,7 +25,7 @@ LAYERS = [
     ],
     ["model"],
     ["data", "utils"],
-    ["training", "trainer", "baselines"],
+    ["training", "trainer", "baselines", "interop"],
     ["cli", "__main__", "__init__"],
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))

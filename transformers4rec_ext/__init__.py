@@ -42,6 +42,7 @@ _EXPORTS = {
     "features.sequence": ("SequenceEmbeddingFeatures", "TabularSequenceFeatures"),
     "features.tabular": ("TabularFeatures",),
     "functional": ("Candidates",),
+    "interop": ("accelerate",),
     "losses": (
         "CandidateLoss",
         "GBCELoss",
@@ -95,6 +96,7 @@ _MODULES = (
     "data",
     "features",
     "functional",
+    "interop",
     "losses",
     "masking",
     "model",

@@ -32,6 +32,7 @@ from transformers4rec_ext.model._sampling import (
     check_sampling,
     is_plain,
 )
+from transformers4rec_ext.model._upstream import join_upstream
 from transformers4rec_ext.model.base import LOG, PredictionTask, in_float32
 from transformers4rec_ext.ranking_metric import AvgPrecisionAt, NDCGAt, RecallAt
 from transformers4rec_ext.samplers import CandidateSampler
@@ -213,9 +214,8 @@ class NextItemPredictionTask(PredictionTask):
             raise value_error(
                 "NextItemPredictionTask.build", "pre", "be None with such a loss", self.loss, hint
             )
-        super().build(
-            body, input_size, inputs=inputs, device=device, task_block=task_block, pre=pre
-        )
+        super().build(body, input_size, inputs, device, task_block, pre)
+        join_upstream(self, inputs)
 
     def forward(
         self,
