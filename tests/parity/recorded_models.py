@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 import torch
 
 from transformers4rec_ext import (
@@ -24,8 +25,8 @@ from transformers4rec_ext.ranking_metric import AvgPrecisionAt, NDCGAt, RecallAt
 CUT_OFFS = [10, 20, 50, 90]
 
 
-class RecordedModel:
-    """The numbers of one group, and the model that they are of."""
+class Recorded:
+    """The numbers of one group, and what they are compared by."""
 
     def __init__(self, parity, group: str) -> None:
         self.meta, self.tensors = parity(group)
@@ -35,10 +36,42 @@ class RecordedModel:
         prefix = f"{prefix}/"
         return {k[len(prefix) :]: v for k, v in self.tensors.items() if k.startswith(prefix)}
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        weights = self.below("weights")
-        aliases = self.meta["aliases"]["weights"]
+    def state_dict(self, prefix: str = "weights") -> dict[str, torch.Tensor]:
+        weights = self.below(prefix)
+        aliases = self.meta["aliases"][prefix]
         return weights | {alias: weights[name] for alias, name in aliases.items()}
+
+    def schema(self) -> Schema:
+        return Schema.from_json(json.dumps(self.meta["schema"]))
+
+    def close(self, actual: torch.Tensor, name: str) -> None:
+        tolerance = {key: self.meta["tolerance"][key] for key in ("rtol", "atol")}
+        torch.testing.assert_close(actual, self.tensors[name], **tolerance)
+
+    def gradients_close(
+        self, model: Model, prefix: str, stats: dict[str, Any] | None = None
+    ) -> None:
+        """Compare the gradients recorded below ``prefix``, and of all their norms and maxima."""
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        relative = self.meta["tolerance"]["grad_rtol_of_max"]
+        recorded = self.below(prefix)
+        assert recorded
+        for name, gradient in recorded.items():
+            bound = relative * gradient.abs().max() + 1e-7
+            assert (gradients[name] - gradient).abs().max() <= bound, name
+        if stats is None:
+            return
+        assert set(gradients) == {name for name, of in stats.items() if of is not None}
+        for name, gradient in gradients.items():
+            # The bound of an entry, summed up as the norm sums entries.
+            noise = {"absmax": 1e-7, "l2": 1e-7 * gradient.numel() ** 0.5}
+            for of, value in (("absmax", gradient.abs().max()), ("l2", gradient.norm())):
+                expected = pytest.approx(stats[name][of], rel=relative, abs=noise[of])
+                assert float(value) == expected, f"{of} of {name}"
+
+
+class RecordedModel(Recorded):
+    """A group of one architecture, and the model that it is of."""
 
     def model(self, masking: str, *, bare: bool = False, fresh: bool = False, **task: Any) -> Model:
         """Return the model with its recorded weights; ``task`` are arguments of its task.
@@ -48,7 +81,7 @@ class RecordedModel:
         """
         given = self.meta["model"]
         inputs = TabularSequenceFeatures.from_schema(
-            Schema.from_json(json.dumps(self.meta["schema"])),
+            self.schema(),
             masking=None if bare else masking,
             **given["features"],
         )
@@ -83,24 +116,6 @@ class RecordedModel:
             return MaskedItems(item_ids, schema, targets, arguments)
 
         model.heads[0].body.inputs.masking.mask = mask
-
-    def close(self, actual: torch.Tensor, name: str) -> None:
-        tolerance = {key: self.meta["tolerance"][key] for key in ("rtol", "atol")}
-        torch.testing.assert_close(actual, self.tensors[name], **tolerance)
-
-    def gradients_close(self, model: Model, case: str) -> None:
-        """Compare the recorded gradients, and of all others their norms."""
-        named = dict(model.named_parameters())
-        stats = self.meta["cases"][case]["training_grad_stats"]
-        for name, gradient in self.below(f"{case}/training/grad").items():
-            bound = self.meta["tolerance"]["grad_rtol_of_max"] * gradient.abs().max() + 1e-7
-            assert (named[name].grad - gradient).abs().max() <= bound, name
-        for name, parameter in named.items():
-            if stats[name] is None:
-                assert parameter.grad is None, name
-            else:
-                largest = float(parameter.grad.abs().max())
-                assert abs(largest - stats[name]["absmax"]) <= 1e-4 * stats[name]["absmax"] + 1e-7
 
 
 def metrics_by_rank(scores: torch.Tensor, labels: torch.Tensor) -> dict[str, list[float]]:

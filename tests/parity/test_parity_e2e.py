@@ -126,7 +126,8 @@ def test_training(case, returns):
     else:
         assert output["predictions"] is None
     output["loss"].backward()
-    recorded.gradients_close(model, masking)
+    stats = recorded.meta["cases"][masking]["training_grad_stats"]
+    recorded.gradients_close(model, f"{masking}/training/grad", stats)
 
 
 def test_recorded_fault_permutation_serving_ignores_the_last_item(parity):

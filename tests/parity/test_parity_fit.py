@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
+from recorded_models import Recorded
 
 import transformers4rec_ext as tr
 
 CASES = ("SGD0", "Adam1", "SGD2")
 
 
-def _below(tensors, prefix):
-    prefix = f"{prefix}/"
-    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _weights(meta, tensors, prefix):
-    weights = _below(tensors, prefix)
-    weights.update({name: weights[one] for name, one in meta["aliases"][prefix].items()})
-    return weights
-
-
-def _model(meta, tensors, name):
-    case = meta["cases"][name]
-    schema = tr.Schema.from_json(json.dumps(meta["schema"]))
-    inputs = tr.TabularSequenceFeatures.from_schema(schema, masking="clm", **case["features"])
+def _model(recorded, name):
+    case = recorded.meta["cases"][name]
+    inputs = tr.TabularSequenceFeatures.from_schema(
+        recorded.schema(), masking="clm", **case["features"]
+    )
     transformer = tr.GPT2Config.build(**case["build"])
     body = tr.SequentialBlock(
         inputs,
@@ -47,22 +36,23 @@ def _model(meta, tensors, name):
         softmax_temperature=case["task"]["softmax_temperature"],
     )
     model = tr.Model(tr.Head(body, task, inputs=inputs))
-    model.load_state_dict(_weights(meta, tensors, f"{name}/weights_before"))
+    model.load_state_dict(recorded.state_dict(f"{name}/weights_before"))
     return model
 
 
-def _batches(tensors):
-    return [(_below(tensors, f"batch{i}"), None) for i in range(3)]
+def _batches(recorded):
+    return [(recorded.below(f"batch{i}"), None) for i in range(3)]
 
 
 def _optimizer(case, model):
     return getattr(torch.optim, case["optimizer"])(model.parameters(), **case["optimizer_kwargs"])
 
 
-def _check_weights(meta, tensors, name, model):
-    tolerance, sensitivity = meta["tolerance"], meta["cases"][name]["sensitivity"]
+def _check_weights(recorded, name, model):
+    tolerance = recorded.meta["tolerance"]
+    sensitivity = recorded.meta["cases"][name]["sensitivity"]
     found = model.state_dict()
-    for key, value in _weights(meta, tensors, f"{name}/weights_after").items():
+    for key, value in recorded.state_dict(f"{name}/weights_after").items():
         if key not in sensitivity:
             continue  # another name of a tensor that has one
         atol = tolerance["atol"] + 20 * sensitivity[key]
@@ -71,7 +61,7 @@ def _check_weights(meta, tensors, name, model):
         )
 
 
-def _check_metrics(meta, name, recorded, model, data, metrics):
+def _check_metrics(of, case, recorded, model, data, metrics):
     """Compare metrics with the recorded ones, which rank the padding item too (D17)."""
     with_padding = {}
     for metric in model.prediction_tasks[0].metrics:
@@ -84,8 +74,9 @@ def _check_metrics(meta, name, recorded, model, data, metrics):
         for k, value in zip(metric.top_ks, metric.compute(), strict=True):
             with_padding[f"{metric_name}_{k}"] = float(value)
         metric.reset()
-    tolerance = {"rel": meta["tolerance"]["rtol"], "abs": meta["tolerance"]["atol"]}
-    expected = meta["cases"][name][recorded]
+    tolerance = recorded.meta["tolerance"]
+    tolerance = {"rel": tolerance["rtol"], "abs": tolerance["atol"]}
+    expected = case[of]
     assert with_padding == pytest.approx(expected, **tolerance)
     # without a rival every rank is as good or better: of 24 labels one or two are
     assert metrics.keys() == expected.keys()
@@ -95,25 +86,25 @@ def _check_metrics(meta, name, recorded, model, data, metrics):
 
 @pytest.mark.parametrize("name", CASES)
 def test_fit_and_evaluate(parity, name):
-    meta, tensors = parity("fit")
-    model, case = _model(meta, tensors, name), meta["cases"][name]
-    data = _batches(tensors)
+    recorded = Recorded(parity, "fit")
+    model, case = _model(recorded, name), recorded.meta["cases"][name]
+    data = _batches(recorded)
     before = model.evaluate(data, verbose=False)
-    _check_metrics(meta, name, "evaluate_before", model, data, before)
+    _check_metrics("evaluate_before", case, recorded, model, data, before)
     model.train()
     optimizer = _optimizer(case, model)
     losses = model.fit(data, optimizer=optimizer, num_epochs=case["epochs"], verbose=False)
-    expected = tensors[f"{name}/epoch_losses"].double().numpy()
-    assert losses == pytest.approx(expected, rel=meta["tolerance"]["rtol"])
-    _check_weights(meta, tensors, name, model)
+    expected = recorded.tensors[f"{name}/epoch_losses"].double().numpy()
+    assert losses == pytest.approx(expected, rel=recorded.meta["tolerance"]["rtol"])
+    _check_weights(recorded, name, model)
     after = model.evaluate(data, verbose=False)
-    _check_metrics(meta, name, "evaluate_after", model, data, after)
+    _check_metrics("evaluate_after", case, recorded, model, data, after)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_trainer_takes_the_same_steps(parity, tmp_path, name):
-    meta, tensors = parity("fit")
-    model, case = _model(meta, tensors, name), meta["cases"][name]
+    recorded = Recorded(parity, "fit")
+    model, case = _model(recorded, name), recorded.meta["cases"][name]
     args = tr.T4RecTrainingArguments(
         output_dir=str(tmp_path),
         use_cpu=True,
@@ -125,7 +116,7 @@ def test_the_trainer_takes_the_same_steps(parity, tmp_path, name):
         lr_scheduler_type="constant",
         max_grad_norm=0,
     )
-    data = _batches(tensors)
+    data = _batches(recorded)
     trainer = tr.Trainer(
         model,
         args,
@@ -136,9 +127,9 @@ def test_the_trainer_takes_the_same_steps(parity, tmp_path, name):
     )
     trainer.train()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    expected = tensors[f"{name}/epoch_losses"].double().numpy()
-    assert losses == pytest.approx(expected, rel=meta["tolerance"]["rtol"])
-    _check_weights(meta, tensors, name, model)
+    expected = recorded.tensors[f"{name}/epoch_losses"].double().numpy()
+    assert losses == pytest.approx(expected, rel=recorded.meta["tolerance"]["rtol"])
+    _check_weights(recorded, name, model)
     found = trainer.evaluate()
     metrics = {key.removeprefix("eval_/"): value for key, value in found.items() if "_at_" in key}
-    _check_metrics(meta, name, "evaluate_after", model, data, metrics)
+    _check_metrics("evaluate_after", case, recorded, model, data, metrics)
