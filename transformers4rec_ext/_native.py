@@ -6,6 +6,7 @@ import ctypes
 import functools
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,21 @@ def cuda_archs() -> str | None:
     """Return the GPU architectures inside the library ("8.0;9.0+PTX"); None if it has none."""
     value: str | None = _exported("cuda_archs", ctypes.c_char_p)
     return value
+
+
+def runs_on(arch: str) -> bool:
+    """Tell whether the library has machine code, or PTX, for a GPU of an architecture ("9.0")."""
+    major, minor = map(int, arch.split("."))
+    for name in (cuda_archs() or "").split(";"):
+        built = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", name)
+        if built is None:
+            continue
+        least = int(built[2])  # code for one minor version runs on later ones, for 9.0a say not
+        if int(built[1]) == major and (least == minor or (least < minor and built[3] != "a")):
+            return True
+        if built[4] and not built[3] and (int(built[1]), int(built[2])) <= (major, minor):
+            return True
+    return False
 
 
 def cuda_runtime() -> str | None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from cli_helpers import TINY
 
+from transformers4rec_ext import _native
 from transformers4rec_ext.__main__ import main
 from transformers4rec_ext.cli.train import _DEFAULTS, _SCHEDULES
 from transformers4rec_ext.data import Catalogue
@@ -194,6 +195,39 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     for operator in ("log_uniform_sample", "sampled_softmax_tile"):
         (line,) = [line for line in printed.splitlines() if line.startswith(operator)]
         assert line.split()[1] in ("fused", "reference")
+
+
+def test_doctor_knows_gpus_that_the_library_has_no_code_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capabilities = [(7, 0), (9, 0)]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i: capabilities[i])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: f"card {i}")
+    monkeypatch.setattr(_native, "cuda_archs", lambda: "7.5;9.0+PTX")
+    assert main(["doctor"]) == 0
+    gpus = [line for line in capsys.readouterr().out.splitlines() if line.startswith("gpu ")]
+    assert "0: card 0, 7.0: the library has no code for 7.0; use T4R_EXT_BACKEND=ref" in gpus[0]
+    assert gpus[1].endswith("1: card 1, 9.0")
+
+
+@pytest.mark.parametrize(
+    ("archs", "runs", "does_not"),
+    [
+        ("7.5;8.0", ["7.5", "8.0", "8.6"], ["7.0", "9.0"]),
+        ("8.6", ["8.6", "8.9"], ["8.0"]),
+        ("8.0+PTX", ["8.0", "9.0", "12.0"], ["7.5"]),
+        ("9.0a+PTX;10.0f", ["9.0", "10.0", "10.3"], ["12.0", "8.0"]),
+        (None, [], ["9.0"]),
+    ],
+)
+def test_which_gpus_a_library_runs_on(
+    monkeypatch: pytest.MonkeyPatch, archs: str | None, runs: list[str], does_not: list[str]
+) -> None:
+    monkeypatch.setattr(_native, "cuda_archs", lambda: archs)
+    assert all(map(_native.runs_on, runs))
+    assert not any(map(_native.runs_on, does_not))
 
 
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], finished: Path) -> None:

@@ -58,10 +58,14 @@ def _gpus() -> list[str]:
     """Return the GPUs that torch sees, with their architecture."""
     import torch
 
+    from transformers4rec_ext import _native
+
     found = []
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        major, minor = torch.cuda.get_device_capability(index)
-        found.append(f"{index}: {torch.cuda.get_device_name(index)}, {major}.{minor}")
+        arch = ".".join(map(str, torch.cuda.get_device_capability(index)))
+        found.append(f"{index}: {torch.cuda.get_device_name(index)}, {arch}")
+        if _native.cuda_archs() and not _native.runs_on(arch):
+            found[-1] += f": the library has no code for {arch}; use T4R_EXT_BACKEND=reference"
     return found
 
 
