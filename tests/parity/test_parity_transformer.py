@@ -7,6 +7,8 @@ tests/model/test_no_leak.py forbids.
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -92,6 +94,22 @@ def test_configuration_defaults(parity_json, name):
 def test_registered_names(parity_json):
     recorded = set(parity_json("public_api")["registries"]["transformers"])
     assert set(transformer_registry.names()) == recorded | {"gpt2"}
+
+
+@pytest.mark.parametrize(
+    ("case", "name", "masking"),
+    [
+        ("Gpt2 with mlm", "GPT2Config", "mlm"),
+        ("Bert with clm", "BertConfig", "clm"),
+        ("Electra with plm", "ElectraConfig", "plm"),
+    ],
+)
+def test_errors_begin_with_upstreams_words(parity_json, case, name, masking):
+    recorded = parity_json("public_api")["errors"][case]
+    config = getattr(configs, name).build(8, 2, 1, 5)
+    with pytest.raises(ValueError, match=f"^{re.escape(recorded['message'])}") as raised:
+        TransformerBlock(config, masking=masking_registry.parse(masking)(8))
+    assert type(raised.value).__name__ == recorded["type"]
 
 
 @pytest.mark.parametrize("group", CASES)

@@ -27,8 +27,9 @@ class MaskedLanguageModeling(MaskSequence):
     Notes
     -----
     See :func:`masked_targets`. At inference a hidden position is appended to each session, so that
-    outputs are [B, T + 1, D]. In training, sessions of one item have no target; in testing, such
-    an item is predicted from nothing, as upstream does.
+    outputs are [B, T + 1, D]. After a session of the full length T that is a position which was
+    never trained: serve the last T - 1 items of longer sessions. In training, sessions of one
+    item have no target; in testing, such an item is predicted from nothing, as upstream does.
     """
 
     def __init__(

@@ -169,7 +169,7 @@ class PermutationLanguageModeling(MaskSequence):
     -----
     The transformer must have XLNet's two streams: its forward takes ``target_mapping`` and
     ``perm_mask``. At inference a hidden position is appended to each session, as
-    :class:`MaskedLanguageModeling` does, so that the last item is seen.
+    :class:`MaskedLanguageModeling` does (see there), so that the last item is seen.
     """
 
     target_mapping: Tensor | None
