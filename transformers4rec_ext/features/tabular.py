@@ -143,30 +143,9 @@ class TabularFeatures(MergeTabular):
         }
         own = [arguments_of(kind.from_schema) for kind in kinds.values()]
         refuse_unknown(function, kwargs, known_arguments().union(*own))
-        tags = dict(
-            zip(kinds, (continuous_tags, categorical_tags, pretrained_embeddings_tags), strict=True)
-        )
-        selected = {name: schema.select_by_tag(tag) for name, tag in tags.items() if tag}
-        selected = {name: part for name, part in selected.items() if len(part)}
-        _check_selected(function, schema, selected, tags)
-        initializers = kwargs.pop("embeddings_initializers", None) or {}
-        refuse_unknown_columns(
-            function,
-            "embeddings_initializers",
-            initializers,
-            [name for part in selected.values() for name in part.column_names],
-        )
-        modules = {}
-        for name, part in selected.items():
-            given = {
-                "automatic_build": False,  # all are built together, below
-                "max_sequence_length": max_sequence_length,
-                "embeddings_initializers": {c: f for c, f in initializers.items() if c in part},
-            }
-            taken = arguments_of(kinds[name].from_schema)
-            given = {argument: value for argument, value in given.items() if argument in taken}
-            modules[name] = kinds[name].from_schema(part, **kwargs, **given)
-        _check_made(function, selected, modules)
+        all_tags = (continuous_tags, categorical_tags, pretrained_embeddings_tags)
+        selected = _select(function, schema, dict(zip(kinds, all_tags, strict=True)))
+        modules = _column_modules(function, kinds, selected, max_sequence_length, kwargs)
         output = cls(**modules, aggregation=aggregation)
         if automatic_build:
             sizes = get_output_sizes_from_schema(schema, max_sequence_length=max_sequence_length)
@@ -198,14 +177,11 @@ class TabularFeatures(MergeTabular):
         continuous.aggregation = "concat"
         dims = [mlp_layers_dims] if isinstance(mlp_layers_dims, int) else list(mlp_layers_dims)
         projected = SequentialBlock(continuous, MLPBlock(dims), AsTabular("continuous_projection"))
-        self._merged()["continuous_module"] = projected
+        self.to_merge["continuous_module"] = projected
         return self
 
-    def _merged(self) -> Any:
-        return self.to_merge
-
     def _module(self, name: str) -> Any:
-        return dict(self._merged().items()).get(name)
+        return dict(self.to_merge.items()).get(name)
 
     @property
     def continuous_module(self) -> Any:
@@ -223,10 +199,10 @@ class TabularFeatures(MergeTabular):
         return self._module("pretrained_embedding_module")
 
 
-def _check_selected(
-    function: str, schema: Schema, selected: Mapping[str, Schema], tags: Mapping[str, Any]
-) -> None:
-    """Raise unless at least one column is selected, and none for two modules."""
+def _select(function: str, schema: Schema, tags: Mapping[str, TagsArgument]) -> dict[str, Schema]:
+    """Return the columns of each module; ValueError if there are none, or one is in two."""
+    parts = {module: schema.select_by_tag(tag) for module, tag in tags.items() if tag}
+    selected = {module: part for module, part in parts.items() if len(part)}
     if not selected:
         wanted = [name for tag in tags.values() for name in tag_names(tag)]
         raise value_error(
@@ -242,9 +218,36 @@ def _check_selected(
             function,
             "schema",
             "have columns of one kind each, of continuous, categorical and embedding",
-            f"{ {name: list(schema[name].tags) for name in twice} }",
+            {name: list(schema[name].tags) for name in twice},
             "Take one of the tags away, or choose by continuous_tags and categorical_tags.",
         )
+    return selected
+
+
+def _column_modules(
+    function: str,
+    kinds: Mapping[str, Any],
+    selected: Mapping[str, Schema],
+    max_sequence_length: int | None,
+    arguments: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the modules of the selected columns, each made with the arguments that it takes."""
+    arguments = dict(arguments)
+    initializers = arguments.pop("embeddings_initializers", None) or {}
+    names = [name for part in selected.values() for name in part.column_names]
+    refuse_unknown_columns(function, "embeddings_initializers", initializers, names)
+    modules = {}
+    for name, part in selected.items():
+        given = {
+            "automatic_build": False,  # all are built together, for the sizes of all columns
+            "max_sequence_length": max_sequence_length,
+            "embeddings_initializers": {c: f for c, f in initializers.items() if c in part},
+        }
+        taken = arguments_of(kinds[name].from_schema)
+        given = {argument: value for argument, value in given.items() if argument in taken}
+        modules[name] = kinds[name].from_schema(part, **arguments, **given)
+    _check_made(function, selected, modules)
+    return modules
 
 
 def _check_made(function: str, selected: Mapping[str, Schema], modules: Mapping[str, Any]) -> None:

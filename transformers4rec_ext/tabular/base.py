@@ -140,6 +140,8 @@ class MergeTabular(TabularBlock):
     {'a': 1, 'b': 2}
     """
 
+    to_merge: Any  # a ModuleDict or a ModuleList
+
     def __init__(
         self,
         *modules_to_merge: Any,
@@ -150,7 +152,6 @@ class MergeTabular(TabularBlock):
     ) -> None:
         super().__init__(pre=pre, post=post, aggregation=aggregation, schema=schema)
         self._accepted: dict[type, frozenset[str]] = {}
-        self.to_merge: nn.ModuleDict | nn.ModuleList
         if modules_to_merge and all(isinstance(part, Mapping) for part in modules_to_merge):
             self.to_merge = nn.ModuleDict(
                 {name: module for part in modules_to_merge for name, module in part.items()}
