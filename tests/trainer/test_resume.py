@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,23 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+def _check_resumed(run: Callable[..., tr.Trainer], stop: int) -> None:
+    """Interrupt a run after the checkpoint at ``stop``, resume it, compare with a whole one."""
+    whole = run("whole")
+    whole.train()
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", StopAt(stop + 1)).train()
+    resumed = run("stopped")
+    if stop % 2:
+        resumed.train(resume_from_checkpoint=Path(resumed.args.output_dir, f"checkpoint-{stop}"))
+    else:
+        resumed.train(resume_from_checkpoint=True)
+    assert whole.state.global_step == 10 > stop
+    assert len(losses(whole)) == 10
+    assert losses(resumed) == losses(whole)
+    assert _equal(_state(resumed), _state(whole))
+
+
 TASKS = {
     "full": lambda: next_item(),
     "sampled": lambda: next_item(sampled_softmax=True, max_n_samples=7),
@@ -70,22 +88,15 @@ TASKS = {
 # 5 steps an epoch: stopped in the first epoch, at its end, and in the second
 @pytest.mark.parametrize(("task", "stop"), [("full", 3), ("sampled", 5), ("rows", 8)])
 def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, task: str, stop: int) -> None:
-    options = {"save_strategy": "steps", "save_steps": stop, "eval_strategy": "epoch"}
+    options: dict[str, Any] = {"save_strategy": "steps", "save_steps": stop}
+    options["eval_strategy"] = "epoch"
 
-    def run(*callbacks: Any) -> tr.Trainer:
+    def run(folder: str, *callbacks: Any) -> tr.Trainer:
+        options["output_dir"] = str(tmp_path / folder)
         model = model_of(TASKS[task](), dropout=0.2)
         return trainer_of(tmp_path, model, callbacks=list(callbacks), **options)
 
-    whole = run()
-    whole.train()
-    stopped = run(StopAt(stop + 1))
-    with pytest.raises(KeyboardInterrupt):
-        stopped.train()
-    resumed = run()
-    resumed.train(resume_from_checkpoint=True if stop == 3 else tmp_path / f"out/checkpoint-{stop}")
-    assert len(losses(whole)) == 10
-    assert losses(resumed) == losses(whole)
-    assert _equal(_state(resumed), _state(whole))
+    _check_resumed(run, stop)
 
 
 def _session_loader(folder: Path) -> tr.data.SessionLoader:
@@ -99,22 +110,15 @@ def _session_loader(folder: Path) -> tr.data.SessionLoader:
 def test_the_order_of_other_loaders_is_resumed(tmp_path: Path, kind: str, stop: int) -> None:
     data = write(tmp_path / "data")
     rows = Rows(data)
-    options = {"save_strategy": "steps", "save_steps": stop}
+    options: dict[str, Any] = {"save_strategy": "steps", "save_steps": stop}
 
-    def run(*callbacks: Any) -> tr.Trainer:
+    def run(folder: str, *callbacks: Any) -> tr.Trainer:
+        options["output_dir"] = str(tmp_path / folder)
         loader = DataLoader(rows, batch_size=8, shuffle=True)
         source = loader if kind == "rows" else _session_loader(data)
         return trainer_of(tmp_path, train_dataloader=source, callbacks=list(callbacks), **options)
 
-    whole = run()
-    whole.train()
-    with pytest.raises(KeyboardInterrupt):
-        run(StopAt(stop + 1)).train()
-    resumed = run()
-    resumed.train(resume_from_checkpoint=True)
-    assert len(losses(whole)) == 10
-    assert losses(resumed) == losses(whole)
-    assert _equal(_state(resumed), _state(whole))
+    _check_resumed(run, stop)
 
 
 def test_epochs_see_all_rows_in_different_orders(tmp_path: Path) -> None:
