@@ -120,6 +120,20 @@ def test_parameters_are_a_tasks_own() -> None:
         torch.testing.assert_close(output, twin(x)[name])
 
 
+# The attributes kept for code written for upstream; the exported program does not read them.
+@pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")
+def test_export_and_compile() -> None:
+    body = SequentialBlock(sequence_inputs(), MLPBlock([D]))
+    model = Model(Head(body, BinaryClassificationTask("click", summary_type="attn"))).eval()
+    sessions = ({"item_id": {0: torch.export.Dim("B", min=2, max=64)}},)
+    program = torch.export.export(model, (batch(),), dynamic_shapes=sessions)
+    some = {"item_id": batch()["item_id"][:3]}
+    torch.testing.assert_close(program.module()(some), model(some))
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    flags = {"targets": torch.tensor([1.0, 0.0, 1.0, 1.0]), "training": True}
+    torch.testing.assert_close(compiled(batch(), **flags)["loss"], model(batch(), **flags)["loss"])
+
+
 @pytest.mark.parametrize("summary_type", ["sum", "", 1])
 def test_unknown_summaries(summary_type: object) -> None:
     with pytest.raises(ValueError, match=r"summary_type must be one of .*'attn'"):
