@@ -9,12 +9,13 @@ import torch
 
 from transformers4rec_ext import _checks, functional
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._recipe import Recorded
 from transformers4rec_ext.samplers import CandidateSampler
 
 REDUCTIONS = ("mean", "sum", "none")
 
 
-class CandidateLoss(torch.nn.Module):
+class CandidateLoss(Recorded, torch.nn.Module):
     """A loss over {target} + candidates, called as ``loss(hidden, weight, targets)``.
 
     The base of :class:`SampledSoftmaxLoss` and :class:`GBCELoss`. It reads hidden states and the

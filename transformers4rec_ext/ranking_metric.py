@@ -15,6 +15,7 @@ from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
 from transformers4rec_ext._errors import value_error
+from transformers4rec_ext._recipe import Recorded
 from transformers4rec_ext.ranks import (
     MISSED,
     VALUE_OF_HIT,
@@ -63,7 +64,7 @@ def _per_cutoff(cutoffs: list[int], value: Callable[[int], Tensor]) -> Tensor:
     return torch.stack([value(k) for k in cutoffs], dim=1)
 
 
-class RankingMetric(torchmetrics.Metric):
+class RankingMetric(Recorded, torchmetrics.Metric):
     """Mean over rows of a ranking metric at several cut-offs.
 
     Parameters

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._recipe import Recorded, recorded
 from transformers4rec_ext.block.sizes import OutputSizeMixin, module_output_size
 
 logger = logging.getLogger("transformers4rec_ext")
@@ -105,7 +106,7 @@ class Block(BlockBase):
         return torch.Size([-1 if size is None else size for size in self._output_size])
 
 
-class BuildableBlock(abc.ABC):
+class BuildableBlock(Recorded, abc.ABC):
     """A recipe for a block, cooked when the size of its input is known."""
 
     @abc.abstractmethod
@@ -161,11 +162,13 @@ class SequentialBlock(BlockBase, nn.Sequential):
         """Add a module under ``name``; a list of column names selects them."""
         super().add_module(name, _selecting(module))
 
+    @recorded
     def append(self, module: Any) -> SequentialBlock:
         """Add a module at the end, built for the output of the one before; return the block."""
         self.add_module_and_maybe_build(str(len(self)), module)
         return self
 
+    @recorded
     def add_module_and_maybe_build(
         self, name: str, module: Any, parent: Any = None, idx: int | None = None
     ) -> nn.Module:

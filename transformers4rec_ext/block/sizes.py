@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from transformers4rec_ext._recipe import Recorded
 from transformers4rec_ext.config.schema import SchemaMixin
 from transformers4rec_ext.schema import Schema
 
@@ -33,7 +34,7 @@ _SAME_SIZE = (
 )
 
 
-class OutputSizeMixin(SchemaMixin):
+class OutputSizeMixin(Recorded, SchemaMixin):
     """A module with ``build(input_size)`` and ``output_size()``."""
 
     input_size: Any = None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._recipe import recorded
 from transformers4rec_ext.block.base import BlockBase
 from transformers4rec_ext.block.prepare import (
     PREPARE_MODULES,
@@ -121,6 +122,7 @@ class TransformerBlock(BlockBase):
         )
         return cls(config, masking)
 
+    @recorded
     def set_masking(self, masking: MaskSequence) -> None:
         """Use ``masking``; refuse one the architecture cannot serve."""
         self._causal_arguments = check_masking(

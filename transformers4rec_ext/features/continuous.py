@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from transformers4rec_ext._recipe import builder
 from transformers4rec_ext.features.base import (
     InputBlock,
     arguments_of,
@@ -65,6 +66,7 @@ class ContinuousFeatures(InputBlock):
         keep_dtype(self)
 
     @classmethod
+    @builder
     def from_schema(
         cls, schema: Schema, tags: Tag | Sequence[Tag] | None = None, **kwargs: Any
     ) -> Self | None:

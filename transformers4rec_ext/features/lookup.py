@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._recipe import builder
 from transformers4rec_ext.features.base import (
     InputBlock,
     arguments_of,
@@ -105,6 +106,7 @@ class EmbeddingFeatures(InputBlock):
         )
 
     @classmethod
+    @builder
     def from_schema(  # type: ignore[override]  # upstream's builders differ
         cls,
         schema: Schema,

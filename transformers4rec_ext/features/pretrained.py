@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._recipe import builder
 from transformers4rec_ext.features.base import (
     InputBlock,
     keep_dtype,
@@ -101,6 +102,7 @@ class PretrainedEmbeddingFeatures(InputBlock):
             self.projection = ColumnModules()
 
     @classmethod
+    @builder
     def from_schema(
         cls,
         schema: Schema,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._recipe import builder, recorded
 from transformers4rec_ext.block.base import BlockBase, BuildableBlock, named_arguments
 from transformers4rec_ext.block.mlp import MLPBlock
 from transformers4rec_ext.block.sizes import module_output_size
@@ -84,6 +85,7 @@ class TabularSequenceFeatures(TabularFeatures):
         self.set_masking(masking)
 
     @classmethod
+    @builder
     def from_schema(  # type: ignore[override]  # upstream's builders differ
         cls,
         schema: Schema,
@@ -151,6 +153,7 @@ class TabularSequenceFeatures(TabularFeatures):
             output.set_masking(_make_masking(masking, output, for_masking, schema))
         return output
 
+    @recorded
     def project_continuous_features(self, dimensions: int | Sequence[int]) -> Self:
         """Put dense layers of widths ``dimensions`` over all continuous columns together."""
         return super().project_continuous_features(dimensions)
@@ -165,6 +168,7 @@ class TabularSequenceFeatures(TabularFeatures):
         """The masking applied to the vectors, or None."""
         return self._masking
 
+    @recorded
     def set_masking(self, value: MaskSequence | None) -> None:
         """Use another masking from now on, or None."""
         if value is not None and not isinstance(value, MaskSequence):

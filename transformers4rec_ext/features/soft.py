@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from transformers4rec_ext._recipe import builder
 from transformers4rec_ext.features.base import (
     arguments_of,
     built,
@@ -68,6 +69,7 @@ class SoftEmbeddingFeatures(EmbeddingFeatures):
         super().__init__(feature_config, pre=pre, post=post, aggregation=aggregation, schema=schema)
 
     @classmethod
+    @builder
     def from_schema(  # type: ignore[override]  # upstream's builders differ in their arguments
         cls,
         schema: Schema,

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._recipe import Recorded
 
 Initializer = Callable[[Tensor], Any]
 
 COMBINERS = ("mean", "sum", "sqrtn")
 
 
-class TableConfig:
+class TableConfig(Recorded):
     """The size and initialisation of an embedding table.
 
     Parameters
@@ -67,7 +68,7 @@ class TableConfig:
         )
 
 
-class FeatureConfig:
+class FeatureConfig(Recorded):
     """A column and the table it is looked up in.
 
     Parameters
@@ -192,7 +193,7 @@ class SoftEmbedding(nn.Module):
         return (weights.unsqueeze(-1) * self.embedding_table.weight).sum(dim=-2)
 
 
-class PretrainedEmbeddingsInitializer(nn.Module):
+class PretrainedEmbeddingsInitializer(Recorded, nn.Module):
     """Fills an embedding table with vectors that were trained elsewhere.
 
     Parameters

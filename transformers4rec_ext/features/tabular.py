@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from transformers4rec_ext._errors import value_error
+from transformers4rec_ext._recipe import builder, recorded
 from transformers4rec_ext.block.base import SequentialBlock
 from transformers4rec_ext.block.mlp import MLPBlock
 from transformers4rec_ext.features.base import (
@@ -87,6 +88,7 @@ class TabularFeatures(MergeTabular):
         super().__init__(to_merge, pre=pre, post=post, aggregation=aggregation, schema=schema)
 
     @classmethod
+    @builder
     def from_schema(  # type: ignore[override]  # upstream's builders differ
         cls,
         schema: Schema,
@@ -156,6 +158,7 @@ class TabularFeatures(MergeTabular):
             raise ValueError("Continuous feature projection can only be done with automatic_build")
         return output.project_continuous_features(continuous_projection)
 
+    @recorded
     def project_continuous_features(self, mlp_layers_dims: int | Sequence[int]) -> Self:
         """Put dense layers over all continuous columns together; return the block.
 

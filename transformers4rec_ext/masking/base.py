@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from transformers4rec_ext._errors import value_error
+from transformers4rec_ext._recipe import Recorded
 from transformers4rec_ext.masking.targets import causal_targets
 from transformers4rec_ext.masking.values import MaskedItems, MaskingInfo, check_item_ids
 from transformers4rec_ext.registry import Registry
@@ -15,7 +16,7 @@ from transformers4rec_ext.registry import Registry
 masking_registry = Registry("masking")
 
 
-class MaskSequence(nn.Module):
+class MaskSequence(Recorded, nn.Module):
     """Base of all maskings: a learned vector for hidden items, and the targets.
 
     Parameters

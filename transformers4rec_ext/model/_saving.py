@@ -1,17 +1,21 @@
-"""Saving and loading a model's parameters."""
+"""Saving and loading a model, or its parameters alone."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from transformers4rec_ext._checkpoint import open_state, save_state
+from transformers4rec_ext._checkpoint import load_state, open_state, save_state
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext._files import atomic_path
+from transformers4rec_ext._recipe import Recorded
+from transformers4rec_ext.model._description import Reader, Writer
+from transformers4rec_ext.model._rebuilt import check_same, without_large_tensors
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -19,9 +23,12 @@ if TYPE_CHECKING:
     from transformers4rec_ext.model.head import Head
 
 _FORMATS = ("pt", "safetensors")
+_CONFIG, _WEIGHTS, _ARGUMENTS = "config.json", "model.safetensors", "arguments.safetensors"
+#: Of the file's layout; a reader refuses one that it does not know.
+_VERSION = 1
 
 
-class Saving(torch.nn.Module):
+class Saving(Recorded, torch.nn.Module):
     """What :class:`Model` does with files."""
 
     def save(
@@ -79,6 +86,81 @@ class Saving(torch.nn.Module):
         """
         with open_state(file) as state:
             state.fill(self.state_dict())
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Write the whole model into a folder: what it is made of, and its parameters.
+
+        ``config.json`` has the schema and the arguments of the input block, body, tasks and heads;
+        ``model.safetensors`` the parameters, each tensor once. Tensors among the arguments, such as
+        the counts of a ``PopularitySampler``, go to ``arguments.safetensors``.
+        :meth:`from_pretrained` needs nothing else. The model is built again from what is to be
+        written, without memory for large tables, and compared, before a file is touched.
+
+        Parameters
+        ----------
+        path : path-like
+            The folder, made if need be.
+
+        Raises
+        ------
+        ValueError
+            If the model holds a function without a name (a lambda), or a module that is neither
+            this package's, torch's, torchmetrics' nor Hugging Face's (derive its class from
+            ``transformers4rec_ext.BlockBase``), or was changed by hand after it was made. Its
+            weights can be saved all the same, by :meth:`save`.
+        OSError, RuntimeError   if the disk is full or the folder cannot be written.
+        """
+        writer = Writer()
+        config = {"version": _VERSION, "model": writer.write(self)}
+        classes = {type(part) for part in self.modules()}
+        with without_large_tensors():
+            check_same(self, Reader(writer.tensors, classes).read(config["model"]))
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_state(folder / _WEIGHTS, self.state_dict())
+        if writer.tensors:
+            save_state(folder / _ARGUMENTS, writer.tensors)
+        with atomic_path(folder / _CONFIG) as temporary:
+            Path(temporary).write_text(json.dumps(config, indent=1))
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str], classes: Iterable[Any] = ()) -> Self:
+        """Return the model that :meth:`save_pretrained` wrote, on the CPU, in evaluation mode.
+
+        Parameters
+        ----------
+        path : path-like
+            The folder.
+        classes : iterable of classes and functions
+            Those of yours that the model uses. No others are called but those of this package,
+            torch, torchmetrics and Hugging Face that models are made of, whatever the file says.
+
+        Raises
+        ------
+        FileNotFoundError   if a file is missing.
+        ValueError          if a file is damaged, of another version, or names something that is
+                            not to be called.
+        """
+        folder = Path(path)
+        try:
+            config = json.loads((folder / _CONFIG).read_text())
+            version = config["version"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            text = f"Model.from_pretrained: {folder / _CONFIG} is not a description of a model"
+            raise ValueError(f"{text}: {error!r}.") from error
+        if version != _VERSION:
+            raise value_error(
+                "Model.from_pretrained", "config.json", f"be of version {_VERSION}", version
+            )
+        arguments = folder / _ARGUMENTS
+        tensors = load_state(arguments) if arguments.exists() else {}
+        model = Reader(tensors, classes).read(config["model"])
+        if not isinstance(model, cls):
+            raise value_error(
+                "Model.from_pretrained", "config.json", f"describe a {cls.__name__}", type(model)
+            )
+        model.load_weights(folder / _WEIGHTS)
+        return model.eval()
 
     @classmethod
     def load(

@@ -14,6 +14,7 @@ import torch
 from torchmetrics import Metric
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._recipe import Recorded, recorded
 from transformers4rec_ext.masking import MaskedItems
 from transformers4rec_ext.model._summary import SequenceSummary, in_float32, positions_of_items
 
@@ -53,7 +54,7 @@ def is_block(value: object) -> bool:
     return isinstance(value, torch.nn.Module) or callable(getattr(value, "build", None))
 
 
-class PredictionTask(torch.nn.Module):
+class PredictionTask(Recorded, torch.nn.Module):
     """One prediction of a model: summary, task block, output layer, loss and metrics.
 
     Parameters
@@ -228,6 +229,7 @@ class PredictionTask(torch.nn.Module):
         """Return ``{task_name}/{snake_case_metric_class}``."""
         return self.child_name(snake_case(type(metric).__name__))
 
+    @recorded
     def set_metrics(self, metrics: Iterable[Metric] | None) -> None:
         """Use ``metrics`` from now on. Instances of ``DEFAULT_METRICS`` are copied."""
         function = f"{type(self).__name__}.set_metrics"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._recipe import Recorded, builder
 from transformers4rec_ext.block.base import named_arguments
 from transformers4rec_ext.masking import MaskedItems
 from transformers4rec_ext.model._tasks import checked_weights, own_metrics, tasks_by_name
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 LOSS_REDUCTIONS = ("mean", "sum", "max", "min")
 
 
-class Head(torch.nn.Module):
+class Head(Recorded, torch.nn.Module):
     """Prediction tasks on the output of one body, with the weighted sum of their losses.
 
     Parameters
@@ -107,6 +108,7 @@ class Head(torch.nn.Module):
         self.input_size = input_size
 
     @classmethod
+    @builder
     def from_schema(
         cls,
         schema: Schema,

@@ -59,6 +59,8 @@ class Model(Saving):
     or masking of your own whose ``forward`` does not take ``masked`` (docs/architecture.md).
     """
 
+    settings = ("top_k", "max_sequence_length", "name")
+
     def __init__(
         self,
         *head: Head,

@@ -6,10 +6,11 @@ import torch
 
 from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import type_error
+from transformers4rec_ext._recipe import Recorded
 from transformers4rec_ext.functional import Candidates
 
 
-class Sampler(torch.nn.Module):
+class Sampler(Recorded, torch.nn.Module):
     """A sampler of ids in ``[min_id, max_id)``; subclasses say what is drawn, in ``_draw``.
 
     Parameters

@@ -1,0 +1,79 @@
+"""Whether a model that was built again is the one it was built from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from transformers4rec_ext._errors import value_error
+
+#: From so many elements on a tensor is made without memory: no body has one, item tables do.
+_LARGE = 2**24
+
+
+class _LargeOnMeta(TorchFunctionMode):
+    """Makes ``torch.empty`` and its like of large sizes on the meta device."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in (torch.empty, torch.zeros, torch.ones, torch.randn) and _size(args) >= _LARGE:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+def _size(args: tuple[Any, ...]) -> int:
+    sizes = args[0] if args and isinstance(args[0], tuple | list) else args
+    size = 1
+    for length in sizes:
+        size *= int(length)
+    return size
+
+
+@contextmanager
+def without_large_tensors() -> Iterator[None]:
+    """Build modules whose large tables take no memory, and leave torch's random state alone."""
+    with torch.random.fork_rng(devices=[]), _LargeOnMeta():
+        yield
+
+
+def check_same(model: torch.nn.Module, rebuilt: torch.nn.Module) -> None:
+    """Raise ValueError unless both have the same modules, and parameters of the same shapes."""
+    views: tuple[Callable[[torch.nn.Module], list[str]], ...] = (_modules, _parameters)
+    for view in views:
+        own, other = view(model), view(rebuilt)
+        if own == other:
+            continue
+        differing = [line for line in own if line not in set(other)]
+        missing = [line for line in other if line not in set(own)]
+        raise value_error(
+            "Model.save_pretrained",
+            "model",
+            "be as it was made: its arguments alone would give "
+            f"{(missing or ['what it no longer has'])[0]!r}",
+            repr((differing or ["nothing in its place"])[0]),
+            "A part was changed by hand; give the constructor what it should be. Model.save writes "
+            "the weights as they are.",
+        )
+
+
+def _modules(model: torch.nn.Module) -> list[str]:
+    """Return a line for each module: its path, class and what it says of itself."""
+    return [
+        f"{path}: {type(module).__name__}({module.extra_repr()})"
+        for path, module in model.named_modules(remove_duplicate=False)
+    ]
+
+
+def _parameters(model: torch.nn.Module) -> list[str]:
+    """Return a line for each key of the state_dict; tensors of several keys show as such."""
+    first: dict[int, str] = {}
+    return [
+        f"{key}: {list(tensor.shape)} of {first.setdefault(id(tensor), key)}"
+        for key, tensor in model.state_dict(keep_vars=True).items()
+    ]
