@@ -56,19 +56,25 @@ inline unsigned blocks_for(int64_t size, int64_t per_block, int64_t most = kMost
   return static_cast<unsigned>(blocks < most ? blocks : most);
 }
 
-// Lets `kernel` use this much dynamic shared memory, which above 48 KiB it must be told.
-template <typename Kernel>
-cudaError_t allow_shared(Kernel* kernel, size_t bytes) {
-  if (bytes <= 48 * 1024) return cudaSuccess;
-  return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              static_cast<int>(bytes));
-}
-
 // The most dynamic shared memory that a block of this device may have.
 inline size_t most_shared(int device) {
   int bytes = 0;
   const auto status = cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   return status == cudaSuccess && bytes > 0 ? static_cast<size_t>(bytes) : 48 * 1024;
+}
+
+// Lets `kernel` use this much dynamic shared memory on the current device, which above 48 KiB it must be told. It is
+// told the most that there is, always: less would be taken from a thread of the host that is about to start the same
+// kernel with more.
+template <typename Kernel>
+cudaError_t allow_shared(Kernel* kernel, size_t bytes) {
+  if (bytes <= 48 * 1024) return cudaSuccess;
+  int device = 0;
+  const auto status = cudaGetDevice(&device);
+  if (status != cudaSuccess) return status;
+  const size_t most = most_shared(device);
+  return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              static_cast<int>(bytes > most ? bytes : most));
 }
 
 }  // namespace t4r::cuda

@@ -26,9 +26,10 @@ __device__ __forceinline__ Pack<S> load_pack(const S* from) {
   return bit_cast<Pack<S>>(*reinterpret_cast<const uint4*>(from));
 }
 
+// To global memory, in one instruction by its name: a plain store of a pack nvcc may cut into one for each element.
 template <typename S>
 __device__ __forceinline__ void store_pack(S* to, const Pack<S>& pack) {
-  *reinterpret_cast<uint4*>(to) = bit_cast<uint4>(pack);
+  __stwb(reinterpret_cast<uint4*>(to), bit_cast<uint4>(pack));
 }
 
 }  // namespace t4r::cuda

@@ -52,10 +52,13 @@ __device__ __forceinline__ Unit load_unit(const T* row, Index unit) {
   }
 }
 
-template <typename Unit, typename T, typename Index>
+// `kShared`: to shared memory.
+template <bool kShared = false, typename Unit, typename T, typename Index>
 __device__ __forceinline__ void store_unit(T* row, Index unit, const Unit& values) {
   if constexpr (kWidth<Unit, T> == 1) {
     row[unit] = values.value[0];
+  } else if constexpr (kShared) {
+    *reinterpret_cast<Unit*>(row + unit * kWidth<Unit, T>) = values;
   } else {
     store_pack(row + unit * kWidth<Unit, T>, values);
   }

@@ -52,7 +52,7 @@ __device__ int64_t warp_lower_bound(const int64_t* sorted_ids, int64_t size, int
 }
 
 // to_j = from_j scale - log_q_j factor, for units [0, end). `to` may be `from`.
-template <typename Unit, typename T>
+template <typename Unit, bool kToShared, typename T>
 __device__ __forceinline__ void correct_units(const T* from, const T* log_q, int64_t end, T scale, T factor, T* to) {
   constexpr int batch = kBatch;
   const int threads = static_cast<int>(blockDim.x);
@@ -75,7 +75,7 @@ __device__ __forceinline__ void correct_units(const T* from, const T* log_q, int
       for (int k = 0; k < kWidth<Unit, T>; ++k) {
         scores[u].value[k] = scores[u].value[k] * scale - counts.value[k] * factor;
       }
-      store_unit(to_here, u * threads, scores[u]);
+      store_unit<kToShared>(to_here, u * threads, scores[u]);
     }
   }
 }
@@ -99,14 +99,14 @@ struct Row {
   __device__ int64_t packs() const { return packed ? size / kPack<T> : 0; }
   __device__ int64_t units() const { return (size + kWidth<Unit, T> - 1) / kWidth<Unit, T>; }
   __device__ Unit load(int64_t unit) const { return load_unit<Unit>(held, unit); }
-  __device__ void store(int64_t unit, const Unit& values) const { store_unit(held, unit, values); }
+  __device__ void store(int64_t unit, const Unit& values) const { store_unit<kHeld>(held, unit, values); }
 
   // held_j = scores_j scale - log_q_j factor
   __device__ void read(const T* log_q, T scale, T factor) const {
     const int64_t read = packs() * kPack<T>;
-    correct_units<Pack<T>>(scores, log_q, packs(), scale, factor, held);
-    correct_units<Single<T>>(scores + read, log_q != nullptr ? log_q + read : nullptr, size - read, scale, factor,
-                             held + read);
+    correct_units<Pack<T>, kHeld>(scores, log_q, packs(), scale, factor, held);
+    correct_units<Single<T>, kHeld>(scores + read, log_q != nullptr ? log_q + read : nullptr, size - read, scale,
+                                    factor, held + read);
     const int64_t padding = units() * kWidth<Unit, T> - size;
     if (threadIdx.x < padding) held[size + threadIdx.x] = -static_cast<T>(INFINITY);
   }
@@ -114,9 +114,9 @@ struct Row {
   // scores_j = held_j factor
   __device__ void write(T factor) const {
     const int64_t written = packs() * kPack<T>;
-    correct_units<Pack<T>>(held, static_cast<const T*>(nullptr), packs(), factor, T(0), scores);
-    correct_units<Single<T>>(held + written, static_cast<const T*>(nullptr), size - written, factor, T(0),
-                             scores + written);
+    correct_units<Pack<T>, false>(held, static_cast<const T*>(nullptr), packs(), factor, T(0), scores);
+    correct_units<Single<T>, false>(held + written, static_cast<const T*>(nullptr), size - written, factor, T(0),
+                                    scores + written);
   }
 };
 

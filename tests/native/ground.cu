@@ -104,11 +104,13 @@ int t4r_copy_cuda(const void* from, int64_t from_stride, void* to, int64_t to_st
 }
 
 // With as many threads and as much shared memory as is asked for, allowed first or not.
-int t4r_launch_cuda(int* chosen, int blocks, int threads, int shared_bytes, bool allow, int device, void* stream) {
+int t4r_launch_cuda(int* chosen, int blocks, int threads, int shared_bytes, int allowed_bytes, int device,
+                    void* stream) {
   const DeviceScope scope(device);
   if (scope.failed()) return scope.status();
+  const bool allow = allowed_bytes > 0;
   if (allow) {
-    const auto status = allow_shared(where_kernel<true>, static_cast<size_t>(shared_bytes));
+    const auto status = allow_shared(where_kernel<true>, static_cast<size_t>(allowed_bytes));
     if (status != cudaSuccess) return static_cast<int>(status);
   }
   int current = -1;

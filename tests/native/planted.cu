@@ -25,6 +25,7 @@ enum Bug {  // in test_emulation.py's order
   kReadBesideAtomics,
   kUninitialised,
   kMisaligned,
+  kGlobalStore,
   kLocalArray,
   kLocalPointer,
   kLocalOfAnother,
@@ -155,6 +156,10 @@ __global__ void cleared_kernel(float* out, int bug) {
 __global__ void packs_kernel(const float* x, float* out, int64_t size, int bug) {
   const bool packs = bug == kMisaligned || (in_packs(x, 0, size) && in_packs(out, 0, size));
   const int64_t i = threadIdx.x;
+  if (bug == kGlobalStore) {
+    T4R_DYNAMIC_SHARED(float, row);
+    if (i * 4 < size) store_pack(row + i * 4, Pack<float>{});
+  }
   if (packs) {
     if (i * 4 < size) store_pack(out + i * 4, load_pack(x + i * 4));
   } else {
@@ -245,7 +250,7 @@ int t4r_cleared_cuda(float* out, int threads, int bug, void* stream) {
 }
 
 int t4r_packs_cuda(const float* x, float* out, int64_t size, int bug, void* stream) {
-  T4R_LAUNCH(packs_kernel, 1, 64, 0, stream_of(stream), x, out, size, bug);
+  T4R_LAUNCH(packs_kernel, 1, 64, size * sizeof(float), stream_of(stream), x, out, size, bug);
   return static_cast<int>(cudaGetLastError());
 }
 

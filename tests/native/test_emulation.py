@@ -34,6 +34,7 @@ BUGS = [
     "read beside atomics",
     "uninitialised",
     "misaligned",
+    "global store",
     "local array",
     "local pointer",
     "local of another",
@@ -162,6 +163,7 @@ FOUND = [
     ("read beside atomics", _count, "race: it .* last", RACE),
     ("uninitialised", _cleared, "reads shared memory \\+ .*, which nobody has written", RACE),
     ("misaligned", _packs, "misaligned: .*pack.cuh", CHECKED),
+    ("global store", _packs, "it stores to global memory at shared memory \\+ ", ALL),
     ("local array", _locals, "out of bounds: an index exceeds a local array", CHECKED),
     ("local pointer", _locals, "out of bounds: it reads 4 bytes beside a local array", ASAN),
     ("local of another", _locals, "it reads the local memory of another thread", CHECKED),
@@ -285,32 +287,32 @@ def test_an_unknown_dtype_is_a_bad_argument() -> None:
 
 
 @pytest.mark.parametrize(
-    ("blocks", "threads", "shared", "allow", "status"),
+    ("blocks", "threads", "shared", "allowed", "status"),
     [
-        (0, 32, 0, False, 9),
-        (1, 0, 0, False, 9),
-        (1, 1025, 0, False, 9),
-        (1, 32, 48 * 1024 + 4, False, 9),
-        (1, 32, 227 * 1024 + 4, True, 1),
+        (0, 32, 0, 0, 9),
+        (1, 0, 0, 0, 9),
+        (1, 1025, 0, 0, 9),
+        (1, 32, 48 * 1024 + 4, 0, 9),
+        (1, 32, 227 * 1024 + 4, 227 * 1024 + 4, 1),
     ],
 )
 def test_launches_that_cannot_start(
-    blocks: int, threads: int, shared: int, allow: bool, status: int
+    blocks: int, threads: int, shared: int, allowed: int, status: int
 ) -> None:
     chosen = torch.zeros(1, dtype=torch.int32)
     with pytest.raises(emulated.LaunchError) as caught:
-        emulated.library(GROUND).t4r_launch_cuda(chosen, blocks, threads, shared, allow)
+        emulated.library(GROUND).t4r_launch_cuda(chosen, blocks, threads, shared, allowed)
     assert caught.value.status == status
 
 
 def test_the_largest_launch_starts_on_the_device_it_names() -> None:
     chosen = torch.full((1,), -1, dtype=torch.int32)
     lib = emulated.library(GROUND)
-    lib.t4r_launch_cuda(chosen, 2, 1024, 227 * 1024, True, device=1)
+    lib.t4r_launch_cuda(chosen, 2, 1024, 227 * 1024, 227 * 1024, device=1)
     assert chosen.item() == 1
     assert lib.current_device() == 0
     with pytest.raises(emulated.LaunchError) as caught:
-        lib.t4r_launch_cuda(chosen, 1, 32, 0, False, device=2)
+        lib.t4r_launch_cuda(chosen, 1, 32, 0, 0, device=2)
     assert caught.value.status == 101
 
 
@@ -318,9 +320,15 @@ def test_a_device_with_less_shared_memory() -> None:
     chosen = torch.zeros(1, dtype=torch.int32)
     lib = emulated.library(GROUND)
     with emulated.most_shared(64 * 1024):
-        lib.t4r_launch_cuda(chosen, 1, 32, 64 * 1024, True)
+        lib.t4r_launch_cuda(chosen, 1, 32, 64 * 1024, 64 * 1024)
         with pytest.raises(emulated.LaunchError):
-            lib.t4r_launch_cuda(chosen, 1, 32, 64 * 1024 + 4, True)
+            lib.t4r_launch_cuda(chosen, 1, 32, 64 * 1024 + 4, 64 * 1024 + 4)
+
+
+def test_whoever_allows_shared_memory_allows_all_of_it() -> None:
+    """Two threads may start one kernel: what one is about to use the other does not forbid."""
+    chosen = torch.zeros(1, dtype=torch.int32)
+    emulated.library(GROUND).t4r_launch_cuda(chosen, 1, 32, 227 * 1024, 60 * 1024)
 
 
 def test_arguments_are_checked() -> None:

@@ -17,7 +17,7 @@ KERNEL = """\
 ptxas info    : 0 bytes gmem
 ptxas info    : Compiling entry function '{symbol}' for 'sm_{arch}'
 ptxas info    : Function properties for {symbol}
-    {spilled} bytes stack frame, {spilled} bytes spill stores, 0 bytes spill loads
+    {stack} bytes stack frame, {spilled} bytes spill stores, 0 bytes spill loads
 ptxas info    : Used {used} registers, used 0 barriers, 364 bytes cmem[0]
 ptxas info    : Compile time = 1.447 ms
 """
@@ -25,8 +25,8 @@ FLOAT = "_ZN3t4r33_GLOBAL__N__8881ff32_4_a_cu_archs11anon_kernelIfEEvPT_"
 DOUBLE = FLOAT.replace("IfE", "IdE")
 
 
-def ptxas(symbol: str, arch: str, used: int, spilled: int = 0) -> str:
-    return KERNEL.format(symbol=symbol, arch=arch, used=used, spilled=spilled)
+def ptxas(symbol: str, arch: str, used: int, spilled: int = 0, stack: int = 0) -> str:
+    return KERNEL.format(symbol=symbol, arch=arch, used=used, spilled=spilled, stack=stack)
 
 
 def test_the_most_registers_of_a_kernels_variants_are_kept() -> None:
@@ -41,16 +41,18 @@ def test_the_most_registers_of_a_kernels_variants_are_kept() -> None:
     ]
 
 
-def test_spills_and_warnings_are_faults() -> None:
+def test_local_memory_and_warnings_are_faults() -> None:
     clean = {"a.cu": ptxas(FLOAT, "80", 20), "b.cu": ""}
     assert registers.faults(clean) == []
-    (fault,) = registers.faults({"a.cu": ptxas(FLOAT, "80", 20, 0) + ptxas(DOUBLE, "75", 255, 8)})
-    assert fault.startswith(f"a.cu: {DOUBLE} spills: 8 bytes stack frame, 8 bytes spill stores")
+    for spilled, stack in ((8, 8), (0, 16)):
+        log = ptxas(FLOAT, "80", 20) + ptxas(DOUBLE, "75", 255, spilled, stack)
+        (fault,) = registers.faults({"a.cu": log})
+        assert fault.startswith(f"a.cu: {DOUBLE} needs local memory: {stack} bytes stack frame")
     # a function that was not inlined spills, not the kernel that calls it
     helper = "ptxas info    : Function properties for helper\n    0 bytes stack frame, "
     helper += "0 bytes spill stores, 4 bytes spill loads\n"
     (fault,) = registers.faults({"a.cu": ptxas(FLOAT, "80", 20) + helper})
-    assert "helper spills" in fault
+    assert "helper needs local memory" in fault
     (fault,) = registers.faults({"a.cu": "a.cu(3): warning #177-D: variable is unused\n"})
     assert "#177-D" in fault
 

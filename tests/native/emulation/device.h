@@ -53,6 +53,11 @@ T4R_UNCHECKED T shuffle(const char* name, unsigned mask, T value, int source, in
 
 }  // namespace t4r::emulation
 
+__forceinline__ void __stwb(uint4* address, uint4 value) {
+  t4r::emulation::global_store(address);
+  *address = value;
+}
+
 #define T4R_HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
 T4R_UNCHECKED inline void __syncthreads(T4R_HERE) {

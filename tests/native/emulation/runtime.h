@@ -55,6 +55,8 @@ void launch(const Launch& launch);
 int last_error();
 
 void* dynamic_shared();
+// To be called before a store that names global memory.
+void global_store(const void* address);
 int lane();
 // Returns for how many threads of the block `predicate` holds.
 int block_barrier(const char* name, bool predicate, Place place);

@@ -277,6 +277,12 @@ void launch(const Launch& launch) {
 int last_error() { return std::exchange(machine.error, 0); }
 
 void* dynamic_shared() { return machine.current->block->shared; }
+
+void global_store(const void* address) {
+  const char* const shared = machine.current->block->shared;
+  if (address >= shared && address < shared + machine.launch.shared_bytes)
+    fail("it stores to global memory at shared memory + %td", static_cast<const char*>(address) - shared);
+}
 int lane() { return machine.current->lane(); }
 
 int block_barrier(const char* name, bool predicate, Place place) {
