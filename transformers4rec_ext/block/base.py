@@ -153,7 +153,6 @@ class SequentialBlock(BlockBase, nn.Sequential):
     def __init__(self, *args: Any, output_size: Sequence[int | None] | None = None) -> None:
         super().__init__()
         self._static_output_size = output_size
-        self._accepted: dict[type, frozenset[str]] = {}
         for name, module in _named_modules(args):
             self.add_module_and_maybe_build(name, module)
         _share_masking(list(self))
@@ -233,7 +232,7 @@ class SequentialBlock(BlockBase, nn.Sequential):
         """
         first = next(iter(self), None)
         make = getattr(first, "masked_items", None)
-        if make is None or "masked" not in self._named(first):
+        if first is None or make is None or "masked" not in named_arguments(first):
             return None
         return make(inputs, training=training, testing=testing)
 
@@ -256,19 +255,13 @@ class SequentialBlock(BlockBase, nn.Sequential):
         for_last = self.call_arguments
         modules = list(self)
         for module in modules:
-            accepted = self._named(module)
+            accepted = named_arguments(module)
             if isinstance(module, SequentialBlock):
                 accepted = frozenset(arguments)
             accepted = accepted | for_last if module is modules[-1] else accepted - for_last
             named = {name: value for name, value in arguments.items() if name in accepted}
             input = module(input, **named)
         return input
-
-    def _named(self, module: Any) -> frozenset[str]:
-        accepted = self._accepted.get(type(module))
-        if accepted is None:
-            accepted = self._accepted[type(module)] = named_arguments(module)
-        return accepted
 
     def output_size(self, input_size: Any = None) -> Any:
         """Return the size of the last module's output; None where it cannot be known."""
@@ -328,9 +321,18 @@ def _named_modules(args: Sequence[Any]) -> Iterator[tuple[str, Any]]:
         yield str(index), module
 
 
+_ARGUMENTS: dict[type, frozenset[str]] = {}
+
+
 def named_arguments(module: nn.Module) -> frozenset[str]:
-    """Return the names of the arguments of a module's forward."""
-    return frozenset(inspect.signature(module.forward).parameters)
+    """Return the names of the arguments of a module's forward, which is read once per class."""
+    if "forward" in module.__dict__:
+        return frozenset(inspect.signature(module.forward).parameters)
+    known = _ARGUMENTS.get(type(module))
+    if known is None:
+        known = frozenset(inspect.signature(module.forward).parameters)
+        _ARGUMENTS[type(module)] = known
+    return known
 
 
 def _share_masking(modules: Sequence[nn.Module]) -> None:

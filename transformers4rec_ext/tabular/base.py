@@ -151,7 +151,6 @@ class MergeTabular(TabularBlock):
         schema: Schema | None = None,
     ) -> None:
         super().__init__(pre=pre, post=post, aggregation=aggregation, schema=schema)
-        self._accepted: dict[type, frozenset[str]] = {}
         if modules_to_merge and all(isinstance(part, Mapping) for part in modules_to_merge):
             self.to_merge = nn.ModuleDict(
                 {name: module for part in modules_to_merge for name, module in part.items()}
@@ -181,16 +180,10 @@ class MergeTabular(TabularBlock):
         flags = {"training": training, "testing": testing}
         outputs = []
         for module in self.merge_values:
-            accepted = self._named(module)
+            accepted = named_arguments(module)
             named = {name: flag for name, flag in flags.items() if name in accepted}
             outputs.append(module(inputs, **named))
         return merged(outputs)
-
-    def _named(self, module: nn.Module) -> frozenset[str]:
-        accepted = self._accepted.get(type(module))
-        if accepted is None:
-            accepted = self._accepted[type(module)] = named_arguments(module)
-        return accepted
 
     def build(self, input_size: Any, schema: Schema | None = None, **kwargs: Any) -> Self:
         """Build the modules and the steps for columns of ``input_size``; return the block."""
