@@ -144,20 +144,36 @@ def test_one_row_many_times() -> None:
     assert torch.equal(mine[0][0], weight[0])
 
 
-def test_unaligned_tensors() -> None:
-    """Views that begin 4 bytes off: nothing is read 16 bytes at a time."""
-    weight, ids, values = _gradient(10, 16, IDS, torch.float32)
-    storage = torch.zeros(weight.numel() + 1)
-    off = storage[1:].view_as(weight).copy_(weight)
+def _off(tensor: Tensor) -> Tensor:
+    """Return a copy that begins 4 bytes off, so that nothing can be read 16 bytes at a time."""
+    off = torch.zeros(tensor.numel() + 1)[1:].view_as(tensor).copy_(tensor)
     assert off.data_ptr() % 16 != 0
-    order = ids.sort(stable=True)
+    return off
+
+
+@emulated.every_run
+@pytest.mark.parametrize("unaligned", ["all", "weight", "exp_avg", "exp_avg_sq", "values"])
+def test_unaligned_tensors(run: emulated.Run, unaligned: str) -> None:
+    weight, ids, values = _gradient(10, 16, IDS, torch.float32)
     first, second, steps = _state(weight, False)
-    state = [first.clone(), second.clone(), steps.clone()]
-    emulated.library("rows", emulated.RUNS[-1]).t4r_adam_rows_cuda(
-        off, *state, order.values, order.indices, values, 14, 10, 16, False, **ADAM, dtype=0
-    )
+    order = ids.sort(stable=True)
+    rows = emulated.library("rows", run)
+    tensors = {"weight": weight, "exp_avg": first, "exp_avg_sq": second, "values": values}
+    mine = {
+        name: _off(tensor) if unaligned in ("all", name) else tensor.clone()
+        for name, tensor in tensors.items()
+    }
+    of = {"ids": order.values, "positions": order.indices, "size": 14, "num_rows": 10, "width": 16}
+    rows.t4r_adam_rows_cuda(**mine, **of, steps=steps.clone(), rowwise=False, **ADAM, dtype=0)
     operators.adam_rows(weight, first, second, steps, ids, values, *ADAM.values())
-    assert torch.equal(off, weight)
+    assert all(torch.equal(mine[name], tensor) for name, tensor in tensors.items())
+    # the same tensors serve Adagrad, whose state is the second moment
+    mine["square_sum"] = mine.pop("exp_avg_sq")
+    del mine["exp_avg"]
+    rows.t4r_adagrad_rows_cuda(**mine, **of, rowwise=False, **ADAGRAD, dtype=0)
+    operators.adagrad_rows(weight, second, ids, values, *ADAGRAD.values())
+    assert torch.equal(mine["weight"], weight)
+    assert torch.equal(mine["square_sum"], second)
 
 
 def test_ids_outside_the_table_are_passed_over() -> None:

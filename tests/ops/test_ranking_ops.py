@@ -12,6 +12,7 @@ from item_inputs import Items
 from op_table import close
 from test_items import SHAPES, small_tiles  # noqa: F401  (a fixture)
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from transformers4rec_ext import functional
 from transformers4rec_ext.ops import reference
@@ -197,3 +198,35 @@ def test_no_gradient_is_recorded() -> None:
     scores, _ = best_of(data.hidden, data.weight, 3)
     assert not scores.requires_grad
     assert not rank_of(data.hidden, data.weight, data.targets).requires_grad
+
+
+class Precisions(TorchDispatchMode):
+    """Notes how float32 matrices are multiplied, wherever some are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, str]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if func is torch.ops.aten.mm.out:
+            self.seen.append(precisions())
+        return func(*args, **(kwargs or {}))
+
+
+def precisions() -> tuple[str, str]:
+    return torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision
+
+
+def test_ranks_are_counted_in_full_precision() -> None:
+    """A score of TF32 may be further off than `rank_tile` looks: the target would not count."""
+    made = Items.make(dtype=torch.float32)
+    before = precisions()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.no_grad(), Precisions() as mode:
+            tiles.target_rank(made.hidden, made.weight, made.targets, None, None, None)
+        assert precisions() == ("tf32", "bf16")
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert set(mode.seen) == {("ieee", "ieee")}
+    assert precisions() in (before, ("ieee", "ieee"))

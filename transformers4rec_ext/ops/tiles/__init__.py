@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 
@@ -12,3 +15,21 @@ def tile_scale(device: torch.device) -> int:
     scores are 32 MiB, of 40 on an A100 and 50 on an H100. (By these sizes; not measured.)
     """
     return 16 if device.type == "cuda" else 1
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Multiply float32 matrices as float32, whatever `torch.set_float32_matmul_precision` says.
+
+    For what relies on the bound of a product's rounding error. TF32 and bfloat16 exceed it.
+    """
+    on_cpu = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    backends = (torch.backends.cuda.matmul, on_cpu)
+    lowered = [(b, b.fp32_precision) for b in backends if b.fp32_precision in ("tf32", "bf16")]
+    try:
+        for backend, _ in lowered:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend, precision in lowered:
+            backend.fp32_precision = precision

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from transformers4rec_ext._memory import empty_large
 from transformers4rec_ext.ops.reference import MISSED, accumulate_dtype, outside_autocast, rows_like
-from transformers4rec_ext.ops.tiles import tile_scale
+from transformers4rec_ext.ops.tiles import full_precision, tile_scale
 
 _ops = torch.ops.transformers4rec_ext
 # A tile of scores is read again right after the GEMM wrote it, so it should still be in cache;
@@ -312,10 +312,11 @@ def target_rank(
     ranks = _Ranks(rounded, weight, bias, targets.contiguous())
     tiles = _Tiles(hidden, weight, bias, rounded.dtype)
     of_blocks = [(block, hidden[block]) for block in tiles.blocks]
-    for items, rows, tile_bias in tiles:
-        for block, of_block in of_blocks:
-            scores = tiles.scores(block, of_block, items, rows)
-            ranks.add(block, scores, of_block, rows, tile_bias)
+    with full_precision():  # a score further off than rounding may be would be counted wrong
+        for items, rows, tile_bias in tiles:
+            for block, of_block in of_blocks:
+                scores = tiles.scores(block, of_block, items, rows)
+                ranks.add(block, scores, of_block, rows, tile_bias)
     return ranks.result(rounded, weight, bias, exclude_ids, padding_idx)
 
 
