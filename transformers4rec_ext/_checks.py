@@ -66,7 +66,7 @@ def int64(function: str, argument: str, value: Any) -> None:
 
 def ids_within(function: str, argument: str, ids: Tensor, low: int, high: int) -> None:
     """Raise if an id is outside ``[low, high)``; CPU only, where a look needs no host sync."""
-    if ids.numel() == 0 or not _looking_is_free(ids):
+    if not _looking_is_free(ids) or ids.numel() == 0:
         return
     smallest, largest = (int(value) for value in torch.aminmax(ids))
     if smallest < low or largest >= high:
@@ -77,7 +77,7 @@ def ids_within(function: str, argument: str, ids: Tensor, low: int, high: int) -
 
 def values_within(function: str, argument: str, values: Tensor, low: float, high: float) -> None:
     """Raise if a value is outside ``[low, high]``, or none; CPU only, as :func:`ids_within`."""
-    if values.numel() == 0 or not _looking_is_free(values):
+    if not _looking_is_free(values) or values.numel() == 0:
         return
     outside = ~((values >= low) & (values <= high))
     if bool(outside.any()):

@@ -17,7 +17,7 @@ def is_plain(loss: Any, *, smoothed: bool = False, or_smoothed: bool = False) ->
         type(loss) is torch.nn.CrossEntropyLoss
         and loss.weight is None
         and loss.ignore_index < 0
-        and (or_smoothed or (loss.label_smoothing > 0) == smoothed)
+        and (or_smoothed or (loss.label_smoothing > 0 if smoothed else loss.label_smoothing == 0))
     )
 
 

@@ -37,7 +37,9 @@ def tile_items(num_rows: int, num_items: int, scale: int = 1) -> int:
 
 def kept_items(num_rows: int, num_items: int) -> int:
     """How many items' scores [N, K] the forward pass keeps for the backward: the last K."""
-    return min(num_items, KEPT_ELEMENTS // max(1, num_rows))
+    # How many rows there are may depend on the data, of which a trace knows nothing.
+    kept: int = torch.sym_min(num_items, KEPT_ELEMENTS // torch.sym_max(1, num_rows))
+    return kept
 
 
 class _Tiles:
