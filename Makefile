@@ -75,7 +75,7 @@ $(VENV)-upstream/installed: $(SOURCES)
 		"setuptools>=77,<81" ninja pybind11 pytest hypothesis
 	$(VENV)-upstream/bin/python -m pip install --quiet --no-deps transformers==4.30.2 accelerate==0.20.3 \
 		torchmetrics==1.9.0 merlin-core==23.8.0 merlin-dataloader==23.8.0 merlin-models==23.12.0 transformers4rec==23.12.0
-	PATH=$(abspath $(VENV)-upstream/bin):$$PATH $(VENV)-upstream/bin/python -m pip install --no-build-isolation --no-deps .
+	PATH=$(abspath $(VENV)-upstream/bin):$$PATH $(VENV)-upstream/bin/python -m pip install --no-build-isolation --no-deps --editable .
 	touch $@
 
 clean:
