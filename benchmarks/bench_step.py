@@ -31,7 +31,7 @@ def _model(case: cases.StepCase, sparse: bool) -> Model:
         d_model=case.width,
         layers=2,
         heads=2,
-        samples=case.samples,
+        num_negatives=case.samples,
         sparse=sparse,
     )
     return build_model(config, case.items)

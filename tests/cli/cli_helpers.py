@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 TINY = [
     "--epochs=3", "--batch-size=32", "--max-length=8", "--d-model=8", "--layers=1", "--heads=1",
-    "--samples=20", "--lr=0.01", "--checkpoint-every=4", "--threads=1", "--no-progress",
+    "--num-negatives=20", "--lr=0.01", "--checkpoint-every=4", "--threads=1", "--no-progress",
 ]  # fmt: skip
 
 

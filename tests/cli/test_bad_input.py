@@ -141,7 +141,7 @@ def test_train_on_bad_files(tmp_path: Path, sessions_file: Path, fails: Fails) -
         ("--dropout=nan", "dropout must be finite"),
         ("--lr=0", "lr must be > 0"),
         ("--d-model=10", "multiple of heads=4"),
-        ("--samples=0", "samples must be >= 1"),
+        ("--num-negatives=0", "num_negatives must be >= 1"),
         ("--threads=0", "--threads must be >= 1"),
         ("--loss=hinge", "invalid choice: 'hinge'"),
         ("--epochs=many", "invalid int value: 'many'"),

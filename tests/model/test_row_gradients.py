@@ -96,7 +96,7 @@ def test_the_command_line_chooses_by_size(
 
 
 def test_sparse_needs_a_sampled_loss() -> None:
-    with pytest.raises(ValueError, match="sparse must be used with loss='sampled'; got True"):
+    with pytest.raises(ValueError, match="sparse must be left out with loss='full'; got True"):
         RunConfig("items", loss="full", sparse=True)
     with pytest.raises(TypeError, match="sparse must be a bool or None"):
         RunConfig("items", sparse="yes")  # type: ignore[arg-type]
@@ -107,7 +107,7 @@ def test_a_step_does_not_know_how_large_the_catalogue_is() -> None:
 
     def peak(items: int) -> int:
         config = RunConfig(
-            "items", sparse=True, d_model=8, layers=1, heads=1, samples=50, max_length=T - 1
+            "items", sparse=True, d_model=8, layers=1, heads=1, num_negatives=50, max_length=T - 1
         )
         torch.manual_seed(0)
         model = build_model(config, items)

@@ -24,7 +24,7 @@ CONFIG = RunConfig(
     layers=1,
     heads=1,
     lr=5e-3,
-    samples=200,
+    num_negatives=200,
     exclude_seen=True,
     validation_sessions=500,
 )

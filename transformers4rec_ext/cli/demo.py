@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
         epochs=options.epochs,
         max_length=30,
-        samples=300,
+        num_negatives=300,
         batch_size=128,
         lr=2e-3,
         schedule="cosine",

@@ -18,6 +18,32 @@ if TYPE_CHECKING:
     from transformers4rec_ext.training.config import RunConfig
     from transformers4rec_ext.training.run import RunFolder
 
+_OBJECTIVES = """\
+losses (--loss):
+  full       softmax over all items. Exact, nothing to choose; a step costs what the catalogue
+             costs.
+  sampled    softmax over the target and --num-negatives drawn items, each score less its log q,
+             so that more and more negatives come to `full`. A step costs the same whatever the
+             catalogue.
+  corrected  the same, for a target that is there for certain and not by a draw (arXiv
+             2507.09331): less biased where negatives are few. What is printed is no cross-entropy
+             and may be below 0.
+  bce        yes or no for the target and each negative (SASRec). Knows no log q: an item that is
+             a negative more often than others gets a lower score for it. Makes a model of few
+             negatives too sure of itself.
+  gbce       bce with the target's term weighed by the part of the catalogue that was drawn
+             (gSASRec), which undoes that: fully with --gbce-t 1, not at all with 0.
+
+where negatives come from (--sampler); one set serves the whole batch:
+  log-uniform  by the rank of popularity, nearly 1 / rank: hard ones often, every item sometimes;
+               no table, any catalogue. The default of sampled and corrected.
+  uniform      all items alike. The default of bce, and what gbce is made for.
+  popularity   by the counts in training, where they do not fall like 1 / rank. 12 bytes an item;
+               never an item that training does not hold.
+  in-batch     the other targets of the batch: no draw; as many as there are, so without
+               --num-negatives.
+  mixed        in-batch and --num-negatives uniform ones: items that no batch holds, too.
+"""
 _EPILOG = f"""\
 Each session of three items or more is split: the last item is the test target, the last but one
 the validation target, the rest is trained on (shorter sessions are only trained on). Sessions
@@ -28,6 +54,8 @@ back on the way out. Metrics rank the target among all items; ties count against
 
 {shared.NULLS}
 
+{_OBJECTIVES}
+
 The folder --out receives run.json, catalogue.parquet (your ids by rank), model.safetensors
 (weights of the best validation NDCG@10), checkpoint.safetensors, log.jsonl, and at the end
 metrics.json and curves.png. A run that was killed or stopped continues with --resume as if it had
@@ -36,7 +64,9 @@ not been.
 examples:
   python -m transformers4rec_ext train sessions.parquet --items-column item_id --out runs/first
   python -m transformers4rec_ext train week1.parquet week2.parquet --items-column items \\
-      --session-column session_id --max-length 20 --samples 4000 --out runs/weeks --seed 1
+      --session-column session_id --max-length 20 --num-negatives 4000 --out runs/weeks --seed 1
+  python -m transformers4rec_ext train sessions.parquet --loss gbce --num-negatives 256 \\
+      --gbce-t 0.75 --out runs/gbce
   python -m transformers4rec_ext train --resume --out runs/first
 """
 # What may differ between the beginning and the continuation of a run.
@@ -80,14 +110,24 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     add("lr", "learning rate of Adam", **real)
     add("schedule", "learning rate over the epochs; cosine ends at 0", choices=_SCHEDULES)
     add("clip", "largest gradient norm; 0: no clipping", **real)
-    add("loss", "softmax over negatives, or over all items", choices=("sampled", "full"))
-    add("samples", "negatives for each batch, S", **number)
+    add("loss", "what is minimised; see below", choices=_LOSSES)
+    add(
+        "sampler",
+        "where negatives come from; see below (default: log-uniform, with bce and gbce uniform)",
+        choices=_SAMPLERS,
+    )
+    add(
+        "num-negatives",
+        "negatives drawn for each batch, S; of mixed the uniform ones (default: 1000)",
+        **number,
+    )
+    add("gbce-t", "calibration of gbce, 0 <= X <= 1 (default: 0.75)", **real)
     parser.add_argument(
         "--sparse",
         action=argparse.BooleanOptionalAction,
         default=argparse.SUPPRESS,
         help="row gradients for the item table and a lazy Adam, so that a step does not pay for "
-        "items it never touches (default: with more than 100,000 items and --loss sampled)",
+        "items it never touches (default: with more than 100,000 items, but for --loss full)",
     )
     add("body", "transformer", choices=("gpt2", "xlnet"))
     parser.add_argument(
@@ -106,6 +146,8 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 # Kept here as plain values, so that --help does not import torch; a test compares them.
 _SCHEDULES = ("constant", "cosine")
+_LOSSES = ("full", "sampled", "corrected", "bce", "gbce")
+_SAMPLERS = ("log-uniform", "uniform", "popularity", "in-batch", "mixed")
 _DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "epochs": 20,
@@ -120,7 +162,6 @@ _DEFAULTS: dict[str, Any] = {
     "schedule": "constant",
     "clip": 1.0,
     "loss": "sampled",
-    "samples": 1000,
     "body": "gpt2",
     "patience": 5,
     "checkpoint_every": 500,

@@ -6,9 +6,11 @@ import dataclasses
 import math
 from typing import Any
 
+from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import type_error, value_error
 
-LOSSES = ("sampled", "full")
+LOSSES = ("full", "sampled", "corrected", "bce", "gbce")
+SAMPLERS = ("log-uniform", "uniform", "popularity", "in-batch", "mixed")
 BODIES = ("gpt2", "xlnet")
 SCHEDULES = ("constant", "cosine")
 
@@ -40,12 +42,22 @@ class RunConfig:
     clip : float
         Largest norm of the gradient; 0 for no clipping.
     loss : str
-        "sampled": softmax over the target and ``samples`` log-uniform negatives; "full": over all.
-    samples : int
-        S, negatives drawn for each batch.
+        "full": softmax over all items; "sampled": over the target and negatives, less their log q;
+        "corrected": the same by the correction of arXiv 2507.09331; "bce": binary cross-entropy
+        of the target and the negatives; "gbce": that, calibrated by ``gbce_t``.
+    sampler : str, optional
+        Where negatives come from: "log-uniform" in the rank by popularity, "uniform",
+        "popularity" by training counts, "in-batch" (the batch's other targets), or "mixed"
+        ("in-batch" and "uniform"). By default "uniform" for "bce" and "gbce", else "log-uniform".
+        "gbce" takes "uniform" only.
+    num_negatives : int, optional
+        S, distinct negatives drawn for each batch, by default 1000 (all items where there are not
+        more); of "mixed" the uniform ones. Left out with "in-batch".
+    gbce_t : float, optional
+        Calibration of "gbce" in [0, 1], by default 0.75; 0 is "bce". Left out with other losses.
     sparse : bool, optional
         Whether the item table gets row gradients and a lazy optimizer, so that a step does not pay
-        for items that it never touches; None: with more than 100,000 items and sampled loss.
+        for items that it never touches; None: with more than 100,000 items and negatives.
     body : str
         "gpt2" or "xlnet".
     exclude_seen : bool
@@ -62,7 +74,15 @@ class RunConfig:
     Raises
     ------
     TypeError, ValueError
-        If a value has the wrong type or is out of its range.
+        If a value has the wrong type or is out of its range, or would have no effect.
+
+    Examples
+    --------
+    What is left out has its value afterwards, None where the loss has no use for it:
+
+    >>> config = RunConfig("items", loss="gbce")
+    >>> config.sampler, config.num_negatives, config.gbce_t
+    ('uniform', 1000, 0.75)
     """
 
     items_column: str
@@ -80,7 +100,9 @@ class RunConfig:
     schedule: str = "constant"
     clip: float = 1.0
     loss: str = "sampled"
-    samples: int = 1000
+    sampler: str | None = None
+    num_negatives: int | None = None
+    gbce_t: float | None = None
     sparse: bool | None = None
     body: str = "gpt2"
     exclude_seen: bool = False
@@ -91,11 +113,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         for name, least in _INTEGERS.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise type_error("RunConfig", name, "be an integer", repr(value))
-            if value < least:
-                raise value_error("RunConfig", name, f"be >= {least}", value)
+            _check_integer(name, getattr(self, name), least)
         for name in ("dropout", "lr", "clip"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -115,11 +133,45 @@ class RunConfig:
             raise type_error("RunConfig", "sparse", "be a bool or None", repr(self.sparse))
         if self.sparse and self.loss == "full":
             hint = "A softmax over all items touches all rows."
-            raise value_error("RunConfig", "sparse", "be used with loss='sampled'", True, hint)
+            raise value_error("RunConfig", "sparse", "be left out with loss='full'", True, hint)
+        for name, value in self._negatives().items():
+            object.__setattr__(self, name, value)
         if self.d_model % self.heads:
             raise value_error(
                 "RunConfig", "d_model", f"be a multiple of heads={self.heads}", self.d_model
             )
+
+    def _negatives(self) -> dict[str, Any]:
+        """Return what was left out about the negatives; raise for what would have no effect."""
+        if self.loss == "full":
+            for name in ("sampler", "num_negatives", "gbce_t"):
+                self._refuse(name, "with loss='full'", "It draws no negatives.")
+            return {}
+        sampler = self.sampler or ("uniform" if self.loss in ("bce", "gbce") else "log-uniform")
+        if sampler not in SAMPLERS:
+            raise value_error("RunConfig", "sampler", f"be one of {SAMPLERS}", repr(sampler))
+        num_negatives, t = self.num_negatives, self.gbce_t
+        if sampler == "in-batch":
+            hint = "The negatives are the other targets of the batch, as many as there are."
+            self._refuse("num_negatives", "with sampler='in-batch'", hint)
+        else:
+            num_negatives = 1000 if num_negatives is None else num_negatives
+            _check_integer("num_negatives", num_negatives, 1)
+        if self.loss != "gbce":
+            self._refuse("gbce_t", f"with loss={self.loss!r}", "It calibrates loss='gbce'.")
+        else:
+            t = 0.75 if t is None else _checks.fraction("RunConfig", "gbce_t", t)
+            if sampler != "uniform":
+                hint = "Its calibration is for uniform negatives; loss='bce' takes any."
+                raise value_error(
+                    "RunConfig", "sampler", "be 'uniform' with loss='gbce'", repr(sampler), hint
+                )
+        return {"sampler": sampler, "num_negatives": num_negatives, "gbce_t": t}
+
+    def _refuse(self, name: str, where: str, hint: str) -> None:
+        value = getattr(self, name)
+        if value is not None:
+            raise value_error("RunConfig", name, f"be left out {where}", repr(value), hint)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields, ready for JSON."""
@@ -143,6 +195,13 @@ class RunConfig:
         return cls(**values)
 
 
+def _check_integer(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise type_error("RunConfig", name, "be an integer", repr(value))
+    if value < least:
+        raise value_error("RunConfig", name, f"be >= {least}", value)
+
+
 _INTEGERS = {
     "seed": 0,
     "epochs": 1,
@@ -152,7 +211,6 @@ _INTEGERS = {
     "layers": 1,
     "heads": 1,
     "inner": 0,
-    "samples": 1,
     "patience": 0,
     "checkpoint_every": 0,
     "validation_sessions": 1,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,9 +16,9 @@ from transformers4rec_ext.config.transformer import GPT2Config, XLNetConfig
 from transformers4rec_ext.features.sequence import TabularSequenceFeatures
 from transformers4rec_ext.model.head import Head
 from transformers4rec_ext.model.model import Model
-from transformers4rec_ext.model.prediction_task import NextItemPredictionTask
 from transformers4rec_ext.schema import Schema
 from transformers4rec_ext.training.config import RunConfig
+from transformers4rec_ext.training.objective import make_task
 
 ITEM = "item_id"
 Query = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -25,7 +26,7 @@ Query = Callable[[Tensor], tuple[Tensor, Tensor]]
 SPARSE_ABOVE = 100_000
 
 
-def build_model(config: RunConfig, num_items: int) -> Model:
+def build_model(config: RunConfig, num_items: int, popularity: np.ndarray | None = None) -> Model:
     """Return an untrained model for a catalogue of V = ``num_items`` (padding included).
 
     The weights come from torch's global generator: seed it first.
@@ -35,6 +36,8 @@ def build_model(config: RunConfig, num_items: int) -> Model:
     config : RunConfig
     num_items : int
         V, rows of the item table.
+    popularity : int64 [V], optional
+        Training counts by id; the samplers that go by them need it.
     """
     # A row is a context of max_length items and one target.
     length = config.max_length + 1
@@ -66,12 +69,7 @@ def build_model(config: RunConfig, num_items: int) -> Model:
         **more,
     )
     body = SequentialBlock(inputs, TransformerBlock(transformer, masking=inputs.masking))
-    task = NextItemPredictionTask(
-        weight_tying=True,
-        sampled_softmax=config.loss == "sampled",
-        max_n_samples=config.samples,
-        sparse_grad=sparse,
-    )
+    task = make_task(config, num_items, sparse=sparse, popularity=popularity)
     return Model(Head(body, task, inputs=inputs))
 
 
@@ -79,7 +77,7 @@ def uses_row_gradients(config: RunConfig, num_items: int) -> bool:
     """Tell whether the item table of a run gets row gradients: as told, else by its size."""
     if config.sparse is not None:
         return config.sparse
-    return config.loss == "sampled" and num_items > SPARSE_ABOVE
+    return config.loss != "full" and num_items > SPARSE_ABOVE
 
 
 def model_query(model: Model) -> Query:

@@ -31,6 +31,7 @@ from transformers4rec_ext.training.evaluation import held_out_ranks, summarize
 from transformers4rec_ext.training.log import plot_curves, read_log
 from transformers4rec_ext.training.loop import TrainingLoop
 from transformers4rec_ext.training.network import build_model, evaluating, model_query
+from transformers4rec_ext.training.objective import make_sampler
 
 _FOOTER_BYTES = 1 << 16
 _FILES = (
@@ -134,7 +135,7 @@ class RunFolder:
                 f"epoch writes it: continue the run with `train --resume --out {self.path}`."
             )
         with open_state(weights) as file:
-            model = build_model(config, catalogue.num_items)
+            model = build_model(config, catalogue.num_items, catalogue.popularity)
             file.fill(model.state_dict())
         model.eval()
         return config, catalogue, model
@@ -194,12 +195,15 @@ def begin_run(folder: RunFolder, config: RunConfig, sessions: ParquetSessions) -
     Raises
     ------
     TypeError, ValueError
-        If the sessions are damaged, or there is nothing to train or to validate on.
+        If the sessions are damaged, there is nothing to train or to validate on, or
+        ``config.num_negatives`` are more than popularity can find.
     OSError
         If the folder cannot be written.
     """
     catalogue = Catalogue.fit(sessions)
     _check_lengths(sessions)
+    if config.sampler == "popularity":
+        make_sampler(config, catalogue.num_items, catalogue.popularity)
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.clear()
     catalogue.save(folder.path / "catalogue.parquet")
@@ -246,7 +250,7 @@ def train_run(
         batch_size=config.batch_size,
         seed=config.seed,
     )
-    model = build_model(config, catalogue.num_items)
+    model = build_model(config, catalogue.num_items, catalogue.popularity)
     say(
         f"{sessions.num_sessions:,} sessions, {len(catalogue.items):,} items, "
         f"{int(catalogue.counts.sum()):,} training interactions, {len(loader):,} steps an epoch, "
