@@ -170,6 +170,27 @@ def test_changes_after_the_constructor_are_kept(tmp_path: Path) -> None:
     assert list(again.evaluate([batch()], verbose=False)) == ["next-item/recall_at_3"]
 
 
+def test_dtypes_and_what_is_frozen_are_kept(tmp_path: Path) -> None:
+    model = MODELS["tied"]().bfloat16().eval()
+    table = model.prediction_tasks[0].item_weights
+    table.requires_grad_(False)
+    again = _again(model, tmp_path)
+    assert {p.dtype for p in again.parameters()} == {torch.bfloat16}
+    weights = again.prediction_tasks[0].item_weights
+    assert weights is again.heads[0].body[0].item_embedding_table.weight
+    assert [p.requires_grad for p in again.parameters()] == [
+        p is not weights for p in again.parameters()
+    ]
+    assert torch.equal(again(batch())[1], model(batch())[1])
+
+
+def test_a_schema_of_another_library(tmp_path: Path) -> None:
+    schema = tr.Schema.from_item_column("item_id", num_items=V - 1, max_length=T).to_proto()
+    inputs = tr.TabularSequenceFeatures.from_schema(schema, d_output=D, masking="causal")
+    model = tr.SequentialBlock(inputs).to_model(tr.NextItemPredictionTask()).eval()
+    assert torch.equal(_again(model, tmp_path)(batch()), model(batch()))
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_a_copy_can_be_written(copied: Any, tmp_path: Path) -> None:
     model = MODELS["tied"]()

@@ -24,7 +24,7 @@ import torch
 
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext._recipe import Recorded, calls_of, may_be_called
-from transformers4rec_ext.schema import Schema
+from transformers4rec_ext.schema import Schema, as_schema
 
 _MODULES = ("transformers4rec_ext", "torch", "transformers", "torchmetrics")
 _PLAIN = (bool, int, float, str, type(None))
@@ -53,8 +53,8 @@ class Writer:
             return [self.write(item) for item in value]
         if isinstance(value, tuple):
             return {"tuple": [self.write(item) for item in value]}
-        if isinstance(value, Schema):
-            return {"schema": json.loads(value.to_json())}
+        if isinstance(value, Schema) or _is_foreign_schema(value):
+            return {"schema": json.loads(as_schema(value).to_json())}
         if isinstance(value, torch.Tensor | np.ndarray):
             name = f"argument.{len(self.tensors)}"
             self.tensors[name] = torch.as_tensor(value).detach()
@@ -172,6 +172,11 @@ def _describes(found: Any) -> bool:
         return False
     bases = (Recorded, Enum, torch.nn.Module, torch.optim.Optimizer)
     return issubclass(found, bases) or _is_config(found)
+
+
+def _is_foreign_schema(value: Any) -> bool:
+    """Tell whether ``value`` is a schema of merlin or of tensorflow_metadata."""
+    return hasattr(value, "column_schemas") or hasattr(value, "SerializeToString")
 
 
 def _is_config(value: Any) -> bool:

@@ -77,3 +77,23 @@ def _parameters(model: torch.nn.Module) -> list[str]:
         f"{key}: {list(tensor.shape)} of {first.setdefault(id(tensor), key)}"
         for key, tensor in model.state_dict(keep_vars=True).items()
     ]
+
+
+def parameter_settings(model: torch.nn.Module, rebuilt: torch.nn.Module) -> dict[str, Any]:
+    """Return ``{name: [dtype, requires_grad]}`` of the parameters in which they differ."""
+    settings = {}
+    others = dict(rebuilt.named_parameters())
+    for name, parameter in model.named_parameters():
+        other = others[name]
+        if (parameter.dtype, parameter.requires_grad) != (other.dtype, other.requires_grad):
+            dtype = str(parameter.dtype).removeprefix("torch.")
+            settings[name] = [dtype, parameter.requires_grad]
+    return settings
+
+
+def set_parameters(model: torch.nn.Module, settings: dict[str, Any]) -> None:
+    """Give the parameters named in ``settings`` the dtype and ``requires_grad`` said there."""
+    parameters = dict(model.named_parameters())
+    for name, (dtype, requires_grad) in settings.items():
+        parameters[name].data = parameters[name].data.to(getattr(torch, dtype))
+        parameters[name].requires_grad_(requires_grad)

@@ -15,7 +15,12 @@ from transformers4rec_ext._errors import value_error
 from transformers4rec_ext._files import atomic_path
 from transformers4rec_ext._recipe import Recorded
 from transformers4rec_ext.model._description import Reader, Writer
-from transformers4rec_ext.model._rebuilt import check_same, without_large_tensors
+from transformers4rec_ext.model._rebuilt import (
+    check_same,
+    parameter_settings,
+    set_parameters,
+    without_large_tensors,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -111,10 +116,12 @@ class Saving(Recorded, torch.nn.Module):
         OSError, RuntimeError   if the disk is full or the folder cannot be written.
         """
         writer = Writer()
-        config = {"version": _VERSION, "model": writer.write(self)}
+        config: dict[str, Any] = {"version": _VERSION, "model": writer.write(self)}
         classes = {type(part) for part in self.modules()}
         with without_large_tensors():
-            check_same(self, Reader(writer.tensors, classes).read(config["model"]))
+            rebuilt = Reader(writer.tensors, classes).read(config["model"])
+            check_same(self, rebuilt)
+        config["parameters"] = parameter_settings(self, rebuilt)
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         save_state(folder / _WEIGHTS, self.state_dict())
@@ -144,7 +151,7 @@ class Saving(Recorded, torch.nn.Module):
         folder = Path(path)
         try:
             config = json.loads((folder / _CONFIG).read_text())
-            version = config["version"]
+            version, parameters = config["version"], config["parameters"]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             text = f"Model.from_pretrained: {folder / _CONFIG} is not a description of a model"
             raise ValueError(f"{text}: {error!r}.") from error
@@ -159,6 +166,7 @@ class Saving(Recorded, torch.nn.Module):
             raise value_error(
                 "Model.from_pretrained", "config.json", f"describe a {cls.__name__}", type(model)
             )
+        set_parameters(model, parameters)
         model.load_weights(folder / _WEIGHTS)
         return model.eval()
 
