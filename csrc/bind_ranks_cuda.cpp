@@ -8,16 +8,14 @@
 namespace {
 
 using t4r::bind::check_launch;
+using t4r::bind::check_rows;
 using t4r::bind::current_stream;
 using t4r::bind::device_of;
 using t4r::bind::dtype_code;
+using t4r::bind::output;
 using t4r::bind::pointer;
 using t4r::bind::ScalarType;
 using t4r::bind::Tensor;
-
-void check_rows(const Tensor& matrix) {
-  STD_TORCH_CHECK(matrix.size(1) <= 1 || matrix.stride(1) == 1, "a matrix's rows must be contiguous");
-}
 
 void rank_tile(Tensor scores, Tensor hidden, Tensor weight, std::optional<Tensor> bias, Tensor target_scores,
                Tensor hidden_norms, Tensor above, Tensor not_a_number) {
@@ -28,19 +26,18 @@ void rank_tile(Tensor scores, Tensor hidden, Tensor weight, std::optional<Tensor
   const int status = t4r_rank_tile_cuda(
       scores.const_data_ptr(), scores.stride(0), scores.size(0), scores.size(1), pointer<void>(hidden),
       weight.const_data_ptr(), weight.stride(0), weight.size(1), pointer<void>(bias), pointer<double>(target_scores),
-      pointer<double>(hidden_norms), const_cast<int64_t*>(pointer<int64_t>(above)),
-      const_cast<int64_t*>(pointer<int64_t>(not_a_number)), workspace.mutable_data_ptr(), dtype_code(scores), device,
-      current_stream(device));
+      pointer<double>(hidden_norms), output<int64_t>(above), output<int64_t>(not_a_number),
+      workspace.mutable_data_ptr(), dtype_code(scores), device, current_stream(device));
   check_launch(status, "rank_tile");
 }
 
 void pair_scores(Tensor hidden, Tensor weight, std::optional<Tensor> bias, Tensor ids, Tensor out) {
   check_rows(weight);
   const int device = device_of(hidden);
-  const int status = t4r_pair_scores_cuda(pointer<void>(hidden), weight.const_data_ptr(), weight.stride(0),
-                                          weight.size(1), pointer<void>(bias), pointer<int64_t>(ids), ids.size(0),
-                                          ids.size(1), const_cast<double*>(pointer<double>(out)), dtype_code(hidden),
-                                          device, current_stream(device));
+  const int status =
+      t4r_pair_scores_cuda(pointer<void>(hidden), weight.const_data_ptr(), weight.stride(0), weight.size(1),
+                           pointer<void>(bias), pointer<int64_t>(ids), ids.size(0), ids.size(1), output<double>(out),
+                           dtype_code(hidden), device, current_stream(device));
   check_launch(status, "pair_scores");
 }
 
@@ -49,12 +46,11 @@ void topk_tile(Tensor scores, std::optional<Tensor> bias, int64_t begin, std::op
   check_rows(scores);
   STD_TORCH_CHECK(k >= 1 && best.size(1) > k, "topk_tile: the buffer must hold more than k entries");
   const int device = device_of(scores);
-  const int status = t4r_topk_tile_cuda(
-      scores.const_data_ptr(), scores.stride(0), scores.size(0), scores.size(1), begin, pointer<void>(bias),
-      pointer<int64_t>(excluded), excluded.has_value() ? excluded->size(1) : 0, k, best.size(1),
-      const_cast<void*>(pointer<void>(best)), const_cast<int64_t*>(pointer<int64_t>(ids)),
-      const_cast<int64_t*>(pointer<int64_t>(fill)), const_cast<void*>(pointer<void>(threshold)), dtype_code(scores),
-      device, current_stream(device));
+  const int status =
+      t4r_topk_tile_cuda(scores.const_data_ptr(), scores.stride(0), scores.size(0), scores.size(1), begin,
+                         pointer<void>(bias), pointer<int64_t>(excluded), excluded.has_value() ? excluded->size(1) : 0,
+                         k, best.size(1), output<void>(best), output<int64_t>(ids), output<int64_t>(fill),
+                         output<void>(threshold), dtype_code(scores), device, current_stream(device));
   check_launch(status, "topk_tile");
 }
 

@@ -158,13 +158,14 @@ def test_nan_and_infinity(run: emulated.Run) -> None:
     assert nan.tolist() == [1] * 6
 
 
-def test_strided_and_unaligned_scores() -> None:
+@emulated.every_run
+def test_strided_and_unaligned_scores(run: emulated.Run) -> None:
     case = Case(5, 64, 12, torch.float32)
     wide = torch.zeros(5, 71)
     case.scores = wide[:, 3:67].copy_(case.scores)
     padded = torch.zeros(64, 15)
     case.weight = padded[:, 1:13].copy_(case.weight)
-    case.check(emulated.RUNS[-1])
+    case.check(run)
 
 
 @emulated.every_run

@@ -139,9 +139,10 @@ def test_nan_and_infinity(run: emulated.Run) -> None:
     _check(run, scores, k=9, tile=64)
 
 
-def test_strided_and_unaligned_scores() -> None:
+@emulated.every_run
+def test_strided_and_unaligned_scores(run: emulated.Run) -> None:
     scores = torch.zeros(3, 203)[:, 1:201].copy_(_scores(3, 200))
-    _check(emulated.RUNS[-1], scores, k=6, tile=64)
+    _check(run, scores, k=6, tile=64)
 
 
 def test_no_rows() -> None:
