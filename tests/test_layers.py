@@ -102,3 +102,9 @@ def test_no_file_is_a_room_too_large_to_know(folder: str) -> None:
 
 def test_setup_is_short() -> None:
     assert len((ROOT / "setup.py").read_text().splitlines()) < 80
+
+
+def test_test_modules_have_names_of_their_own() -> None:
+    """Pytest imports them by their names alone."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert sorted(names) == sorted(set(names))
