@@ -63,3 +63,25 @@ FULL_SOFTMAX = [FullCase(100_000, 1024, 64), FullCase(1_000_000, 256, 64)]
 EVALUATION = [FullCase(100_000, 512, 64), FullCase(1_000_000, 512, 64)]
 TOP_K = 20
 STEP = [StepCase(items) for items in (10_000, 100_000, 1_000_000, 10_000_000)]
+
+
+class StatisticsCase(NamedTuple):
+    """Many draws of S candidates of V items."""
+
+    items: int
+    samples: int
+    draws: int
+
+
+INCLUSION = [
+    StatisticsCase(3_416, 100, 20_000),
+    StatisticsCase(100_000, 1000, 4000),
+    StatisticsCase(1_000_000, 1000, 1000),
+    StatisticsCase(10_000_000, 1000, 200),
+]
+CURVE = StatisticsCase(1_000_000, 1000, 1000)
+GRADIENTS = [
+    StatisticsCase(3_416, 100, 4000),
+    StatisticsCase(3_416, 1000, 2000),
+    StatisticsCase(100_000, 1000, 400),
+]

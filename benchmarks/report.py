@@ -1,4 +1,4 @@
-"""Write the tables of README.md, benchmarks/README.md and docs/kernels.md from the JSON results."""
+"""Write the tables of the documents from the JSON results."""
 
 from __future__ import annotations
 
@@ -202,6 +202,62 @@ def registers() -> str:
     return f"{table}\n\nnvcc {content['nvcc']}; no kernel spills a register."
 
 
+def inclusion() -> str:
+    """Return the table of candidates found and claimed, by decade of rank."""
+    content = _load("statistics")
+    rows = []
+    for row in content["rows"]:
+        for at, (low, high) in enumerate(row["ranks"]):
+            cells = []
+            for who in ("ours", "upstream"):
+                claimed, found, error = (
+                    row[who][name][at] for name in ("claimed", "found", "error")
+                )
+                cells += [f"{claimed:.2f}", f"{found:.2f} ± {error:.2f}", f"{found / claimed:.3f}"]
+            shape = [f"{row['items']:,}", str(row["samples"])] if at == 0 else ["", ""]
+            rows.append([*shape, f"{low:,} to {high:,}", *cells])
+    header = ["V", "S", "ranks", "ours: claimed", "drawn", "ratio"]
+    table = _table([*header, "upstream: claimed", "drawn", "ratio"], rows)
+    draws = ", ".join(f"{row['draws']:,}" for row in content["rows"])
+    largest = ", ".join(f"{row['upstream_largest_rank']:,}" for row in content["rows"])
+    return (
+        f"{table}\n\nDraws of each catalogue: {draws}. The largest rank that upstream's sampler "
+        f"drew in them: {largest}."
+    )
+
+
+def probabilities() -> str:
+    """Return the table of upstream's float32 probabilities against the exact law."""
+    rows = [
+        [
+            f"{row['items']:,}",
+            f"{_ratio(100 * row['median'])} %",
+            f"{_ratio(100 * row['worst'])} %",
+            f"{100 * row['zero']:.1f} %",
+            f"{row['ours_worst']:.1e}",
+        ]
+        for row in _load("statistics")["probabilities"]
+    ]
+    names = ["median error of p", "largest", "items with p = 0", "largest error of our q"]
+    return _table(["V", *names], rows)
+
+
+def gradients() -> str:
+    """Return the table of the bias of sampled softmax's gradient."""
+    rows = []
+    for row in _load("statistics")["gradients"]:
+        cells = [
+            f"{100 * value[what]['size']:.2f} ± {100 * value[what]['error']:.2f} %"
+            for value in row["bias"].values()
+            for what in ("hidden", "items")
+        ]
+        rows.append([f"{row['items']:,}", str(row["samples"]), f"{row['draws']:,}", *cells])
+    names = ["ours", "ours, corrected", "upstream"]
+    columns = [f"{name}: {what}" for name in names for what in ("hidden", "item rows")]
+    content = _load("statistics")
+    return f"{_table(['V', 'S', 'draws', *columns], rows)}\n\n{_machine(content)}"
+
+
 #: What the results call differently from the tables.
 _NAMES = {
     "fused": "**ours**",
@@ -232,8 +288,11 @@ TABLES = {
     "optim": optim,
     "startup": startup,
     "registers": registers,
+    "inclusion": inclusion,
+    "probabilities": probabilities,
+    "gradients": gradients,
 }
-DOCUMENTS = ("README.md", "benchmarks/README.md", "docs/kernels.md")
+DOCUMENTS = ("README.md", "benchmarks/README.md", "benchmarks/statistics.md", "docs/kernels.md")
 
 
 def render(text: str) -> str:

@@ -1,0 +1,63 @@
+"""Pictures of the recorded results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from benchmarks.timing import RESULTS
+
+# Okabe & Ito (2008): told apart with any colour vision; markers differ too.
+BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#555555"
+
+
+def sampled_distribution(path: Path = RESULTS / "statistics.png") -> None:
+    """Draw into a PNG how often an item is a candidate, by its rank, against what is claimed."""
+    curve = json.loads((RESULTS / "statistics.json").read_text())["curve"]
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    _panel(left, curve, "ours", "transformers4rec_ext", BLUE, "o")
+    _panel(right, curve, "upstream", "Transformers4Rec (its formulas)", VERMILION, "s")
+    left.set_ylabel("probability that an item is a candidate")
+    last = curve["upstream_largest_rank"]
+    share = 100 * (1 - last / curve["items"])
+    right.axvspan(last, curve["items"], color=VERMILION, alpha=0.12, linewidth=0)
+    right.annotate(
+        f"never drawn:\nranks above {last:,},\n{share:.0f} % of the items",
+        (last, 1e-4), xytext=(last * 0.45, 7e-5), ha="right", color=VERMILION,
+        arrowprops={"arrowstyle": "->", "color": VERMILION},
+    )  # fmt: skip
+    # a bin of which next to nothing is drawn would stretch the axis over four decades
+    left.set_ylim(4e-5, 2)
+    figure.suptitle(
+        f"How often is an item a candidate? {curve['samples']:,} of {curve['items']:,} items, "
+        f"{curve['draws']:,} draws"
+    )
+    figure.savefig(path, dpi=120)
+
+
+def _panel(
+    axis: Any, curve: dict[str, Any], who: str, title: str, colour: str, marker: str
+) -> None:
+    ranks = np.array(curve["ranks"], dtype=float)
+    sizes = ranks[:, 1] - ranks[:, 0] + 1
+    middle = np.sqrt(ranks[:, 0] * ranks[:, 1])
+    claimed, found, error = (
+        np.array(curve[who][name]) / sizes for name in ("claimed", "found", "error")
+    )
+    law = "exact law, which the loss is told" if who == "ours" else "what the loss is told"
+    axis.plot(middle, claimed, color=GREY, linewidth=1.5, label=law)
+    drawn = found > 0
+    axis.errorbar(
+        middle[drawn], found[drawn], yerr=2 * error[drawn], color=colour, marker=marker,
+        markersize=5, linestyle="none", label="as drawn",
+    )  # fmt: skip
+    axis.set(title=title, xscale="log", yscale="log", xlabel="rank of the item by popularity")
+    axis.grid(alpha=0.3)
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 0.22))
