@@ -8,7 +8,8 @@
 //
 // Bytes: 8 N S with a gradient (float32), 4 N S without; candidate_log_q [S] and sorted_ids [S] come from L2. About 25
 // instructions a score for softmax, 40 for binary cross-entropy. Floor on an H100: 2.4 us for a million scores from
-// memory; a tile has at most 2 M scores (8 MB) and was just written by a GEMM, so it comes from L2 (50 MB) instead.
+// memory. A tile was just written by a GEMM: its 8 Mi scores (32 MiB; more from 32,768 candidates on, up to 128 MiB)
+// come from L2 (50 MB) as far as they fit.
 //
 // N blocks keep N of the 132 SMs busy, if so many; one row of 16,384 scores is one batch of loads on one SM, which
 // takes about as long as starting a second kernel would: rows are not split. At 64 registers a thread or fewer, an SM
