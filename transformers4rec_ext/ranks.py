@@ -197,7 +197,10 @@ def check_relevances(scores: Tensor, labels: Tensor) -> None:
     if scores.ndim != 2:
         raise ValueError(f"scores must be a 2-dimensional tensor; got {list(scores.shape)}.")
     if labels.ndim != 2:
-        raise ValueError(f"labels must be a 2-dimensional tensor; got {list(labels.shape)}.")
+        raise ValueError(
+            f"labels must be a 2-dimensional tensor; got {list(labels.shape)}. "
+            "A metric reads the ids of one item a row with labels_onehot=True."
+        )
     if scores.shape != labels.shape:
         raise ValueError(
             f"scores and labels must be the same shape; got {list(scores.shape)} and "

@@ -115,6 +115,12 @@ def test_ragged_columns_of_different_lengths():
         model(_ragged_batch(item=[3, 2], price=[2, 3]))
     with pytest.raises(ValueError, match=r"for the same rows; got \{'price': 3, 'item': 2\}"):
         model(_ragged_batch(item=[3, 2], price=[3, 1, 1]))
+    column = _ragged_batch(item=[3, 2], price=[3, 2])
+    column["item__offsets"] = column["item__offsets"][:, None]
+    with pytest.raises(
+        ValueError, match=r"'item__offsets'\] must be ints \[B\+1\]; got .* \[3, 1\]"
+    ):
+        model(column)
 
 
 @pytest.mark.parametrize(

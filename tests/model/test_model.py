@@ -114,6 +114,16 @@ def test_ragged_inputs_are_padded_and_cut() -> None:
         (torch.ones(2), TypeError, "inputs must be a dict of tensors; got Tensor"),
         ({"x": [1]}, TypeError, r"inputs\['x'\] must be a tensor; got list"),
         (
+            {"x": torch.ones(2, 5).to_sparse()},
+            TypeError,
+            r"be a dense tensor; got torch.sparse_coo",
+        ),
+        (
+            {"x": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)},
+            TypeError,
+            r"inputs\['x'\] must be a dense tensor; got a nested one. .* as x__values \[L\] and",
+        ),
+        (
             {"x__values": torch.ones(3)},
             ValueError,
             r"hold name__values and name__offsets together; got \['x'\]",
@@ -284,6 +294,10 @@ def test_fit_logs_several_tasks(caplog: pytest.LogCaptureFixture) -> None:
             "got none in epoch 2. A generator is spent after one epoch",
         ),
         ({"dataloader": [3]}, TypeError, r"dataloader must yield a dict or \(dict, targets\)"),
+        *(
+            ({"dataloader": loader}, TypeError, "dataloader must be an iterable of batches; got ")
+            for loader in (None, "data.parquet", data(1)[0][0], torch.ones(2, 5))
+        ),
     ],
 )
 def test_fit_refuses(arguments: dict, error: type[Exception], text: str) -> None:

@@ -73,6 +73,15 @@ def test_evaluate_keys() -> None:
         model.evaluate([], testing=False)
 
 
+def test_evaluate_needs_batches() -> None:
+    spent = iter(())
+    with pytest.raises(ValueError, match=r"evaluate: dataloader must yield at least one batch; "):
+        regression_model().evaluate(spent, verbose=False)
+    for wrong in (None, "data.parquet", {"x": torch.ones(2, 5)}):
+        with pytest.raises(TypeError, match=r"evaluate: dataloader must be an iterable of batches"):
+            regression_model().evaluate(wrong, verbose=False)
+
+
 def test_evaluate_without_labels_is_empty() -> None:
     model = next_item_model()
     assert model.evaluate([{"item_id": torch.tensor([[3, 0]])}], verbose=False) == {}
@@ -97,6 +106,17 @@ def test_save_and_load(tmp_path: Path) -> None:
     two = Model(*heads)
     loaded = Model.load(two.state_dict(), heads, head_weights=[1.0, 2.0], head_reduction="sum")
     assert loaded.head_weights == [1.0, 2.0]
+
+
+def test_save_into_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "model.pt"
+    file.write_text("mine")
+    for save in (next_item_model().save, next_item_model().save_pretrained):
+        with pytest.raises(
+            NotADirectoryError, match=r"path must be a folder; .*model\.pt is a file"
+        ):
+            save(file)
+    assert file.read_text() == "mine"
 
 
 def test_load_refuses() -> None:

@@ -200,7 +200,7 @@ def test_bad_input():
         PrecisionAt(top_ks=[0])
     with pytest.raises(ValueError, match="scores must be a 2-dimensional tensor"):
         metric._metric([1], torch.rand(4), torch.rand(4))
-    with pytest.raises(ValueError, match="labels must be a 2-dimensional tensor"):
+    with pytest.raises(ValueError, match=r"labels must be a 2-dimensional .*labels_onehot=True"):
         metric._metric([1], scores, ids)
     with pytest.raises(ValueError, match="scores and labels must be the same shape"):
         metric._metric([1], scores, torch.rand(2, 5))

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchmetrics
 from task_helpers import D, T, dense_body
+from torchmetrics.classification import BinaryAccuracy
 
 from transformers4rec_ext.block.mlp import MLPBlock
 from transformers4rec_ext.model import (
@@ -231,6 +232,7 @@ def test_pickle() -> None:
     ("arguments", "error", "text"),
     [
         ({"loss": "mse"}, TypeError, r"loss must be a torch\.nn\.Module; got str"),
+        ({"metrics": BinaryAccuracy()}, TypeError, "metrics must be a list of metrics; got Binary"),
         ({"metrics": [1]}, TypeError, r"metrics must hold torchmetrics\.Metric only; got int"),
         ({"target_name": 1}, TypeError, "target_name must be a str or None; got int"),
         ({"task_name": 1}, TypeError, "task_name must be a str or None"),

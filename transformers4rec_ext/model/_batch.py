@@ -33,6 +33,15 @@ def prepare_inputs(
             raise type_error(
                 "Model.forward", f"inputs[{name!r}]", "be a tensor", type(value).__name__
             )
+        if value.layout is not torch.strided or value.is_nested:
+            raise type_error(
+                "Model.forward",
+                f"inputs[{name!r}]",
+                "be a dense tensor",
+                "a nested one" if value.is_nested else str(value.layout),
+                f"Give sessions of several lengths as {name}__values [L] and {name}__offsets "
+                "[B+1], or padded with zeros on the right.",
+            )
         columns[name] = value.float() if value.is_floating_point() else value
     for head in heads:
         check = getattr(getattr(head.body, "inputs", None), "check_lengths", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -24,6 +25,21 @@ def mode_of(model: torch.nn.Module, training: bool) -> Iterator[None]:
     finally:
         for module, mode in before:
             module.training = mode
+
+
+def check_loader(function: str, loader: Any) -> None:
+    """Raise TypeError for what is no iterable of batches, though some of it can be iterated."""
+    if isinstance(loader, str | os.PathLike | Mapping | torch.Tensor) or not (
+        hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")
+    ):
+        raise type_error(
+            function,
+            "dataloader",
+            "be an iterable of batches",
+            type(loader).__name__,
+            "For files there is data.ParquetLoader(path, schema, batch_size); put one batch in a "
+            "list.",
+        )
 
 
 def progress(loader: Iterable[Any], verbose: bool, text: str) -> Iterable[Any]:
@@ -85,15 +101,14 @@ def step(loss: torch.Tensor, optimizer: Any, scaler: torch.amp.GradScaler | None
         scaler.update()
 
 
+def no_batch(function: str, times: str, got: str) -> ValueError:
+    hint = "A generator is spent after one epoch; pass a list or a DataLoader."
+    return value_error(function, "dataloader", f"yield at least one batch{times}", got, hint)
+
+
 def mean_loss(losses: list[torch.Tensor], function: str, epoch: int) -> float:
     if not losses:
-        raise value_error(
-            function,
-            "dataloader",
-            "yield at least one batch per epoch",
-            f"none in epoch {epoch + 1}",
-            "A generator is spent after one epoch; pass a list or a DataLoader.",
-        )
+        raise no_batch(function, " per epoch", f"none in epoch {epoch + 1}")
     return float(torch.stack(losses).double().mean())
 
 

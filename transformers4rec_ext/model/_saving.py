@@ -67,8 +67,7 @@ class Saving(Recorded, torch.nn.Module):
             raise value_error("Model.save", "model_name", "be a non-empty str", repr(model_name))
         if format not in _FORMATS:
             raise value_error("Model.save", "format", f"be one of {_FORMATS}", repr(format))
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = _make_folder("Model.save", path)
         file = folder / f"{model_name}.{format}"
         if format == "safetensors":
             save_state(file, self.state_dict())
@@ -122,8 +121,7 @@ class Saving(Recorded, torch.nn.Module):
             rebuilt = Reader(writer.tensors, classes).read(config["model"])
             check_same(self, rebuilt)
         config["parameters"] = parameter_settings(self, rebuilt)
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = _make_folder("Model.save_pretrained", path)
         save_state(folder / _WEIGHTS, self.state_dict())
         if writer.tensors:
             save_state(folder / _ARGUMENTS, writer.tensors)
@@ -220,3 +218,11 @@ class Saving(Recorded, torch.nn.Module):
         )
         model.load_state_dict(state_dict, strict=strict)
         return model
+
+
+def _make_folder(function: str, path: str | os.PathLike[str]) -> Path:
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{function}: path must be a folder; {folder} is a file.")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

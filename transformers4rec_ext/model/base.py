@@ -233,6 +233,10 @@ class PredictionTask(Recorded, torch.nn.Module):
     def set_metrics(self, metrics: Iterable[Metric] | None) -> None:
         """Use ``metrics`` from now on. Instances of ``DEFAULT_METRICS`` are copied."""
         function = f"{type(self).__name__}.set_metrics"
+        if isinstance(metrics, Metric):
+            raise type_error(
+                function, "metrics", "be a list of metrics", type(metrics).__name__, "Put it in []."
+            )
         given = list(metrics) if metrics is not None else []
         for metric in given:
             if not isinstance(metric, Metric):

@@ -12,11 +12,13 @@ from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.model._batch import prepare_inputs
 from transformers4rec_ext.model._fit import (
+    check_loader,
     detached,
     in_words,
     make_optimizer,
     mean_loss,
     mode_of,
+    no_batch,
     progress,
     run_batch,
     step,
@@ -230,6 +232,7 @@ class Model(Saving):
         ValueError   if ``num_epochs`` is not positive or an epoch has no batch.
         """
         _checks.integer("Model.fit", "num_epochs", num_epochs, minimum=1)
+        check_loader("Model.fit", dataloader)
         optimizer = make_optimizer(optimizer, self) if train else None
         device = self._device()
         scaler = torch.amp.GradScaler(device.type) if amp and device.type == "cuda" else None
@@ -288,16 +291,25 @@ class Model(Saving):
         -------
         dict
             As :meth:`compute_metrics`. The model's mode is what it was before.
+
+        Raises
+        ------
+        TypeError    if the loader or a batch is of the wrong type.
+        ValueError   if there is no batch, or neither ``training`` nor ``testing`` is set.
         """
         if not (training or testing):
             raise value_error("Model.evaluate", "training or testing", "be True", "both False")
+        check_loader("Model.evaluate", dataloader)
         device = self._device()
         with mode_of(self, training=False), torch.no_grad():
             self.reset_metrics()
             flags = {"training": training, "testing": testing, "returns": "ranks"}
+            output = None
             for batch in progress(dataloader, verbose, mode):
                 output = run_batch(self, batch, device, False, flags, targets)
                 self.calculate_metrics(output["predictions"], output["labels"])
+            if output is None:
+                raise no_batch("Model.evaluate", "", "none")
             return self.compute_metrics(mode=mode)
 
     @property
