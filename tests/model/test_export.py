@@ -44,11 +44,13 @@ def test_export_with_any_number_of_sessions(top_k: int | None) -> None:
 @pytest.mark.filterwarnings(
     "ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
 )
-def test_trace() -> None:
-    model = _model()
+@pytest.mark.parametrize("top_k", [None, 4])
+def test_trace(top_k: int | None) -> None:
+    model = _model(top_k=top_k)
     traced = torch.jit.trace(model, (batch(),), strict=False)
     rolled = {"item_id": batch()["item_id"].roll(1, 0)}
-    _close(traced(rolled), model(rolled))
+    for each in (rolled, {"item_id": batch()["item_id"][:2]}):
+        _close(traced(each), model(each))
 
 
 COLUMNS = data.tabular_sequence_testing_data

@@ -230,3 +230,15 @@ def test_ranks_are_counted_in_full_precision() -> None:
         torch.set_float32_matmul_precision("highest")
     assert set(mode.seen) == {("ieee", "ieee")}
     assert precisions() in (before, ("ieee", "ieee"))
+
+
+def test_operators_are_called_with_gradients_enabled() -> None:
+    """As a traced program does, which has no ``no_grad``."""
+    data = Items.make()
+    assert data.weight.requires_grad
+    scores, ids = OPS.topk_items(data.hidden, data.weight, 3, data.bias, None, None)
+    wanted, wanted_ids = best_of(data.hidden, data.weight, 3, bias=data.bias)
+    assert torch.equal(scores, wanted)
+    assert torch.equal(ids, wanted_ids)
+    ranks = OPS.target_rank(data.hidden, data.weight, data.targets, data.bias, None, None)
+    assert torch.equal(ranks, rank_of(data.hidden, data.weight, data.targets, bias=data.bias))

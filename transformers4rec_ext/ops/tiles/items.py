@@ -299,6 +299,7 @@ def linear_cross_entropy_backward(
 
 
 @outside_autocast
+@torch.no_grad()  # a traced program calls it with gradients enabled, and it has none
 def target_rank(
     hidden: Tensor,
     weight: Tensor,
@@ -323,6 +324,7 @@ def target_rank(
 
 
 @outside_autocast
+@torch.no_grad()
 def topk_items(
     hidden: Tensor,
     weight: Tensor,
