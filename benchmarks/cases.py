@@ -83,5 +83,6 @@ CURVE = StatisticsCase(1_000_000, 1000, 1000)
 GRADIENTS = [
     StatisticsCase(3_416, 100, 4000),
     StatisticsCase(3_416, 1000, 2000),
+    StatisticsCase(100_000, 100, 400),
     StatisticsCase(100_000, 1000, 400),
 ]

@@ -1,7 +1,8 @@
 """Upstream's formulas (NVIDIA Transformers4Rec 23.12), restated: what a step costs there.
 
 Not its code: a table of V probabilities, `torch.multinomial` over it, `unique` and a cut; dense
-logits with a mask, and dense gradients of the item table.
+logits with a mask, and dense gradients of the item table. `make test-upstream` holds it to the
+package itself: the same seed gives the same candidates, log q, losses and gradients.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ class UpstreamSampler:
         probabilities = edges.diff() / edges[-1]
         tries = 2 * num_samples
         self.num_samples, self.tries = num_samples, tries
-        self.probabilities = probabilities.clamp_(min=0)
-        self.inclusion = -torch.expm1(-tries * torch.log1p(self.probabilities))
+        self.probabilities = probabilities
+        # 1 - (1 + p)^-M: the sign of p is outside of the logarithm there
+        self.inclusion = torch.log1p(probabilities.double()).mul(-tries).expm1().neg().float()
 
     def __call__(self, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return candidate ids and the log q of targets and candidates."""
         ids = torch.multinomial(self.probabilities, self.tries, replacement=True)
         ids = ids.unique()[: self.num_samples]
-        return ids, self.inclusion[targets].log(), self.inclusion[ids].log()
+        log_q = [(self.inclusion[which] + 1e-16).log() for which in (targets, ids)]
+        return ids, log_q[0], log_q[1]
 
 
 def sampled_softmax(
