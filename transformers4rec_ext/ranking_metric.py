@@ -69,7 +69,7 @@ class RankingMetric(Recorded, torchmetrics.Metric):
 
     Parameters
     ----------
-    top_ks : sequence of int, optional
+    top_ks : int or sequence of int, optional
         The cut-offs, [2, 5] when not given.
     labels_onehot : bool
         Whether targets are ids [N], to be understood as one relevant item per row, instead of
@@ -98,9 +98,11 @@ class RankingMetric(Recorded, torchmetrics.Metric):
     metric_mean: list[Tensor]
 
     def __init__(
-        self, top_ks: Sequence[int] | None = None, labels_onehot: bool = False, **kwargs: Any
+        self, top_ks: int | Sequence[int] | None = None, labels_onehot: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
+        if isinstance(top_ks, int):
+            top_ks = [top_ks]
         self.top_ks = check_ks([2, 5] if top_ks is None else top_ks)
         self.labels_onehot = labels_onehot
         self.add_state("metric_mean", default=[], dist_reduce_fx="cat")
@@ -146,6 +148,8 @@ class RankingMetric(Recorded, torchmetrics.Metric):
             else:
                 if self.labels_onehot:
                     target = torch.zeros_like(scores).scatter_(1, target.reshape(-1, 1), 1.0)
+                elif target.ndim > 2:
+                    target = target.reshape(-1, target.shape[-1])
                 self.metric_mean.append(self._metric(torch.tensor(self.top_ks), scores, target))
                 return
         if self.rank_name is None or not self.follows_from_rank:

@@ -19,7 +19,8 @@ class Registry:
     name : str
         What the registry holds; appears in its errors.
     instantiate : bool
-        Whether :meth:`parse` returns an instance made without arguments instead of the class.
+        Whether names stand for an instance made without arguments, a new one at each look-up,
+        instead of for the class.
     home : str, optional
         The module that registers the names of this package; imported before the first look-up.
 
@@ -70,7 +71,7 @@ class Registry:
                 repr(name_or_object),
                 f"Known names: {', '.join(self.names())}.",
             ) from None
-        return cls() if self._instantiate else cls
+        return self._made(cls)
 
     def names(self) -> list[str]:
         """Return all registered names, sorted."""
@@ -81,11 +82,12 @@ class Registry:
         return self.names()
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return the class registered as ``name``, or ``default``."""
-        return self._known().get(name.lower(), default)
+        """Return what :meth:`parse` returns for ``name``, or ``default``."""
+        cls = self._known().get(name.lower())
+        return default if cls is None else self._made(cls)
 
-    def __getitem__(self, name: str) -> type:
-        return self._known()[name.lower()]
+    def __getitem__(self, name: str) -> Any:
+        return self._made(self._known()[name.lower()])
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name.lower() in self._known()
@@ -95,6 +97,9 @@ class Registry:
 
     def __len__(self) -> int:
         return len(self._known())
+
+    def _made(self, cls: type) -> Any:
+        return cls() if self._instantiate else cls
 
     def _known(self) -> dict[str, type]:
         if self._home is not None:

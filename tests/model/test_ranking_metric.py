@@ -152,6 +152,32 @@ def test_rank_can_be_given_instead_of_scores():
         assert torch.equal(one.compute(), other.compute())
 
 
+def test_relevances_of_sequences_are_rows():
+    scores, relevances = torch.rand(2, 3, 7), torch.randint(0, 2, (2, 3, 7))
+    for name in VALUE_OF_HIT:
+        metric = ranking_metrics_registry.parse(name)
+        expected = metric(scores.flatten(0, 1), relevances.flatten(0, 1))
+        assert torch.equal(metric(scores, relevances), expected)
+
+
+def test_one_cutoff_may_be_a_number():
+    metric = RecallAt(2, labels_onehot=True)
+    assert metric.top_ks == [2]
+    assert metric(torch.tensor([[0.1, 0.9, 0.5]]), torch.tensor([2])).tolist() == 1.0
+    with pytest.raises(ValueError, match="ks must be positive ints"):
+        RecallAt(0)
+
+
+def test_the_registry_holds_metrics_ready_to_use():
+    """As upstream's does: each look-up makes one."""
+    for name in VALUE_OF_HIT:
+        made = ranking_metrics_registry[name]
+        assert isinstance(made, RankingMetric)
+        assert isinstance(ranking_metrics_registry.get(name.upper()), type(made))
+        assert made is not ranking_metrics_registry[name]
+    assert ranking_metrics_registry.get("accuracy") is None
+
+
 def test_a_subclass_metric_is_used():
     class Half(NDCGAt):
         def _metric(self, ks, scores, labels):
