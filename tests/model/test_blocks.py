@@ -68,6 +68,8 @@ def test_mlp_options():
     assert torch.equal(linear(x), x @ linear[0][0].weight.T)
     assert list(linear.state_dict()) == ["0.0.weight"]
     assert MLPBlock([4]).build([-1, 8])(x).min() >= 0
+    with pytest.raises(TypeError, match=r"activation must be a class .*; got 'relu'. .* torch.nn"):
+        MLPBlock([4], activation="relu")
 
 
 def test_batch_norm_takes_the_last_dimension():

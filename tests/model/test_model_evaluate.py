@@ -235,6 +235,7 @@ def test_names() -> None:
             "^`head_weights` needs to have the same length as the number of heads",
         ),
         ({"head_reduction": "x"}, ValueError, "head_reduction must be one of"),
+        ({"optimizer": "adam"}, TypeError, "optimizer must be a class that makes .*; got str"),
         ({"max_sequence_length": 0}, ValueError, "max_sequence_length must be at least 1"),
         ({"top_k": 0}, ValueError, "top_k must be at least 1; got 0"),
         ({"top_k": "3"}, TypeError, "top_k must be an int"),

@@ -259,3 +259,10 @@ def test_autocast(sampled: bool) -> None:
         output = model(batch(), training=True)
     assert output["loss"].dtype == torch.float32
     output["loss"].backward()
+
+
+def test_labels_beyond_target_dim() -> None:
+    model, _ = parts(target_dim=10)
+    for flags in ({"training": True}, {"testing": True}, {"testing": True, "returns": "ranks"}):
+        with pytest.raises(ValueError, match=r"must lie in \[0, 10\); got (12|49)"):
+            model(batch(), **flags)

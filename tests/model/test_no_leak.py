@@ -11,12 +11,15 @@ from body_helpers import (
     LENGTHS,
     MASKINGS,
     MODES,
+    D,
     T,
     body_of,
     item_features,
     sessions,
 )
 
+from transformers4rec_ext.block.base import SequentialBlock
+from transformers4rec_ext.block.mlp import MLPBlock
 from transformers4rec_ext.block.transformer import TransformerBlock
 from transformers4rec_ext.masking import MaskedItems
 
@@ -173,6 +176,23 @@ def test_the_leak_test_finds_a_leak(masking):
     other_ids = ids.clone()
     other_ids[row, place] = ITEMS
     assert not torch.equal(_hidden(body, other_ids, "training", masked)[row, t], before[row, t])
+
+
+def test_a_block_within_a_block_gets_the_masking():
+    features = item_features("clm")
+    block = TransformerBlock(ARCHITECTURES["xlnet-bi"]())
+    SequentialBlock(features, SequentialBlock(MLPBlock([D]).build([-1, T, D]), block))
+    assert block.masking is features.masking
+
+
+@pytest.mark.parametrize(("of_inputs", "of_block"), [("clm", "mlm"), ("mlm", "clm")])
+def test_a_masking_of_another_kind_is_refused(of_inputs, of_block):
+    """Attention would be that of one, the items asked for those of the other."""
+    other = item_features(of_block).masking
+    block = TransformerBlock(ARCHITECTURES["xlnet-bi"](), masking=other)
+    text = r"SequentialBlock: args must have one masking, .*; got TransformerBlock with .*ling\."
+    with pytest.raises(ValueError, match=text):
+        SequentialBlock(item_features(of_inputs), block)
 
 
 @pytest.mark.parametrize("masking", ["clm", "mlm", "plm", "rtd"])

@@ -339,16 +339,25 @@ def _share_masking(modules: Sequence[nn.Module]) -> None:
     """Give the input block's masking to transformer blocks that were made without one.
 
     A transformer that does not know of the masking cannot be made causal, and would see the
-    items it is asked to predict.
+    items it is asked to predict; so would one that knows of a masking of another kind.
     """
     masking = getattr(modules[0], "masking", None) if modules else None
     if masking is None:
         return
-    for module in modules[1:]:
-        if not hasattr(module, "set_masking"):
+    parts = (part for module in modules[1:] for part in module.modules())
+    for module in parts:
+        if not hasattr(module, "set_masking") or getattr(module, "is_input", False):
             continue
         if module.masking is None:
             module.set_masking(masking)
+        elif type(module.masking) is not type(masking):
+            raise value_error(
+                "SequentialBlock",
+                "args",
+                f"have one masking, the input block's {type(masking).__name__}",
+                f"{type(module).__name__} with {type(module.masking).__name__}",
+                "Give it masking=inputs.masking.",
+            )
         elif module.masking is not masking:
             logger.warning(
                 "The masking of %s is not the one of the input block; "

@@ -63,13 +63,14 @@ class MLPBlock(BuildableBlock):
         normalization: str | None = None,
         filter_features: Sequence[str] | None = None,
     ) -> None:
-        if isinstance(activation, nn.Module):
+        if isinstance(activation, nn.Module) or not (activation is None or callable(activation)):
+            example = type(activation).__name__ if isinstance(activation, nn.Module) else "ReLU"
             raise type_error(
                 "MLPBlock",
                 "activation",
                 "be a class or function that makes a module",
                 repr(activation),
-                f"Every layer gets its own: pass torch.nn.{type(activation).__name__}.",
+                f"Every layer gets its own: pass torch.nn.{example}.",
             )
         if isinstance(dimensions, int):
             dimensions = [dimensions]

@@ -141,6 +141,9 @@ class _NextItemPredictionTask(torch.nn.Module):
                     "NextItemPredictionTask", "targets", "be given in sampled training", None
                 )
             return self.sampled(inputs, targets, self.output_weights)
+        if targets is not None:
+            num_items = self.output_weights.shape[0]
+            _checks.ids_within("NextItemPredictionTask.forward", "labels", targets, 0, num_items)
         logits = inputs @ self.output_weights.t()
         if self.temperature != 1.0:
             logits = logits / self.temperature

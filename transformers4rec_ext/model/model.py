@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from transformers4rec_ext import _checks
-from transformers4rec_ext._errors import value_error
+from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.model._batch import prepare_inputs
 from transformers4rec_ext.model._fit import (
     check_loader,
@@ -88,6 +88,9 @@ class Model(Saving):
             raise value_error(
                 "Model", "head_reduction", f"be one of {LOSS_REDUCTIONS}", repr(head_reduction)
             )
+        if not callable(optimizer):
+            got = type(optimizer).__name__
+            raise type_error("Model", "optimizer", "be a class that makes one of parameters", got)
         if max_sequence_length is not None:
             _checks.integer("Model", "max_sequence_length", max_sequence_length, minimum=1)
         if top_k is not None:
