@@ -165,6 +165,15 @@ def test_sessions_longer_than_the_positions_are_refused(name):
         block(torch.randn(1, longest + 5, D))
 
 
+@pytest.mark.parametrize("architecture", ["t5-encoder", "reformer", "longformer"])
+def test_a_configuration_serves_several_blocks(architecture):
+    config = ARCHITECTURES[architecture]()
+    before = config.to_dict()
+    for masking in ("clm", "mlm", "clm"):
+        tr.TransformerBlock(config, masking=item_features(masking).masking)
+    assert config.to_dict() == before
+
+
 def test_models_that_cannot_be_a_body_are_refused_in_words():
     import transformers
 

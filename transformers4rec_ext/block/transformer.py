@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -270,7 +271,8 @@ def new_model(config: Any) -> nn.Module:
             "Make the model yourself and give it to the block: of a pair model.get_encoder().",
         )
     cls = classes[known]  # of Funnel and its like several, the first of which is the whole model
-    model: nn.Module = (cls[0] if isinstance(cls, tuple) else cls)(config)
+    # Of a copy: models change theirs, and a block that makes one causal does.
+    model: nn.Module = (cls[0] if isinstance(cls, tuple) else cls)(copy.deepcopy(config))
     return model
 
 
