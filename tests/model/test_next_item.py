@@ -18,6 +18,7 @@ from task_helpers import (
 )
 
 from transformers4rec_ext.losses import smoothed_cross_entropy
+from transformers4rec_ext.model import Head
 from transformers4rec_ext.model._output import draw_candidates
 from transformers4rec_ext.samplers import LogUniformSampler
 
@@ -266,3 +267,12 @@ def test_labels_beyond_target_dim() -> None:
     for flags in ({"training": True}, {"testing": True}, {"testing": True, "returns": "ranks"}):
         with pytest.raises(ValueError, match=r"must lie in \[0, 10\); got (12|49)"):
             model(batch(), **flags)
+
+
+def test_a_task_belongs_to_one_head() -> None:
+    model, task = parts()
+    body = model.heads[0].body
+    weights = task.item_weights
+    with pytest.raises(ValueError, match=r"be built once; got 'next-item', .* Make a new task for"):
+        Head(body, task)
+    assert task.item_weights is weights

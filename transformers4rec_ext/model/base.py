@@ -151,10 +151,22 @@ class PredictionTask(Recorded, torch.nn.Module):
         device : torch device, optional
         task_block, pre : Module or buildable block, optional
             Take the place of the constructor's.
+
+        Raises
+        ------
+        TypeError    if a block is neither.
+        ValueError   if the task is built already and its layers would be made anew.
         """
         function = f"{type(self).__name__}.build"
         self._check_block(function, "task_block", task_block)
         self._check_block(function, "pre", pre)
+        made_anew = [block for block in (task_block, pre) if block is not None]
+        if self.built and not all(isinstance(block, torch.nn.Module) for block in made_anew):
+            # Its layers would be exchanged under the head that has them.
+            hint = "Make a new task for each Head."
+            raise value_error(
+                function, "task", "be built once", f"{self.task_name!r}, which a Head has", hint
+            )
         if task_block is not None:
             self.task_block = task_block
         if pre is not None:
