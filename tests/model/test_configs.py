@@ -139,6 +139,14 @@ def test_bad_sizes(name):
             _build(name, 8, 2, 1, 0)
 
 
+@pytest.mark.parametrize("name", BUILT)
+def test_an_activation_that_nobody_knows(name):
+    with pytest.raises(
+        ValueError, match=rf"{name}.build: hidden_act must be one of .*gelu.*'gleu'"
+    ):
+        _build(name, D, 2, 1, T, hidden_act="gleu")
+
+
 def test_bad_values():
     with pytest.raises(ValueError, match="attn_type must be"):
         _build("XLNetConfig", attn_type="both")

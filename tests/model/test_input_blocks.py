@@ -124,6 +124,8 @@ def test_soft_embeddings():
     torch.testing.assert_close(soft(x), weights @ soft.embedding_table.weight)
     assert abs(soft.embedding_table.weight.mean() - 1) < 0.1
     assert tr.SoftEmbedding(500, 8).embedding_table.weight.std() > 0.9
+    with pytest.raises(TypeError, match=r"input_numeric must be floating; got torch.int64"):
+        tr.SoftEmbedding(6, 3)(torch.ones(2, 3, dtype=torch.int64))
 
 
 def test_soft_embedding_features():

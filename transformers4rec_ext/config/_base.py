@@ -106,6 +106,15 @@ def check_sizes(function: str, d_model: int, n_head: int, **positive: int) -> No
         )
 
 
+def check_activation(function: str, hidden_act: Any) -> None:
+    """Raise unless ``hidden_act`` is a function or the name of one that transformers knows."""
+    from transformers.activations import ACT2FN
+
+    if not callable(hidden_act) and hidden_act not in ACT2FN:
+        expectation = f"be one of {', '.join(sorted(ACT2FN))}"
+        raise value_error(function, "hidden_act", expectation, repr(hidden_act))
+
+
 def attention_fields(log_attention_weights: bool) -> dict[str, Any]:
     """Return the fields that make a model return its attention weights, or none."""
     # Only the plain implementation has weights to return; otherwise transformers chooses SDPA.

@@ -10,6 +10,7 @@ from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.config._base import (
     T4RecConfig,
     attention_fields,
+    check_activation,
     check_sizes,
     transformer_registry,
 )
@@ -30,6 +31,7 @@ def common_fields(
 ) -> dict[str, Any]:
     """Return the fields that BERT and its kin have in common."""
     check_sizes(function, d_model, n_head, n_layer=n_layer, total_seq_length=total_seq_length)
+    check_activation(function, hidden_act)
     if not isinstance(pad_token, int) or pad_token < 0:
         raise value_error(function, "pad_token", "be a non-negative int", repr(pad_token))
     return {

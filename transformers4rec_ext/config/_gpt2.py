@@ -9,6 +9,7 @@ import transformers
 from transformers4rec_ext.config._base import (
     T4RecConfig,
     attention_fields,
+    check_activation,
     check_sizes,
     transformer_registry,
 )
@@ -66,6 +67,7 @@ class GPT2Config(T4RecConfig, transformers.GPT2Config):
         check_sizes(
             "GPT2Config.build", d_model, n_head, n_layer=n_layer, total_seq_length=total_seq_length
         )
+        check_activation("GPT2Config.build", hidden_act)
         if layer_norm_eps != DEFAULT_LAYER_NORM_EPS:
             kwargs.setdefault("layer_norm_epsilon", layer_norm_eps)
         fields = {

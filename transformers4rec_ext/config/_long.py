@@ -8,7 +8,12 @@ from typing import Any
 import transformers
 
 from transformers4rec_ext._errors import value_error
-from transformers4rec_ext.config._base import T4RecConfig, check_sizes, transformer_registry
+from transformers4rec_ext.config._base import (
+    T4RecConfig,
+    check_activation,
+    check_sizes,
+    transformer_registry,
+)
 from transformers4rec_ext.config._bert import common_fields
 
 #: Positions of a Reformer that attend to each other, and to the chunk before.
@@ -137,6 +142,7 @@ class ReformerConfig(T4RecConfig, transformers.ReformerConfig):
             total_seq_length=total_seq_length,
             axial_pos_shape_first_dim=axial_pos_shape_first_dim,
         )
+        check_activation("ReformerConfig.build", hidden_act)
         if d_model % 2:
             raise value_error("ReformerConfig.build", "d_model", "be even", d_model)
         axes = _axes(total_seq_length + 2, axial_pos_shape_first_dim)

@@ -7,7 +7,12 @@ from typing import Any
 import transformers
 
 from transformers4rec_ext._errors import value_error
-from transformers4rec_ext.config._base import T4RecConfig, check_sizes, transformer_registry
+from transformers4rec_ext.config._base import (
+    T4RecConfig,
+    check_activation,
+    check_sizes,
+    transformer_registry,
+)
 
 
 @transformer_registry.register_with_multiple_names("xlnet")
@@ -62,6 +67,7 @@ class XLNetConfig(T4RecConfig, transformers.XLNetConfig):
         'bi'
         """
         check_sizes("XLNetConfig.build", d_model, n_head, n_layer=n_layer)
+        check_activation("XLNetConfig.build", hidden_act)
         if attn_type not in ("bi", "uni"):
             raise value_error("XLNetConfig.build", "attn_type", 'be "bi" or "uni"', repr(attn_type))
         fields = {

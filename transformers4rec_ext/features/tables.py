@@ -152,6 +152,7 @@ class SoftEmbedding(nn.Module):
     Raises
     ------
     AssertionError   if one of the sizes is not positive.
+    TypeError        when called, if the numbers are not floating.
 
     References
     ----------
@@ -187,6 +188,10 @@ class SoftEmbedding(nn.Module):
 
     def forward(self, input_numeric: Tensor) -> Tensor:
         """Return the vectors [..., D] of numbers [...]."""
+        if not input_numeric.is_floating_point():
+            raise type_error(
+                "SoftEmbedding", "input_numeric", "be floating", str(input_numeric.dtype)
+            )
         weights = self.projection_layer(input_numeric.unsqueeze(-1)).softmax(dim=-1)
         # Multiplied and summed, not as a matrix product: so gradients are upstream's to the last
         # bits, of which the sums over a batch cancel most.
