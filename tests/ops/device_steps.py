@@ -92,7 +92,7 @@ def pure_step(
         seed, targets, SAMPLES, ITEMS, 1, True
     )
     loss, _, rows = operators.sampled_softmax_sum(
-        hidden, weight, targets, ids, target_log_q, log_q, 1.0, True, False, True
+        hidden, weight, targets, ids, target_log_q, log_q, 1.0, True, False, True, None
     )
     touched = torch.cat([targets, ids])
     operators.adam_rows(weight, *state, touched, rows, 0.1, 0.9, 0.999, 1e-8, 0.0)

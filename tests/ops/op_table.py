@@ -261,6 +261,7 @@ TABLE = [
     Op("adagrad_rows", lambda: _adagrad(rowwise=False)),
     Op("adagrad_rows", lambda: _adagrad(rowwise=True)),
 ]
+WEIGHTS = torch.tensor([1.0, 0.0, 2.0, 0.5, 1.0], dtype=torch.float64)
 for loss, option in (("sampled_softmax", False), ("sampled_bce", BETA)):
     TABLE += [
         Op(
@@ -274,7 +275,12 @@ for loss, option in (("sampled_softmax", False), ("sampled_bce", BETA)):
         ),
         Op(
             f"{loss}_sum",
-            lambda option=option: (*Inputs.make().all(), 0.7, True, option, False),
+            lambda option=option: (*Inputs.make().all(), 0.7, True, option, False, None),
+            differentiable=True,
+        ),
+        Op(
+            f"{loss}_sum",
+            lambda option=option: (*Inputs.make().all(), 0.7, True, option, False, WEIGHTS),
             differentiable=True,
         ),
     ]

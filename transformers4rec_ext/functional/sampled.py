@@ -104,6 +104,7 @@ def sampled_softmax_loss(
     remove_accidental_hits: bool = True,
     corrected: bool = False,
     sparse_grad: bool = False,
+    ignore_index: int | None = None,
     reduction: str = "mean",
     backend: str | None = None,
 ) -> Tensor:
@@ -138,8 +139,11 @@ def sampled_softmax_loss(
     sparse_grad : bool
         Whether the gradient of ``weight`` is a sparse COO tensor over the N + S touched rows (not
         coalesced) instead of a dense [V, D] tensor; nothing of size V is then written.
+    ignore_index : int, optional
+        Rows with this target have loss 0 and no gradient, and the mean leaves them out: a batch
+        whose number of labels is known on the device only. They cost as much as others.
     reduction : str
-        ``mean`` over the N rows (0 for N = 0), ``sum``, or ``none``: [N].
+        ``mean`` over the rows that count (0 for none), ``sum``, or ``none``: [N].
     backend : str, optional
         ``auto``, ``fused`` or ``reference`` (which does build [N, 1+S], and is differentiated by
         autograd).
@@ -179,6 +183,8 @@ def sampled_softmax_loss(
     (True, torch.Size([1000, 8]))
     """
     name = "sampled_softmax_loss"
+    counted = _counted(name, targets, ignore_index)
+    hidden, targets, target_log_q = _ignoring(counted, hidden, targets, candidate_ids, target_log_q)
     hidden, arguments = _checks.sampled_arguments(
         name,
         hidden,
@@ -190,7 +196,7 @@ def sampled_softmax_loss(
         temperature,
     )
     arguments = (hidden, *arguments, bool(remove_accidental_hits), bool(corrected))
-    return _reduced("sampled_softmax", arguments, sparse_grad, reduction, backend)
+    return _reduced("sampled_softmax", arguments, sparse_grad, reduction, backend, counted)
 
 
 def sampled_bce_loss(
@@ -206,6 +212,7 @@ def sampled_bce_loss(
     temperature: float = 1.0,
     remove_accidental_hits: bool = True,
     sparse_grad: bool = False,
+    ignore_index: int | None = None,
     reduction: str = "mean",
     backend: str | None = None,
 ) -> Tensor:
@@ -236,7 +243,7 @@ def sampled_bce_loss(
     num_items : int, optional
         Items that could be candidates, without padding; the rows V of ``weight`` by default. Only
         with ``t > 0`` does it matter.
-    sparse_grad, reduction, backend
+    sparse_grad, ignore_index, reduction, backend
         As in `sampled_softmax_loss`.
 
     Returns
@@ -265,6 +272,8 @@ def sampled_bce_loss(
     tensor(3.1192)
     """
     name = "sampled_bce_loss"
+    counted = _counted(name, targets, ignore_index)
+    hidden, targets, target_log_q = _ignoring(counted, hidden, targets, candidate_ids, target_log_q)
     hidden, arguments = _checks.sampled_arguments(
         name,
         hidden,
@@ -280,7 +289,7 @@ def sampled_bce_loss(
         num_items = _checks.integer(name, "num_items", num_items, minimum=2)
     beta = _beta(t, num_items or max(2, weight.shape[0]), candidate_ids, candidate_log_q)
     arguments = (hidden, *arguments, bool(remove_accidental_hits), beta)
-    return _reduced("sampled_bce", arguments, sparse_grad, reduction, backend)
+    return _reduced("sampled_bce", arguments, sparse_grad, reduction, backend, counted)
 
 
 def _beta(
@@ -295,8 +304,42 @@ def _beta(
     return 1 - t * (1 - (valid / (num_items - 1)).clamp(max=1.0))
 
 
+def _counted(name: str, targets: Tensor, ignore_index: int | None) -> Tensor | None:
+    """Tell which rows [N] have a target; None if all do."""
+    if ignore_index is None:
+        return None
+    ignore_index = _checks.integer(name, "ignore_index", ignore_index, minimum=-(2**62))
+    _checks.int64(name, "targets", targets)
+    return targets != ignore_index
+
+
+def _ignoring(
+    counted: Tensor | None,
+    hidden: Tensor,
+    targets: Tensor,
+    candidate_ids: Tensor,
+    target_log_q: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Give rows that do not count a hidden state of 0 and a target that is touched anyway.
+
+    Arguments of the wrong shapes are left as they are, for the checks to name.
+    """
+    fits = hidden.dim() == 2 and targets.shape == hidden.shape[:1]
+    if counted is None or not fits or candidate_ids.dim() != 1 or candidate_ids.shape[0] == 0:
+        return hidden, targets, target_log_q
+    hidden = torch.where(counted[:, None], hidden, 0)
+    if target_log_q is not None and target_log_q.shape == targets.shape:
+        target_log_q = torch.where(counted, target_log_q, 0)
+    return hidden, torch.where(counted, targets, candidate_ids[:1]), target_log_q
+
+
 def _reduced(
-    loss: str, arguments: tuple[Any, ...], sparse_grad: bool, reduction: str, backend: str | None
+    loss: str,
+    arguments: tuple[Any, ...],
+    sparse_grad: bool,
+    reduction: str,
+    backend: str | None,
+    counted: Tensor | None,
 ) -> Tensor:
     """Run a loss over {target} and candidates by its operators or its reference, and reduce it."""
     name = f"{loss}_loss"
@@ -309,14 +352,21 @@ def _reduced(
             hint = "Use backend='auto': it needs no native kernel either."
             raise value_error(name, "sparse_grad", "be False with the reference", True, hint)
         rows: Tensor = getattr(reference, name)(*arguments)
+        rows = rows if counted is None else torch.where(counted, rows, 0)
         total = rows.sum()
     elif reduction == "none" or not (
         torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     ):
         rows = getattr(_ops, f"{loss}_rows")(*arguments, sparse_grad)
+        rows = rows if counted is None else torch.where(counted, rows, 0)
         total = rows.sum()
     else:
-        total = getattr(_ops, f"{loss}_sum")(*arguments, sparse_grad)[0]
+        weights = None if counted is None else counted.to(hidden.dtype)
+        total = getattr(_ops, f"{loss}_sum")(*arguments, sparse_grad, weights)[0]
     if reduction == "none":
         return rows
-    return total / max(1, hidden.shape[0]) if reduction == "mean" else total
+    if reduction == "sum":
+        return total
+    if counted is None:
+        return total / max(1, hidden.shape[0])
+    return total / counted.sum().clamp(min=1).to(total.dtype)

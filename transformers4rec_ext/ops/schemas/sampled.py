@@ -120,12 +120,12 @@ def _save_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
     ctx.mark_non_differentiable(output[1], output[2])
     ctx.set_materialize_grads(False)  # no zeros for what has no gradient
     ctx.save_for_backward(weight, targets, candidate_ids, output[1], output[2])
-    ctx.hidden_dtype, ctx.sparse_grad = hidden.dtype, inputs[-1]
+    ctx.hidden_dtype, ctx.sparse_grad = hidden.dtype, inputs[9]
 
 
 def _sum_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
     if grad is None:
-        return (None,) * 10
+        return (None,) * 11
     weight, targets, ids, grad_hidden, rows = ctx.saved_tensors
     grad_hidden, rows = grad_hidden * grad, rows * grad
     if torch.is_grad_enabled():  # create_graph=True
@@ -135,7 +135,7 @@ def _sum_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
     grad_weight = None
     if ctx.needs_input_grad[1]:
         grad_weight = _scatter_rows(weight, targets, ids, rows, ctx.sparse_grad)
-    return grad_hidden.to(ctx.hidden_dtype), grad_weight, *([None] * 8)
+    return grad_hidden.to(ctx.hidden_dtype), grad_weight, *([None] * 9)
 
 
 def _define_loss(loss: str, option: str, reference_tile: Any) -> None:
@@ -169,7 +169,12 @@ def _define_loss(loss: str, option: str, reference_tile: Any) -> None:
         return tiles.sampled_loss(tile_op, *inputs, row_grad=row_grad, with_grad=True)[1:]
 
     def total(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        losses, grad_hidden, touched = tiles.sampled_loss(tile_op, *inputs[:9], with_grad=True)
+        row_weight = inputs[10]
+        losses, grad_hidden, touched = tiles.sampled_loss(
+            tile_op, *inputs[:9], row_grad=row_weight, with_grad=True
+        )
+        if row_weight is not None:
+            losses = losses * row_weight.to(losses.dtype)
         return losses.sum(), grad_hidden, touched
 
     define(f"{loss}_rows({_INPUTS}, {option}, bool sparse_grad) -> Tensor", rows, _rows_fake)
@@ -182,7 +187,8 @@ def _define_loss(loss: str, option: str, reference_tile: Any) -> None:
     )
     autograd(backward_op, no_second_derivative, save_nothing)
     define(
-        f"{loss}_sum({_INPUTS}, {option}, bool sparse_grad) -> (Tensor loss, {gradients})",
+        f"{loss}_sum({_INPUTS}, {option}, bool sparse_grad, Tensor? row_weight) "
+        f"-> (Tensor loss, {gradients})",
         total,
         _sum_fake,
     )
