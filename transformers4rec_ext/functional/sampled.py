@@ -347,6 +347,7 @@ def _reduced(
         raise value_error(name, "reduction", "be 'mean', 'sum' or 'none'", repr(reduction))
     hidden, weight = arguments[:2]
     differentiable = hidden, weight
+    total: Tensor
     if _backend.use_reference(backend, name, f"{loss}_tile", hidden.device.type, differentiable):
         if sparse_grad:
             hint = "Use backend='auto': it needs no native kernel either."
@@ -365,8 +366,7 @@ def _reduced(
         total = getattr(_ops, f"{loss}_sum")(*arguments, sparse_grad, weights)[0]
     if reduction == "none":
         return rows
-    if reduction == "sum":
-        return total
-    if counted is None:
-        return total / max(1, hidden.shape[0])
-    return total / counted.sum().clamp(min=1).to(total.dtype)
+    if reduction == "mean":
+        count = max(1, hidden.shape[0]) if counted is None else counted.sum().clamp(min=1)
+        total = total / count
+    return total

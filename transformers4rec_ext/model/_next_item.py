@@ -9,7 +9,6 @@ import torch
 from torchmetrics import Metric
 
 from transformers4rec_ext import _checks
-from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.losses import CandidateLoss, smoothed_cross_entropy
 from transformers4rec_ext.masking import MaskedItems, read_targets
 from transformers4rec_ext.model._all_items import (
@@ -24,16 +23,20 @@ from transformers4rec_ext.model._output import (
     check_temperature,
     projection_to,
 )
-from transformers4rec_ext.model._positions import labelled_rows, last_rows
+from transformers4rec_ext.model._positions import IGNORED, all_rows, labelled_rows, last_rows
 from transformers4rec_ext.model._ranking import Ranks, exploded, reads_rank, update_metrics
 from transformers4rec_ext.model._sampling import (
     check_candidate_loss,
     check_flags,
+    check_foreign_layer,
     check_sampling,
+    check_static,
     is_plain,
+    masking_of,
+    say_no_predictions,
 )
 from transformers4rec_ext.model._upstream import join_upstream
-from transformers4rec_ext.model.base import LOG, PredictionTask, in_float32
+from transformers4rec_ext.model.base import PredictionTask, in_float32
 from transformers4rec_ext.ranking_metric import AvgPrecisionAt, NDCGAt, RecallAt
 from transformers4rec_ext.samplers import CandidateSampler
 
@@ -73,6 +76,10 @@ class NextItemPredictionTask(PredictionTask):
     sampler : CandidateSampler, optional
         Draws the candidates of ``sampled_softmax`` instead of a log-uniform sampler;
         ``max_n_samples`` is then not used.
+    static_shapes : bool
+        In training keep all B T positions as rows and leave those without a label out of the
+        loss, so that no step waits for a GPU to count them, at the price of their scores; the
+        labels of full softmax are then [B T], -100 where there is none.
 
     Raises
     ------
@@ -110,6 +117,7 @@ class NextItemPredictionTask(PredictionTask):
         sparse_grad: bool = False,
         corrected: bool = False,
         sampler: CandidateSampler | None = None,
+        static_shapes: bool = False,
     ) -> None:
         super().__init__(loss=loss, metrics=metrics, task_block=task_block, task_name=task_name)
         name = "NextItemPredictionTask"
@@ -126,7 +134,10 @@ class NextItemPredictionTask(PredictionTask):
             return_predictions=return_predictions,
             sparse_grad=sparse_grad,
             corrected=corrected,
+            static_shapes=static_shapes,
         )
+        if static_shapes:
+            check_static(name, loss, bool(sampled_softmax), return_predictions, sampler)
         check_sampling(name, loss, bool(sampled_softmax), sparse_grad, corrected, sampler)
         if isinstance(loss, CandidateLoss):
             check_candidate_loss(name, loss, softmax_temperature, return_predictions)
@@ -141,6 +152,7 @@ class NextItemPredictionTask(PredictionTask):
         self.sparse_grad = sparse_grad
         self.corrected = corrected
         self.sampler = sampler
+        self.static_shapes = static_shapes
         self.item_embedding_table: Any = None
         self.masking: Any = None
         self._told_no_predictions = False
@@ -174,16 +186,7 @@ class NextItemPredictionTask(PredictionTask):
                 f"{input_size}. The body must keep the time dimension [B, T, D]."
             )
         inputs = inputs if inputs is not None else getattr(body, "inputs", None)
-        if not getattr(inputs, "item_id", None):
-            raise ValueError(
-                "For Item Prediction task a categorical_module "
-                "including an item_id column is required."
-            )
-        masking = getattr(inputs, "masking", None)
-        if masking is None:
-            raise ValueError(
-                "The input block should contain a masking schema for training and evaluation"
-            )
+        masking = masking_of(inputs)
         self.embeddings = inputs.categorical_module
         table = self.embeddings.item_embedding_table
         if self.target_dim is None:
@@ -209,11 +212,8 @@ class NextItemPredictionTask(PredictionTask):
                 corrected=self.corrected,
                 sampler=self.sampler,
             )
-        elif isinstance(self.loss, CandidateLoss):
-            hint = "A loss that samples reads the item weights of the task's own output layer."
-            raise value_error(
-                "NextItemPredictionTask.build", "pre", "be None with such a loss", self.loss, hint
-            )
+        else:
+            check_foreign_layer(self.loss, self.static_shapes)
         super().build(body, input_size, inputs, device, task_block, pre)
         join_upstream(self, inputs)
 
@@ -270,7 +270,9 @@ class NextItemPredictionTask(PredictionTask):
             x = self.task_block(x)
         if training or testing:
             targets = read_targets(self.masking) if masked is None else masked.targets
-            hidden, labels = labelled_rows(x, targets, self.padding_idx)
+            static = self.static_shapes and training and returns in (None, "loss")
+            rows = all_rows if static else labelled_rows
+            hidden, labels = rows(x, targets, self.padding_idx)
             return self._outputs(hidden, labels, training, testing, returns)
         item_ids = self.embeddings.item_seq if masked is None else masked.item_ids
         hidden = last_rows(x, item_ids, self.padding_idx)
@@ -316,11 +318,7 @@ class NextItemPredictionTask(PredictionTask):
         """
         if predictions is None:
             if not self._told_no_predictions:
-                LOG.info(
-                    "%s: sampled training returns no predictions, so it has no metrics. If you "
-                    "need them, use CrossEntropyLoss and return_predictions=True.",
-                    self.task_name,
-                )
+                say_no_predictions(self.task_name)
                 self._told_no_predictions = True
             return {}
         if targets.numel() == 0:
@@ -372,8 +370,9 @@ class NextItemPredictionTask(PredictionTask):
             loss = self.loss(hidden, layer.checked_weights(hidden), labels)
             return {"loss": loss, "labels": torch.zeros_like(labels), "predictions": None}
         if sampled and layer is not None and is_plain(self.loss):
+            ignored = IGNORED if self.static_shapes else None
             loss, logits = layer.sampled_loss(
-                hidden, labels, self.loss.reduction, returns == "predictions"
+                hidden, labels, self.loss.reduction, returns == "predictions", ignored
             )
             return {"loss": loss, "labels": torch.zeros_like(labels), "predictions": logits}
         fused = returns != "predictions" and is_plain(self.loss, or_smoothed=True)

@@ -165,13 +165,18 @@ class _NextItemPredictionTask(torch.nn.Module):
         targets: torch.Tensor,
         reduction: str = "mean",
         return_logits: bool = False,
+        ignore_index: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the float32 cross-entropy of :meth:`sampled`, whose logits never exist.
 
         With ``return_logits`` they are computed besides, detached; else the second value is None.
+        Rows with the label ``ignore_index`` do not count.
         """
         self._check_inputs(inputs)
-        drawn = draw_candidates(self.sampler, targets)
+        labels = targets
+        if ignore_index is not None:  # a sampler of ids needs ids: the last item stands in
+            labels = torch.where(targets == ignore_index, self.output_weights.shape[0] - 1, targets)
+        drawn = draw_candidates(self.sampler, labels)
         loss = functional.sampled_softmax_loss(
             inputs,
             self.output_weights,
@@ -182,6 +187,7 @@ class _NextItemPredictionTask(torch.nn.Module):
             temperature=self.temperature,
             corrected=self.corrected,
             sparse_grad=self.sparse_grad,
+            ignore_index=ignore_index,
             reduction=reduction,
         )
         if not return_logits:

@@ -7,6 +7,8 @@ import torch
 from transformers4rec_ext._errors import value_error
 
 _FUNCTION = "NextItemPredictionTask.forward"
+#: The label of a row that has none, where all rows are kept.
+IGNORED = -100
 
 
 def labelled_rows(
@@ -18,6 +20,29 @@ def labelled_rows(
     ------
     ValueError   if ``x`` is not [B, T, D] with the targets' B and T.
     """
+    _check_shape(x, targets)
+    flat = targets.flatten()
+    rows = (flat != padding_idx).nonzero().squeeze(1)
+    return x.flatten(end_dim=1).index_select(0, rows), flat.index_select(0, rows)
+
+
+def all_rows(
+    x: torch.Tensor, targets: torch.Tensor, padding_idx: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return all rows [B T, D] and their labels int64 [B T], `IGNORED` where there is none.
+
+    Unlike `labelled_rows` its shapes do not depend on values, so that nothing waits for a device.
+
+    Raises
+    ------
+    ValueError   as `labelled_rows`.
+    """
+    _check_shape(x, targets)
+    flat = targets.flatten()
+    return x.flatten(end_dim=1), torch.where(flat == padding_idx, IGNORED, flat)
+
+
+def _check_shape(x: torch.Tensor, targets: torch.Tensor) -> None:
     if x.shape[:2] != targets.shape:
         raise value_error(
             _FUNCTION,
@@ -25,9 +50,6 @@ def labelled_rows(
             f"be [B={targets.shape[0]}, T={targets.shape[1]}, D] like the masking's targets",
             list(x.shape),
         )
-    flat = targets.flatten()
-    rows = (flat != padding_idx).nonzero().squeeze(1)
-    return x.flatten(end_dim=1).index_select(0, rows), flat.index_select(0, rows)
 
 
 def last_rows(x: torch.Tensor, item_ids: torch.Tensor | None, padding_idx: int) -> torch.Tensor:

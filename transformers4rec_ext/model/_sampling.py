@@ -8,7 +8,8 @@ import torch
 
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.losses import CandidateLoss
-from transformers4rec_ext.samplers import CandidateSampler
+from transformers4rec_ext.model.base import LOG
+from transformers4rec_ext.samplers import CandidateSampler, InBatchSampler, MixedSampler
 
 
 def is_plain(loss: Any, *, smoothed: bool = False, or_smoothed: bool = False) -> bool:
@@ -54,6 +55,60 @@ def check_sampling(
     if sampled_softmax and isinstance(loss, CandidateLoss):
         hint = "The loss has a sampler of its own."
         raise value_error(function, "sampled_softmax", "be False with such a loss", loss, hint)
+
+
+def check_static(
+    function: str,
+    loss: torch.nn.Module,
+    sampled: bool,
+    return_predictions: bool,
+    sampler: object,
+) -> None:
+    """Raise if ``static_shapes`` is asked for where rows without a label would count."""
+    hint = "Rows without a label are kept, and only the fused losses leave them out."
+    if not is_plain(loss, or_smoothed=not sampled):
+        expectation = "be a plain CrossEntropyLoss with static_shapes=True"
+        raise value_error(function, "loss", expectation, loss, hint)
+    if return_predictions:
+        expectation = "be False with static_shapes=True"
+        raise value_error(function, "return_predictions", expectation, True, hint)
+    if isinstance(sampler, InBatchSampler | MixedSampler):
+        expectation = "draw without looking at the targets with static_shapes=True"
+        raise value_error(function, "sampler", expectation, type(sampler).__name__, hint)
+
+
+def check_foreign_layer(loss: torch.nn.Module, static_shapes: bool) -> None:
+    """Raise if the task relies on its own output layer, and is given another."""
+    name, expectation = "NextItemPredictionTask.build", "be None with such a loss"
+    if isinstance(loss, CandidateLoss):
+        hint = "A loss that samples reads the item weights of the task's own output layer."
+        raise value_error(name, "pre", expectation, loss, hint)
+    if static_shapes:
+        hint = "Only the task's own output layer leaves rows without a label out."
+        raise value_error(name, "pre", "be None with static_shapes=True", "another layer", hint)
+
+
+def masking_of(inputs: Any) -> Any:
+    """Return the masking of an input module with item ids; ValueError in upstream's words."""
+    if not getattr(inputs, "item_id", None):
+        raise ValueError(
+            "For Item Prediction task a categorical_module including an item_id column is required."
+        )
+    masking = getattr(inputs, "masking", None)
+    if masking is None:
+        raise ValueError(
+            "The input block should contain a masking schema for training and evaluation"
+        )
+    return masking
+
+
+def say_no_predictions(task_name: str) -> None:
+    """Log why training has no metrics."""
+    LOG.info(
+        "%s: sampled training returns no predictions, so it has no metrics. If you "
+        "need them, use CrossEntropyLoss and return_predictions=True.",
+        task_name,
+    )
 
 
 def check_candidate_loss(

@@ -1,0 +1,137 @@
+"""Training that never asks how many positions have a label."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from task_helpers import TARGETS, V, batch, next_item_model, sequence_inputs
+
+import transformers4rec_ext as tr
+from transformers4rec_ext.losses import GBCELoss
+from transformers4rec_ext.model import NextItemPredictionTask
+from transformers4rec_ext.samplers import InBatchSampler, UniformSampler
+
+TASKS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "smoothed": {"loss": torch.nn.CrossEntropyLoss(label_smoothing=0.1)},
+    "tied": {"weight_tying": True, "softmax_temperature": 2.0},
+    "sampled": {"sampled_softmax": True, "max_n_samples": 20},
+    "rows": {"sampled_softmax": True, "max_n_samples": 20, "sparse_grad": True},
+    "uniform": {"sampled_softmax": True, "sampler": UniformSampler(20, V, 1)},
+}
+every_task = pytest.mark.parametrize("name", TASKS)
+
+
+def _models(name: str) -> tuple[Any, Any]:
+    """Return a model with static shapes and one without, of the same weights."""
+    static = next_item_model(**TASKS[name], static_shapes=True)
+    plain = next_item_model(**TASKS[name])
+    plain.load_state_dict(static.state_dict())
+    return static, plain
+
+
+def _step(model: Any, sessions: dict[str, torch.Tensor]) -> tuple[Any, dict[str, torch.Tensor]]:
+    torch.manual_seed(5)  # the same candidates
+    output = model(sessions, training=True)
+    output["loss"].backward()
+    gradients = {
+        name: parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
+    return output, gradients
+
+
+@every_task
+def test_loss_and_gradients_are_those_of_the_labelled_positions(name: str) -> None:
+    static, plain = _models(name)
+    (mine, gradients), (expected, others) = _step(static, batch()), _step(plain, batch())
+    torch.testing.assert_close(mine["loss"], expected["loss"])
+    assert gradients.keys() == others.keys()
+    for parameter, gradient in gradients.items():
+        torch.testing.assert_close(gradient, others[parameter], rtol=1e-5, atol=1e-7)
+
+
+@every_task
+def test_a_step_looks_at_no_value(name: str) -> None:
+    """On meta, where there is none to look at; with counted rows it cannot be done."""
+    static, plain = (model.to("meta") for model in _models(name))
+    sessions = {"item_id": batch()["item_id"].to("meta")}
+    static(sessions, training=True)["loss"].backward()
+    with pytest.raises((NotImplementedError, RuntimeError), match="nonzero"):
+        plain(sessions, training=True)
+
+
+@pytest.mark.parametrize("masking", ["clm", "mlm"])
+def test_a_transformers_step_looks_at_no_value(masking: str) -> None:
+    config = tr.GPT2Config if masking == "clm" else tr.XLNetConfig
+    inputs = sequence_inputs(masking=masking, d_output=8)
+    block = tr.TransformerBlock(config.build(8, 2, 1, 6), masking=inputs.masking)
+    body = tr.SequentialBlock(inputs, tr.MLPBlock([8]), block)
+    task = NextItemPredictionTask(sampled_softmax=True, sparse_grad=True, static_shapes=True)
+    model = tr.Model(tr.Head(body, task, inputs=inputs))
+    assert _step(model, batch())[0]["loss"] > 0
+    model.zero_grad()
+    sessions = {"item_id": batch()["item_id"].to("meta")}
+    model.to("meta")(sessions, training=True)["loss"].backward()
+
+
+def test_labels() -> None:
+    labels = next_item_model(static_shapes=True)(batch(), training=True)["labels"]
+    assert labels.shape == (24,)
+    assert labels[labels != -100].tolist() == TARGETS
+
+
+@every_task
+def test_testing_and_serving_do_not_change(name: str) -> None:
+    static, plain = (model.eval() for model in _models(name))
+    for flags in ({"testing": True}, {}):
+        mine, expected = static(batch(), **flags), plain(batch(), **flags)
+        if flags:
+            assert torch.equal(mine["labels"], expected["labels"])
+            mine, expected = mine["predictions"], expected["predictions"]
+        assert torch.equal(mine, expected)
+
+
+@every_task
+@pytest.mark.parametrize("sessions", [0, 1])
+def test_a_batch_without_labels(name: str, sessions: int) -> None:
+    model, _ = _models(name)
+    output, _ = _step(model, {"item_id": batch()["item_id"][3:][:sessions]})
+    assert output["loss"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"loss": torch.nn.MultiMarginLoss()}, "loss must be a plain CrossEntropyLoss"),
+        ({"loss": GBCELoss(UniformSampler(5, V, 1))}, "loss must be a plain CrossEntropyLoss"),
+        (
+            {"loss": torch.nn.CrossEntropyLoss(label_smoothing=0.1), "sampled_softmax": True},
+            "loss must be a plain CrossEntropyLoss",
+        ),
+        ({"return_predictions": True}, "return_predictions must be False"),
+        (
+            {"sampled_softmax": True, "sampler": InBatchSampler(torch.ones(V).long(), 1)},
+            "sampler must draw without looking at the targets",
+        ),
+    ],
+)
+def test_what_needs_the_labelled_positions_alone(arguments: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NextItemPredictionTask(**arguments, static_shapes=True)
+
+
+def test_an_output_layer_of_ones_own() -> None:
+    model = next_item_model()
+    head = model.heads[0]
+    task = NextItemPredictionTask(static_shapes=True)
+    with pytest.raises(ValueError, match="pre must be None with static_shapes=True"):
+        task.build(head.body, [-1, 6, 8], inputs=head.body.inputs, pre=torch.nn.Identity())
+
+
+def test_a_flag_that_is_none() -> None:
+    with pytest.raises(TypeError, match="static_shapes must be a bool"):
+        NextItemPredictionTask(static_shapes=1)
