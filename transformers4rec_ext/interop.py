@@ -87,6 +87,7 @@ def _swap_in(task: Any, upstream: Any) -> int:
             task,
             both(NextItemPredictionTask),
             return_predictions=False,
+            static_shapes=False,
             sparse_grad=False,
             corrected=False,
             sampler=None,

@@ -104,5 +104,7 @@ def test_a_number_for_ignore_index(name: str) -> None:
     data = Inputs.make(9, 4, 30, 8)
     with pytest.raises(TypeError, match="ignore_index must be an int"):
         LOSSES[name](*data.all()[:4], **data.keywords(), ignore_index=1.5)
+    with pytest.raises(TypeError, match="hidden must be a Tensor; got list"):
+        LOSSES[name]([1.0], *data.all()[1:4], **data.keywords(), ignore_index=-1)
     with pytest.raises(ValueError, match=r"targets must .*-100"):
         LOSSES[name](*_with_ignored(data).all()[:4], **data.keywords())

@@ -322,13 +322,15 @@ def _ignoring(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Give rows that do not count a hidden state of 0 and a target that is touched anyway.
 
-    Arguments of the wrong shapes are left as they are, for the checks to name.
+    What is no tensor, or of a wrong shape, is left as it is, for the checks to name.
     """
+    if counted is None or not all(isinstance(x, Tensor) for x in (hidden, candidate_ids)):
+        return hidden, targets, target_log_q
     fits = hidden.dim() == 2 and targets.shape == hidden.shape[:1]
-    if counted is None or not fits or candidate_ids.dim() != 1 or candidate_ids.shape[0] == 0:
+    if not fits or candidate_ids.dim() != 1 or candidate_ids.shape[0] == 0:
         return hidden, targets, target_log_q
     hidden = torch.where(counted[:, None], hidden, 0)
-    if target_log_q is not None and target_log_q.shape == targets.shape:
+    if isinstance(target_log_q, Tensor) and target_log_q.shape == targets.shape:
         target_log_q = torch.where(counted, target_log_q, 0)
     return hidden, torch.where(counted, targets, candidate_ids[:1]), target_log_q
 
