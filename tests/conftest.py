@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -26,6 +27,11 @@ def _shared(*parts: str) -> Path:
     if not path.exists():
         pytest.skip(f"{path} is absent; set T4R_EXT_SHARED to the folder that holds it")
     return path
+
+
+def pytest_configure() -> None:
+    """Load the native kernels, which a test may ask for that imports none of their callers."""
+    importlib.import_module("transformers4rec_ext.functional")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

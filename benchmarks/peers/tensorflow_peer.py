@@ -10,7 +10,7 @@ from typing import Any
 def load(threads: int) -> Any:
     """Import TensorFlow with ``threads`` threads; it cannot share a process with triton."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.modules.setdefault("triton", None)  # type: ignore[arg-type]  # None blocks the import
+    sys.modules.setdefault("triton", None)  # None blocks the import
     import tensorflow
 
     tensorflow.config.threading.set_intra_op_parallelism_threads(threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -98,13 +99,9 @@ def test_losing_the_random_state_would_be_noticed(
     tmp_path: Path, sessions_file: Path, uninterrupted: RunFolder
 ) -> None:
     """Planted fault: a checkpoint whose random state is not that of the run."""
-
-    def stop(count: list[int] = []) -> bool:  # noqa: B006 - the list counts the calls
-        count.append(1)
-        return len(count) == 6
-
+    calls = itertools.count(1)
     folder = _begin(tmp_path, sessions_file)
-    assert _run(folder, should_stop=stop) is None
+    assert _run(folder, should_stop=lambda: next(calls) == 6) is None
     state = load_state(tmp_path / "checkpoint.safetensors")
     torch.manual_seed(5)
     state["torch_rng"] = torch.get_rng_state()

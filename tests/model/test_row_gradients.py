@@ -99,7 +99,7 @@ def test_sparse_needs_a_sampled_loss() -> None:
     with pytest.raises(ValueError, match="sparse must be left out with loss='full'; got True"):
         RunConfig("items", loss="full", sparse=True)
     with pytest.raises(TypeError, match="sparse must be a bool or None"):
-        RunConfig("items", sparse="yes")  # type: ignore[arg-type]
+        RunConfig("items", sparse="yes")
 
 
 def test_a_step_does_not_know_how_large_the_catalogue_is() -> None:

@@ -60,7 +60,7 @@ def test_a_step_looks_at_no_value(name: str) -> None:
     static, plain = (model.to("meta") for model in _models(name))
     sessions = {"item_id": batch()["item_id"].to("meta")}
     static(sessions, training=True)["loss"].backward()
-    with pytest.raises((NotImplementedError, RuntimeError), match="nonzero"):
+    with pytest.raises(NotImplementedError, match="nonzero"):
         plain(sessions, training=True)
 
 

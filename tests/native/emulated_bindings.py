@@ -8,7 +8,12 @@ for the CPU key: whatever a test calls on CPU tensors then runs as it would on a
 from __future__ import annotations
 
 import emulated_build
+import pytest
 
 from transformers4rec_ext import _native
 
-_native._find = emulated_build.bound
+
+@pytest.hookimpl(tryfirst=True)  # before tests/conftest.py loads the package's own library
+def pytest_configure() -> None:
+    """Choose the library; importing this file, as a collection of doctests does, must not."""
+    _native._find = emulated_build.bound

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import emulated_build
 
+from transformers4rec_ext import _native
+
 HERE = Path(__file__).resolve().parent
 TESTS = (
     "tests/ops/test_op_table.py",
@@ -33,21 +35,36 @@ def test_the_operators_tests_pass() -> None:
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr
 
 
-def test_every_native_operator_is_bound() -> None:
-    """In a process of its own, where the library of the CPU kernels is not loaded."""
-    program = (
-        "import emulated_bindings, transformers4rec_ext.functional\n"
-        "from transformers4rec_ext import _native\n"
-        "missing = [op for op in _native.NATIVE_OPS if not _native.has_kernel(op, 'cpu')]\n"
-        "assert not missing, missing\n"
-        f"assert str(_native.report()['library']) == {str(emulated_build.bound())!r}\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
+def _python(program: str) -> None:
+    """Run a program in a process of its own, where no library is loaded yet."""
+    path = os.pathsep.join([str(HERE), str(HERE.parents[1])])
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env=environment,
+        env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_every_native_operator_is_bound() -> None:
+    _python(
+        "import emulated_bindings\n"
+        "emulated_bindings.pytest_configure()\n"
+        "import transformers4rec_ext.functional\n"
+        "from transformers4rec_ext import _native\n"
+        "missing = [op for op in _native.NATIVE_OPS if not _native.has_kernel(op, 'cpu')]\n"
+        "assert not missing, missing\n"
+        f"assert str(_native.report()['library']) == {str(emulated_build.bound())!r}\n"
+    )
+
+
+def test_the_plugin_does_nothing_unless_it_is_asked_for() -> None:
+    """A collection of doctests imports it; the kernels would then be compared with themselves."""
+    _python(
+        "import emulated_bindings, transformers4rec_ext.functional\n"
+        "from transformers4rec_ext import _native\n"
+        "assert _native.isa() is not None\n"
+    )
+    assert _native.isa() is not None

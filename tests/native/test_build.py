@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch.utils.cpp_extension
 
-from transformers4rec_ext import _build, _native, functional  # noqa: F401  (loads the library)
+from transformers4rec_ext import _build, _native
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from transformers4rec_ext import _build, _native, functional  # noqa: F401  (loads the library)
+from transformers4rec_ext import _build, _native
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

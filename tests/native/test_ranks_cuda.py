@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import transformers4rec_ext.functional  # noqa: F401  loads the CPU kernels
 from transformers4rec_ext.ops.schemas import operators
 
 CODES = {torch.float32: 0, torch.float64: 1}

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT))
+from benchmarks import registers, report
 
-from benchmarks import registers, report  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 KERNEL = """\
 ptxas info    : 0 bytes gmem

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import transformers4rec_ext.functional  # noqa: F401  loads the CPU kernels
 from transformers4rec_ext.ops import reference
 from transformers4rec_ext.ops.schemas import operators
 

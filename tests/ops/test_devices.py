@@ -87,7 +87,7 @@ def test_a_training_step_never_waits(
     request: pytest.FixtureRequest,
 ) -> None:
     data = batch("cuda")
-    rule = optimizer([data[1]], lr=0.1)  # type: ignore[call-arg]
+    rule = optimizer([data[1]], lr=0.1)
     train(loss, rule, *data)  # libraries start, states are made
     request.getfixturevalue("waiting_is_an_error")
     train(loss, rule, *data)
@@ -103,7 +103,7 @@ def test_clipped_gradients_are_the_cpus(sparse: bool) -> None:
         ids = batch(device)[2]
         (table(ids) ** 2).sum().backward()
         norm = clip_grad_norm_(table.weight, 0.5)
-        clipped[device] = norm.cpu(), table.weight.grad.to_dense().cpu()  # type: ignore[union-attr]
+        clipped[device] = norm.cpu(), table.weight.grad.to_dense().cpu()
     for a, b in zip(clipped["cuda"], clipped["cpu"], strict=True):
         close(a, b)
 

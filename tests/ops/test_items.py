@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional as torch_functional
 
 from transformers4rec_ext import functional
-from transformers4rec_ext.ops.tiles import items as tiles
 
 cross_entropy = functional.linear_cross_entropy
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -26,17 +25,6 @@ SHAPES = {
     "with_bias": st.booleans(),
     "seed": st.integers(0, 10),
 }
-
-
-@pytest.fixture(params=["one tile", "many tiles"])
-def small_tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Walk small tables in one tile, or in many with few rows and few kept scores."""
-    if request.param == "many tiles":
-        monkeypatch.setattr(tiles, "TILE_ELEMENTS", 64)
-        monkeypatch.setattr(tiles, "LEAST_ITEMS", 7)
-        monkeypatch.setattr(tiles, "BLOCK_ROWS", 2)
-        monkeypatch.setattr(tiles, "KEPT_ELEMENTS", 50)
-    return str(request.param)
 
 
 def loss_and_gradients(
@@ -236,7 +224,7 @@ def test_compiles_without_a_break() -> None:
 def peak_bytes(function: object) -> int:
     """Return the peak of what torch's allocator held during a call, above what it held before."""
     with torch.profiler.profile(profile_memory=True) as profile:
-        function()  # type: ignore[operator]
+        function()
     held, peak = 0, 0
     for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
         if event.name() == "[memory]":

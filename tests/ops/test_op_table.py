@@ -9,7 +9,6 @@ import torch
 from op_table import OPS, TABLE, Op
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from transformers4rec_ext import functional  # noqa: F401  (registers the operators)
 from transformers4rec_ext.ops import schemas
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from item_inputs import Items
 from op_table import close
-from test_items import SHAPES, small_tiles  # noqa: F401  (a fixture)
+from test_items import SHAPES
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -60,7 +60,7 @@ def test_fused_equals_reference(
 
 
 @pytest.mark.parametrize("width", [3, 64, 200])
-def test_a_collapsed_model_ranks_last(small_tiles: str, width: int) -> None:  # noqa: F811
+def test_a_collapsed_model_ranks_last(small_tiles: str, width: int) -> None:
     """All items alike, with scores that a GEMM may round differently from place to place."""
     hidden = torch.randn(37, width)
     weight = torch.randn(1, width).repeat(301, 1)
@@ -117,7 +117,7 @@ def test_rank_does_not_depend_on_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.equal(rank_of(hidden, weight, targets), expected)
 
 
-def test_nan_is_a_miss_unless_it_does_not_compete(small_tiles: str) -> None:  # noqa: F811
+def test_nan_is_a_miss_unless_it_does_not_compete(small_tiles: str) -> None:
     hidden, weight = torch.ones(4, 1), torch.arange(5.0)[:, None]
     weight[2] = math.nan
     targets = torch.tensor([4, 2, 4, 0])
@@ -131,7 +131,7 @@ def test_nan_is_a_miss_unless_it_does_not_compete(small_tiles: str) -> None:  # 
     assert scores[0].tolist() == [-math.inf] * 5
 
 
-def test_padding_and_seen_items_are_never_recommended(small_tiles: str) -> None:  # noqa: F811
+def test_padding_and_seen_items_are_never_recommended(small_tiles: str) -> None:
     hidden, weight = torch.ones(2, 1), torch.arange(100.0, 0.0, -1.0)[:, None]
     exclude = torch.tensor([[1, 3, -1, -1], [99, 2, 2, 4]])
     _, ids = best_of(hidden, weight, 3, exclude_ids=exclude, padding_idx=0)
@@ -142,7 +142,7 @@ def test_padding_and_seen_items_are_never_recommended(small_tiles: str) -> None:
 
 
 @pytest.mark.parametrize("order", ["rising", "falling", "equal"])
-def test_topk_of_sorted_scores(small_tiles: str, order: str) -> None:  # noqa: F811
+def test_topk_of_sorted_scores(small_tiles: str, order: str) -> None:
     """Rising scores fill and empty the buffer all the time, falling ones never."""
     weight = {
         "rising": torch.arange(1000.0),
@@ -161,7 +161,7 @@ def test_all_items_is_a_sort() -> None:
     assert (scores.diff(dim=1) <= 0).all()
 
 
-def test_rank_of_training_is_the_rank_of_evaluation(small_tiles: str) -> None:  # noqa: F811
+def test_rank_of_training_is_the_rank_of_evaluation(small_tiles: str) -> None:
     data = Items.make(12, 6, 90, dtype=torch.float32)
     targets = data.some_ignored()
     _, rank = functional.linear_cross_entropy(
@@ -207,7 +207,7 @@ class Precisions(TorchDispatchMode):
         super().__init__()
         self.seen: list[tuple[str, str]] = []
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func is torch.ops.aten.mm.out:
             self.seen.append(precisions())
         return func(*args, **(kwargs or {}))

@@ -112,7 +112,7 @@ def test_t_weighs_the_targets_term() -> None:
     data.targets, data.candidate_ids = torch.tensor([0]), torch.arange(1, 6)
 
     def loss(**options: float | int) -> float:
-        return loss_of(*data.all()[:4], **options).item()  # type: ignore[arg-type]
+        return loss_of(*data.all()[:4], **options).item()
 
     score = (data.hidden[0] @ data.weight[0]).item()
     of_target = math.log1p(math.exp(-score))

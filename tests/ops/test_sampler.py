@@ -14,7 +14,7 @@ INT64_MAX = 2**63 - 1
 
 def draw(samples: int, items: int, seed: int, **options: object) -> functional.Candidates:
     generator = torch.Generator().manual_seed(seed)
-    return functional.log_uniform_sample(samples, items, generator=generator, **options)  # type: ignore[arg-type]
+    return functional.log_uniform_sample(samples, items, generator=generator, **options)
 
 
 @settings(max_examples=80)

@@ -19,7 +19,7 @@ BACKENDS = ["fused", "reference"]
 
 def embeddings() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(3)
-    return tuple(  # type: ignore[return-value]
+    return tuple(
         torch.randn(n, D, generator=generator, dtype=torch.float64).requires_grad_() for n in (N, V)
     )
 

@@ -24,7 +24,7 @@ def inputs(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
     ids = torch.randint(V, (S,), generator=generator)
     ids[2] = targets[0]
     log_q = (-torch.rand(n, generator=generator, dtype=torch.float64) for n in (N, S))
-    return hidden, weight, targets, ids, *log_q  # type: ignore[return-value]
+    return hidden, weight, targets, ids, *log_q
 
 
 def by_hand(temperature: float, remove: bool, corrected: bool) -> list[float]:

@@ -64,7 +64,7 @@ def test_the_targets_log_q_is_that_of_the_draws(name: str) -> None:
 
 def test_targets_with_the_log_q_of_another_law_are_noticed() -> None:
     sampler, other = checks.by_popularity(1.0, True), checks.by_popularity(0.5, True)
-    sampler.log_q = other.log_q  # type: ignore[method-assign]
+    sampler.log_q = other.log_q
     assert checks.targets_agree(sampler) > LIMIT
 
 

@@ -1,0 +1,18 @@
+"""Fixtures of the operators' tests."""
+
+from __future__ import annotations
+
+import pytest
+
+from transformers4rec_ext.ops.tiles import items as tiles
+
+
+@pytest.fixture(params=["one tile", "many tiles"])
+def small_tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Walk small tables in one tile, or in many with few rows and few kept scores."""
+    if request.param == "many tiles":
+        monkeypatch.setattr(tiles, "TILE_ELEMENTS", 64)
+        monkeypatch.setattr(tiles, "LEAST_ITEMS", 7)
+        monkeypatch.setattr(tiles, "BLOCK_ROWS", 2)
+        monkeypatch.setattr(tiles, "KEPT_ELEMENTS", 50)
+    return str(request.param)
