@@ -122,6 +122,19 @@ def test_bad_inputs(aggregation, inputs, text):
         aggregation(inputs)
 
 
+@pytest.mark.parametrize("name", ["concat", "stack", "element-wise-sum"])
+def test_nothing_to_aggregate(name):
+    aggregation = tr.TabularAggregation.parse(name)
+    with pytest.raises(ValueError, match="inputs must have at least one column; got none"):
+        aggregation({})
+    assert aggregation.output_size({}) is None
+    assert aggregation.output_size() is None
+    body = tr.SequentialBlock(["a"], aggregation)
+    assert body.output_size() is None
+    with pytest.raises(ValueError, match="MLPBlock must follow a block whose output size is known"):
+        body >> tr.MLPBlock([2])
+
+
 def test_bad_sizes():
     sizes = {"a": torch.Size([-1, 3, 4]), "b": torch.Size([-1, 5, 4])}
     with pytest.raises(ValueError, match="All sequential features must share the same shape"):

@@ -32,6 +32,19 @@ def test_mlp_takes_some_columns_of_a_dictionary():
     torch.testing.assert_close(mlp(columns), dense(both))
 
 
+def test_mlp_repeats_a_column_of_whole_rows_and_names_one_that_a_batch_lacks():
+    sizes = {"a": torch.Size([-1, 5, 3]), "user": torch.Size([-1, 2])}
+    mlp = MLPBlock([4], filter_features=["user", "a"]).build(sizes)
+    assert mlp.output_size() == torch.Size([-1, 5, 4])
+    assert list(mlp.state_dict()) == ["1.0.weight", "1.0.bias"]
+    columns = {"a": torch.randn(2, 5, 3), "user": torch.randn(2, 2)}
+    repeated = columns["user"].unsqueeze(1).expand(-1, 5, -1)
+    both = torch.cat([columns["a"], repeated], dim=-1)
+    torch.testing.assert_close(mlp(columns), mlp[1](both))
+    with pytest.raises(ValueError, match="inputs must have the column 'user'"):
+        mlp({"a": columns["a"]})
+
+
 def _source(width: int = 8) -> Block:
     return Block(nn.Identity(), [None, 5, width])
 
@@ -188,6 +201,16 @@ def test_to_model_works_by_what_the_argument_can_do():
             lambda: MLPBlock([4], filter_features=["a", "b"]).build({"a": [1]}),
             ValueError,
             r"input_shape must hold the columns \['a', 'b'\]",
+        ),
+        (
+            lambda: MLPBlock([4], filter_features=[]).build({"a": [1]}),
+            ValueError,
+            "filter_features must name at least one column",
+        ),
+        (
+            lambda: MLPBlock([4], filter_features="ab").build({"a": [1], "b": [1]}),
+            TypeError,
+            "to_include must be a list of column names; got 'ab'",
         ),
         (lambda: MLPBlock([4], dropout=1.0), ValueError, r"dropout must lie in \[0, 1\)"),
         (lambda: MLPBlock([4], normalization="x"), ValueError, "normalization must be one of"),

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from transformers4rec_ext._errors import type_error, value_error
-from transformers4rec_ext.block.base import BlockBase, BuildableBlock, SequentialBlock
+from transformers4rec_ext.block.base import BuildableBlock, SequentialBlock
+from transformers4rec_ext.tabular.aggregation import ConcatFeatures
+from transformers4rec_ext.tabular.steps import FilterFeatures
 
 
 class FeatureBatchNorm(nn.BatchNorm1d):
@@ -40,8 +42,8 @@ class MLPBlock(BuildableBlock):
     normalization : {"batch_norm", "layer_norm"}, optional
         Applied to the last dimension, whatever the number of dimensions before it.
     filter_features : sequence of str, optional
-        For an input that is a dictionary: the columns to take, which are put side by side, ordered
-        by name.
+        For an input that is a dictionary: the columns to take, which are put side by side as by
+        :class:`~transformers4rec_ext.ConcatFeatures`.
 
     Raises
     ------
@@ -87,6 +89,10 @@ class MLPBlock(BuildableBlock):
                 f"be one of {sorted(NORMALIZATIONS)} or None",
                 repr(normalization),
             )
+        if filter_features is not None and not filter_features:
+            raise value_error(
+                "MLPBlock", "filter_features", "name at least one column, or be None", "none"
+            )
         self.dimensions = list(dimensions)
         self.activation = activation
         self.use_bias = use_bias
@@ -100,8 +106,8 @@ class MLPBlock(BuildableBlock):
         With ``filter_features`` the first of them puts the columns side by side.
         """
         names = self.filter_features
-        columns = [] if names is None else [_Columns(names).build(input_shape)]
-        size = columns[0].forward_output_size(input_shape) if columns else input_shape
+        columns = [] if names is None else [_side_by_side(names, input_shape)]
+        size = columns[0].output_size(input_shape) if columns else input_shape
         if size is None or isinstance(size, Mapping):
             raise value_error(
                 "MLPBlock.build",
@@ -130,23 +136,14 @@ class MLPBlock(BuildableBlock):
         return block
 
 
-class _Columns(BlockBase):
-    """Some columns of a dictionary side by side, ordered by name."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        super().__init__()
-        self.names = sorted(names)
-
-    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        return torch.cat([inputs[name] for name in self.names], dim=-1)
-
-    def forward_output_size(self, input_size: Any) -> torch.Size:
-        if not isinstance(input_size, Mapping) or not set(self.names) <= set(input_size):
-            raise value_error(
-                "MLPBlock.build", "input_shape", f"hold the columns {self.names}", input_size
-            )
-        sizes = [input_size[name] for name in self.names]
-        return torch.Size([*sizes[0][:-1], sum(size[-1] for size in sizes)])
+def _side_by_side(names: Sequence[str], sizes: Any) -> SequentialBlock:
+    """Return what makes one tensor of the named columns; ValueError if ``sizes`` lacks one."""
+    select = FilterFeatures(names)
+    if not isinstance(sizes, Mapping) or not set(names) <= set(sizes):
+        raise value_error(
+            "MLPBlock.build", "input_shape", f"hold the columns {select.to_include}", sizes
+        )
+    return SequentialBlock(select, ConcatFeatures()).build(sizes)
 
 
 class DenseBlock(SequentialBlock):

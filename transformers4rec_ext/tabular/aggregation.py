@@ -30,8 +30,10 @@ def along_time(inputs: TabularData) -> dict[str, Tensor]:
 
     Raises
     ------
-    ValueError   if two sequences differ in B or T, or a column has another B.
+    ValueError   if there is no column, two sequences differ in B or T, or a column has another B.
     """
+    if not inputs:
+        raise value_error("TabularAggregation", "inputs", "have at least one column", "none")
     sequences = {name: column for name, column in inputs.items() if column.ndim >= 3}
     first = next(iter(sequences.values()), None)
     if first is None:

@@ -42,11 +42,19 @@ class TabularTransformation(OutputSizeMixin, nn.Module):
 
 
 class TabularAggregation(OutputSizeMixin, nn.Module):
-    """Columns to one tensor. Define ``forward(inputs)`` and ``forward_output_size(input_size)``."""
+    """Columns to one tensor. Define ``forward(inputs)`` and ``forward_output_size(input_size)``.
+
+    The latter is asked for the sizes of columns, a dict of at least one.
+    """
 
     def forward(self, inputs: TabularData) -> Tensor:
         """Return one tensor made of all columns."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(inputs)")
+
+    def output_size(self, input_size: Any = None) -> Any:
+        """Return the size of the tensor; None where the sizes of the columns are unknown."""
+        size = self.input_size if input_size is None else input_size
+        return self.forward_output_size(size) if isinstance(size, Mapping) and size else None
 
     @classmethod
     def parse(cls, class_or_str: Any) -> Any:
