@@ -15,11 +15,13 @@ from trainer_helpers import V, batches, losses, model_of, next_item, trainer_of
 
 from transformers4rec_ext import BinaryClassificationTask
 
-# Parquet files with a different number of labels in each process, a DataLoader of rows, and row
-# gradients, with the whole catalogue for candidates, which are then the same in each process.
+# Parquet files with a different number of labels in each process, a DataLoader of rows, and sampled
+# softmax with rows that have no label, and with row gradients: the whole catalogue for candidates,
+# which are then the same in each process.
 CASES: dict[str, Any] = {
     "next": lambda: next_item(),
     "dataloader": lambda: BinaryClassificationTask("click", summary_type="mean"),
+    "static": lambda: next_item(sampled_softmax=True, max_n_samples=V, static_shapes=True),
     "rows": lambda: next_item(
         weight_tying=True, sampled_softmax=True, max_n_samples=V, sparse_grad=True
     ),

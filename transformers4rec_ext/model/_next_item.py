@@ -79,7 +79,7 @@ class NextItemPredictionTask(PredictionTask):
     static_shapes : bool
         In training keep all B T positions as rows and leave those without a label out of the
         loss, so that no step waits for a GPU to count them, at the price of their scores; the
-        labels of full softmax are then [B T], -100 where there is none.
+        labels that are returned are then [B T], -100 where there is none.
 
     Raises
     ------
@@ -371,10 +371,10 @@ class NextItemPredictionTask(PredictionTask):
             return {"loss": loss, "labels": torch.zeros_like(labels), "predictions": None}
         if sampled and layer is not None and is_plain(self.loss):
             ignored = IGNORED if self.static_shapes else None
-            loss, logits = layer.sampled_loss(
-                hidden, labels, self.loss.reduction, returns == "predictions", ignored
-            )
-            return {"loss": loss, "labels": torch.zeros_like(labels), "predictions": logits}
+            wanted, reduction = returns == "predictions", self.loss.reduction
+            loss, logits = layer.sampled_loss(hidden, labels, reduction, wanted, ignored)
+            labels = labels.clamp(max=0)  # the target's column, or IGNORED
+            return {"loss": loss, "labels": labels, "predictions": logits}
         fused = returns != "predictions" and is_plain(self.loss, or_smoothed=True)
         if fused and layer is not None and not sampled:
             loss, ranks = full_loss(

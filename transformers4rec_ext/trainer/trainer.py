@@ -16,6 +16,7 @@ from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.config.trainer import T4RecTrainingArguments
 from transformers4rec_ext.model._batch import num_rows
 from transformers4rec_ext.model._fit import has_row_gradients
+from transformers4rec_ext.model._positions import IGNORED
 from transformers4rec_ext.model.model import Model
 from transformers4rec_ext.trainer import evaluation
 from transformers4rec_ext.trainer.callbacks import IncrementalLoggingCallback, StartEpoch
@@ -229,8 +230,12 @@ class Trainer(Checkpoints):
         A process with n of N labels counts n / N, times the number of processes, by which the
         gradients are divided afterwards.
         """
-        count = rows if isinstance(labels, Mapping) else labels.numel()
-        own = torch.tensor(float(count), dtype=torch.float64, device=self.args.device)
+        count: Any = rows
+        if not isinstance(labels, Mapping):
+            count = labels.numel()
+            if evaluation.next_item_task(self.model) is not None:
+                count = (labels != IGNORED).sum()  # of static_shapes some rows have none
+        own = torch.as_tensor(count, dtype=torch.float64, device=self.args.device)
         total = self.accelerator.reduce(own, "sum").clamp(min=1.0)
         return (own * self.args.world_size / total).float()
 
