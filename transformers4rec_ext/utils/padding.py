@@ -94,14 +94,15 @@ def pad_batch(batch: Mapping[str, Tensor], padding_lengths: Mapping[str, int]) -
     return padded
 
 
-def pad_dense(value: Tensor, length: int) -> Tensor:
-    """Return ``value`` [B, T, ...] as [B, length, ...]: zeros on the right, or cut."""
+def pad_dense(value: Tensor, length: int, fill: int = 0) -> Tensor:
+    """Return ``value`` [B, T, ...] as [B, length, ...]: ``fill`` on the right, or cut."""
     if value.dim() < 2:
         return value
     missing = length - value.shape[1]
     if missing <= 0:
         return value[:, :length]
-    return torch.cat([value, value.new_zeros((value.shape[0], missing, *value.shape[2:]))], dim=1)
+    shape = (value.shape[0], missing, *value.shape[2:])
+    return torch.cat([value, value.new_full(shape, fill)], dim=1)
 
 
 def ragged_columns(inputs: Mapping[str, Tensor], function: str) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.config.schema import requires_schema
 from transformers4rec_ext.ranks import best_items, check_ks, check_relevances
 from transformers4rec_ext.schema import Schema, Tags, as_schema
+from transformers4rec_ext.utils.padding import pad_dense
 
 __all__ = [
     "LambdaModule",
@@ -210,7 +211,7 @@ def torch_pad_and_concatenate(
     """
     first, second = atleast_1d(tensor1), atleast_1d(tensor2)
     width = max((t.shape[1] for t in (first, second) if t.ndim > 1), default=0)
-    return torch.cat([_widened(t, width, padding_index) for t in (first, second)])
+    return torch.cat([pad_dense(t, width, padding_index) for t in (first, second)])
 
 
 def numpy_pad_and_concatenate(
@@ -226,13 +227,6 @@ def atleast_1d(tensor_or_array: Any) -> Any:
     if isinstance(tensor_or_array, Tensor):
         return torch.atleast_1d(tensor_or_array)
     return np.atleast_1d(tensor_or_array)
-
-
-def _widened(tensor: Tensor, width: int, value: int) -> Tensor:
-    if tensor.ndim < 2 or tensor.shape[1] == width:
-        return tensor
-    shape = (tensor.shape[0], width - tensor.shape[1], *tensor.shape[2:])
-    return torch.cat([tensor, tensor.new_full(shape, value)], dim=1)
 
 
 def _mapped(function: Callable[[Any], Any], tensors: Any) -> Any:
