@@ -11,7 +11,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transformers4rec_ext._errors import type_error, value_error
-from transformers4rec_ext.data.files import Paths, RowGroup, files_below, open_parquet, unreadable
+from transformers4rec_ext.data.files import (
+    Paths,
+    RowGroup,
+    decoded_type,
+    files_below,
+    is_list,
+    list_offsets,
+    open_parquet,
+    unreadable,
+)
 from transformers4rec_ext.data.split import padded
 
 _NAME = "ParquetLoader"
@@ -139,8 +148,7 @@ class ParquetColumns:
             raise value_error(_NAME, f"column {name!r}", "hold no nulls", f"one in {where}")
         offsets = None
         if kind.is_list:
-            lengths = pc.list_value_length(array).to_numpy(zero_copy_only=False)
-            offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+            offsets = list_offsets(array)
             array = array.flatten()
         if array.null_count:
             raise value_error(_NAME, f"column {name!r}", "hold no nulls", f"one in {where}")
@@ -164,16 +172,12 @@ class ParquetColumns:
 
 
 def _kind(type_: pa.DataType, name: str, path: Path) -> _Kind:
-    is_list = any(
-        test(type_) for test in (pa.types.is_list, pa.types.is_large_list)
-    ) or pa.types.is_fixed_size_list(type_)
-    value = type_.value_type if is_list else type_
-    if pa.types.is_dictionary(value):
-        value = value.value_type
+    of_lists = is_list(type_)
+    value = decoded_type(type_.value_type if of_lists else type_)
     if pa.types.is_integer(value) or pa.types.is_boolean(value):
-        return _Kind(is_list, np.int64)
+        return _Kind(of_lists, np.int64)
     if pa.types.is_floating(value):
-        return _Kind(is_list, np.float32)
+        return _Kind(of_lists, np.float32)
     hint = "Encode strings as ids from 1 on." if pa.types.is_string(value) else ""
     expectation = "hold numbers or lists of numbers"
     raise type_error(_NAME, f"column {name!r}", expectation, f"{type_} in {path}", hint)

@@ -1,4 +1,4 @@
-"""Parquet files on the disk: which there are, and what is wrong with them, in words."""
+"""Parquet files: which there are, how their lists lie, and what is wrong with them, in words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from transformers4rec_ext._errors import value_error
@@ -89,3 +91,22 @@ def unreadable(function: str, path: Path, error: Exception) -> ValueError:
         f"{path} ({reason})",
         "The file may be truncated or of another format; write it again.",
     )
+
+
+def is_list(type_: pa.DataType) -> bool:
+    """Return whether a row of a column of this type is a list."""
+    types = pa.types
+    return bool(
+        types.is_list(type_) or types.is_large_list(type_) or types.is_fixed_size_list(type_)
+    )
+
+
+def decoded_type(type_: pa.DataType) -> pa.DataType:
+    """Return what a dictionary-encoded type stands for; any other unchanged."""
+    return type_.value_type if pa.types.is_dictionary(type_) else type_
+
+
+def list_offsets(lists: pa.Array) -> np.ndarray:
+    """Return the ends of lists, of which none is null, with 0 before them: int64 [B+1]."""
+    lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])

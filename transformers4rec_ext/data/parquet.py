@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from transformers4rec_ext._errors import type_error, value_error
-from transformers4rec_ext.data.files import RowGroup, open_parquet, path_list, unreadable
+from transformers4rec_ext.data.files import (
+    Paths,
+    RowGroup,
+    decoded_type,
+    is_list,
+    list_offsets,
+    open_parquet,
+    path_list,
+    unreadable,
+)
 
 _CHUNK_ROWS = 8192
 
@@ -63,7 +70,7 @@ class ParquetSessions:
 
     def __init__(
         self,
-        paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        paths: Paths,
         items_column: str,
         session_column: str | None = None,
     ) -> None:
@@ -148,12 +155,7 @@ class ParquetSessions:
 
 def _item_type(kind: pa.DataType, column: str, path: Path) -> pa.DataType:
     """Return int64 or string, the type that items of the column are read as."""
-    is_list = (
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
-    value = kind.value_type if is_list else None
-    if value is not None and pa.types.is_dictionary(value):
-        value = value.value_type
+    value = decoded_type(kind.value_type) if is_list(kind) else None
     if value is not None and pa.types.is_integer(value):
         return pa.int64()
     if value is not None and (pa.types.is_string(value) or pa.types.is_large_string(value)):
@@ -177,8 +179,7 @@ def _ragged(column: pa.Array, where: str) -> tuple[pa.Array, np.ndarray]:
         raise value_error(
             "ParquetSessions", "sessions", "not be null", f"a null list in {where}, row {row}"
         )
-    lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False).astype(np.int64)
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    offsets = list_offsets(column)
     items = column.flatten()
     if pa.types.is_dictionary(items.type):
         items = items.dictionary_decode()
