@@ -65,8 +65,6 @@ class PostContextFusion(BlockBase):
         self.post_context_module = post_context_module
         self.fusion_aggregation = fusion_aggregation
         self.inputs = getattr(sequential_module, "inputs", None)
-        self._of_sequence = named_arguments(sequential_module)
-        self._of_context = named_arguments(post_context_module)
         width = size[-1]
         if fusion_aggregation == "concat":
             width += context_width
@@ -89,10 +87,8 @@ class PostContextFusion(BlockBase):
     ) -> Tensor:
         """Return [B, T, D] of a batch, with "concat" [B, T, D + C]."""
         flags = {"training": training, "testing": testing, **kwargs}
-        hidden = self.sequential_module(
-            inputs, **self._taken({**flags, "masked": masked}, self._of_sequence)
-        )
-        context = self.post_context_module(inputs, **self._taken(flags, self._of_context))
+        hidden = _called(self.sequential_module, inputs, {**flags, "masked": masked})
+        context = _called(self.post_context_module, inputs, flags)
         if context.dim() == 2:
             context = context.unsqueeze(1)
         if context.shape[1] not in (1, hidden.shape[1]):
@@ -113,11 +109,14 @@ class PostContextFusion(BlockBase):
         """Return [-1, T, D], with "concat" [-1, T, D + C]."""
         return self._output_size
 
-    @staticmethod
-    def _taken(arguments: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
-        # A SequentialBlock hands on what its modules name.
-        everything = "kwargs" in names
-        return {k: v for k, v in arguments.items() if everything or k in names}
+
+def _called(module: Any, inputs: Any, arguments: dict[str, Any]) -> Tensor:
+    """Return ``module(inputs)`` with those of the arguments that it names."""
+    names = named_arguments(module)
+    everything = "kwargs" in names  # a SequentialBlock hands on what its modules name
+    named = {k: v for k, v in arguments.items() if everything or k in names}
+    output: Tensor = module(inputs, **named)
+    return output
 
 
 def _known_size(name: str, module: Any) -> torch.Size:
