@@ -98,7 +98,10 @@ def test_sequential_builds_each_for_its_predecessor():
     assert body(torch.zeros(2, 5, 8)).shape == (2, 5, 3)
     assert len(build_blocks(_source(), MLPBlock([6]))) == 2
     assert body.inputs is None
-    assert SequentialBlock(_source(), output_size=[None, 7]).output_size() == [None, 7]
+    told = SequentialBlock(_source(), output_size=[None, 7])
+    assert told.output_size() == [None, 7]
+    assert SequentialBlock(told, MLPBlock([3])).output_size() == torch.Size([-1, 3])
+    assert MLPBlock([3]).build([None, 5, 7]).output_size() == torch.Size([-1, 5, 3])
 
 
 def test_sequential_from_list_and_mapping():

@@ -16,7 +16,7 @@ from torch import nn
 
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext._recipe import Recorded, recorded
-from transformers4rec_ext.block.sizes import OutputSizeMixin, module_output_size
+from transformers4rec_ext.block.sizes import OutputSizeMixin, as_size, module_output_size
 
 logger = logging.getLogger("transformers4rec_ext")
 
@@ -103,7 +103,7 @@ class Block(BlockBase):
 
     def forward_output_size(self, input_size: Any) -> torch.Size:
         """Return the size given at construction, with -1 for the batch."""
-        return torch.Size([-1 if size is None else size for size in self._output_size])
+        return as_size(self._output_size)
 
 
 class BuildableBlock(Recorded, abc.ABC):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.block.base import BuildableBlock, SequentialBlock
+from transformers4rec_ext.block.sizes import as_size
 from transformers4rec_ext.tabular.aggregation import ConcatFeatures
 from transformers4rec_ext.tabular.steps import FilterFeatures
 
@@ -116,6 +117,7 @@ class MLPBlock(BuildableBlock):
                 input_shape,
                 'Give the input block an aggregation, such as aggregation="concat".',
             )
+        size = as_size(size)
         widths = [size[-1], *self.dimensions]
         block = SequentialBlock(
             *columns,
@@ -132,7 +134,7 @@ class MLPBlock(BuildableBlock):
                 for in_features, out_features in zip(widths, self.dimensions, strict=False)
             ),
         )
-        block.input_size = input_shape if columns else torch.Size(input_shape)
+        block.input_size = input_shape if columns else size
         return block
 
 

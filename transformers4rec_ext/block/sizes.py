@@ -6,7 +6,7 @@ they are a dict of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -54,10 +54,16 @@ class OutputSizeMixin(Recorded, SchemaMixin):
         return None
 
 
+def as_size(size: Sequence[int | None]) -> torch.Size:
+    """Return ``size``, in which None stands for what only a batch tells, as the others are."""
+    return torch.Size([-1 if dim is None else dim for dim in size])
+
+
 def module_output_size(module: nn.Module, input_size: Any) -> Any:
     """Return the size of ``module``'s output for ``input_size``, or None where it is unknown."""
     if isinstance(module, OutputSizeMixin):
-        return module.output_size(input_size)
+        size = module.output_size(input_size)
+        return as_size(size) if isinstance(size, list | tuple) else size
     if input_size is None or isinstance(input_size, Mapping):
         return None
     if isinstance(module, nn.Linear):
