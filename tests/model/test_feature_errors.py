@@ -195,6 +195,22 @@ def test_columns_without_ids_are_told_of(caplog):
             r"embeddings_initializers must name columns among \['price', 'item', 'type', 'text'\]",
         ),
         (
+            lambda: _inputs(embedding_dims=3),
+            TypeError,
+            "embedding_dims must be a mapping from column name; got int",
+        ),
+        (
+            lambda: _inputs(embeddings_initializers=nn.init.zeros_),
+            TypeError,
+            "embeddings_initializers must be a mapping from column name; got function",
+        ),
+        (
+            lambda: tr.PretrainedEmbeddingFeatures("text"),
+            TypeError,
+            "to_include must be a list of column names; got 'text'",
+        ),
+        (lambda: tr.ContinuousFeatures(3), TypeError, "a list of column names; got 3"),
+        (
             lambda: _inputs(continuous_soft_embeddings=True, soft_embedding_dims={"item": 3}),
             ValueError,
             r"soft_embedding_dims must name columns among \['price'\]; got \['item'\]",

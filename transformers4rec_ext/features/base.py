@@ -88,7 +88,10 @@ def refuse_unknown(function: str, given: Iterable[str], known: Iterable[str]) ->
 def refuse_unknown_columns(
     function: str, argument: str, given: Mapping[str, Any], columns: Iterable[str]
 ) -> None:
-    """Raise ValueError if ``given`` has a column that is none of ``columns``."""
+    """Raise TypeError if ``given`` maps no columns, ValueError if one is none of ``columns``."""
+    if not isinstance(given, Mapping):
+        expectation = "be a mapping from column name"
+        raise type_error(function, argument, expectation, type(given).__name__)
     unknown = sorted(set(given) - set(columns))
     if unknown:
         raise value_error(function, argument, f"name columns among {list(columns)}", unknown)

@@ -164,14 +164,17 @@ class EmbeddingFeatures(InputBlock):
             schema = schema.select_by_tag(tags)
         item_id = item_id or schema.item_id_column_name
         cardinalities = schema.categorical_cardinalities()
+        initializers = embeddings_initializers or {}
+        for argument, given in (
+            ("embedding_dims", embedding_dims or {}),
+            ("embeddings_initializers", initializers),
+        ):
+            refuse_unknown_columns(cls.__name__, argument, given, cardinalities)
         inferred: dict[str, int] = {}
         if infer_embedding_sizes:
             inferred = schema.embedding_sizes(infer_embedding_sizes_multiplier)
         dims = dict.fromkeys(cardinalities, embedding_dim_default) | inferred
         dims |= dict(embedding_dims or {})
-        initializers = embeddings_initializers or {}
-        refuse_unknown_columns(cls.__name__, "embedding_dims", dims, cardinalities)
-        refuse_unknown_columns(cls.__name__, "embeddings_initializers", initializers, cardinalities)
         if not cardinalities:
             return None
         config = {

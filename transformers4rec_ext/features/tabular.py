@@ -178,8 +178,9 @@ class TabularFeatures(MergeTabular):
                 mlp_layers_dims,
             )
         continuous.aggregation = "concat"
-        dims = [mlp_layers_dims] if isinstance(mlp_layers_dims, int) else list(mlp_layers_dims)
-        projected = SequentialBlock(continuous, MLPBlock(dims), AsTabular("continuous_projection"))
+        projected = SequentialBlock(
+            continuous, MLPBlock(mlp_layers_dims), AsTabular("continuous_projection")
+        )
         self.to_merge["continuous_module"] = projected
         return self
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -151,11 +151,12 @@ class FilterFeatures(TabularTransformation):
 
     def __init__(self, to_include: Sequence[str], pop: bool = False) -> None:
         super().__init__()
-        if isinstance(to_include, str) or not all(isinstance(name, str) for name in to_include):
+        names = list(to_include) if isinstance(to_include, Iterable) else [to_include]
+        if isinstance(to_include, str) or not all(isinstance(name, str) for name in names):
             raise type_error(
                 "FilterFeatures", "to_include", "be a list of column names", repr(to_include)
             )
-        self.to_include = list(to_include)
+        self.to_include = names
         self.pop = pop
 
     def forward(self, inputs: Any, **kwargs: Any) -> Any:
