@@ -41,21 +41,15 @@ class GPT2Config(T4RecConfig, transformers.GPT2Config):
 
         Parameters
         ----------
-        d_model, n_head, n_layer : int
-            Width, attention heads and layers.
+        d_model, n_head, n_layer, hidden_act, initializer_range, pad_token, log_attention_weights
+            As for :meth:`BertConfig.build`.
         total_seq_length : int
             The longest session.
-        hidden_act : str
-        initializer_range : float
-            Standard deviation of the initial weights.
         layer_norm_eps : float
             Used by the layer norms unless it is the default: upstream's 0.03 never reached GPT-2,
             whose layer norms kept 1e-5, and trained weights depend on that.
         dropout : float
             Of the residuals, the embeddings and the attention.
-        pad_token : int
-        log_attention_weights : bool
-            Make the model return its attention weights, computed the slow way.
         **kwargs
             Further fields of ``transformers.GPT2Config``.
 

@@ -14,77 +14,31 @@ from transformers4rec_ext.config._base import (
     check_sizes,
     transformer_registry,
 )
-from transformers4rec_ext.config._bert import common_fields
+from transformers4rec_ext.config._bert import BertLikeConfig
 
 #: Positions of a Reformer that attend to each other, and to the chunk before.
 _CHUNK = 64
 
 
 @transformer_registry.register_with_multiple_names("longformer")
-class LongformerConfig(T4RecConfig, transformers.LongformerConfig):
-    """Longformer: attention to both sides within a window, here as long as a session."""
+class LongformerConfig(BertLikeConfig, transformers.LongformerConfig):
+    """Longformer: attention to both sides within a window, here as long as a session.
+
+    Examples
+    --------
+    >>> LongformerConfig.build(64, n_head=2, n_layer=2, total_seq_length=20).attention_window
+    22
+    """
 
     @classmethod
-    def build(
-        cls,
-        d_model: int,
-        n_head: int,
-        n_layer: int,
-        total_seq_length: int,
-        hidden_act: str = "gelu",
-        initializer_range: float = 0.01,
-        layer_norm_eps: float = 0.03,
-        dropout: float = 0.3,
-        pad_token: int = 0,
-        log_attention_weights: bool = False,
-        **kwargs: Any,
-    ) -> LongformerConfig:
-        """Return the configuration of a Longformer of the given size.
-
-        Parameters
-        ----------
-        d_model, n_head, n_layer : int
-            Width, attention heads and layers.
-        total_seq_length : int
-            The longest session; it gives the attention window and the number of positions.
-        hidden_act : str
-        initializer_range : float
-            Standard deviation of the initial weights.
-        layer_norm_eps : float
-        dropout : float
-            Of the embeddings and the layers; that of the attention stays 0.1.
-        pad_token : int
-        log_attention_weights : bool
-            Make the model return its attention weights, computed the slow way.
-        **kwargs
-            Further fields of ``transformers.LongformerConfig``,
-            such as ``intermediate_size``, which stays 3072 unless it is given.
-
-        Examples
-        --------
-        >>> LongformerConfig.build(64, n_head=2, n_layer=2, total_seq_length=20).attention_window
-        22
-        """
-        fields = common_fields(
-            "LongformerConfig.build",
-            d_model,
-            n_head,
-            n_layer,
-            total_seq_length,
-            hidden_act,
-            initializer_range,
-            layer_norm_eps,
-            dropout,
-            pad_token,
-            log_attention_weights,
-        )
-        fields["attention_window"] = total_seq_length + 2 + total_seq_length % 2  # an even number
+    def _adapt(cls, fields: dict[str, Any]) -> None:
+        positions = fields["max_position_embeddings"]
+        fields["attention_window"] = positions + positions % 2  # an even number
         # The window pads sessions to a multiple of it; positions are numbered from pad_token + 1.
-        positions = fields["attention_window"] + pad_token + 1
+        positions = fields["attention_window"] + fields["pad_token_id"] + 1
         fields["max_position_embeddings"] = max(positions, 512)
         # Its attention is an implementation of its own, which always has the weights.
         fields.pop("attn_implementation", None)
-        return cls(**{**fields, **kwargs})
 
 
 @transformer_registry.register_with_multiple_names("reformer")
@@ -111,19 +65,14 @@ class ReformerConfig(T4RecConfig, transformers.ReformerConfig):
 
         Parameters
         ----------
-        d_model, n_head, n_layer : int
-            Width, attention heads and layers.
+        d_model, n_head, n_layer, hidden_act, initializer_range, layer_norm_eps, pad_token
+            As for :meth:`BertConfig.build`.
         total_seq_length : int
             The longest session.
-        hidden_act : str
-        initializer_range : float
-            Standard deviation of the initial weights.
-        layer_norm_eps : float
         dropout : float
             Of the layers and of hashed attention; that of local attention stays 0.05.
-        pad_token : int
         log_attention_weights : bool
-            Make the model return its attention weights, computed the slow way.
+            Make the model return its attention weights.
         axial_pos_shape_first_dim : int
             Positions are factorised as this many times as many as are needed.
         **kwargs

@@ -40,19 +40,15 @@ class XLNetConfig(T4RecConfig, transformers.XLNetConfig):
 
         Parameters
         ----------
-        d_model, n_head, n_layer : int
-            Width, attention heads and layers.
+        d_model, n_head, n_layer, hidden_act, initializer_range, layer_norm_eps, pad_token
+            As for :meth:`BertConfig.build`.
         total_seq_length : int, optional
             Accepted because every architecture takes it; XLNet has no longest session.
         attn_type : {"bi", "uni"}
             Attention to both sides or to the past. A causal masking makes the attention causal
             with either.
-        hidden_act : str
-        initializer_range : float
-            Standard deviation of the initial weights.
-        layer_norm_eps : float
         dropout : float
-        pad_token : int
+            Of all layers, the attention's too.
         log_attention_weights : bool
             Make the model return its attention weights.
         mem_len : int
