@@ -56,8 +56,7 @@ def causal_targets(
     has_target = is_item & (following != padding_idx)
     schema = has_target
     if last_only:
-        # Counted from the right, the last target of a row is the one that brings the count to 1.
-        has_target = has_target & (has_target.flip(1).cumsum(1).flip(1) == 1)
+        has_target = last_of(has_target)
         schema = is_item
     return MaskingInfo(schema, torch.where(has_target, following, padding_idx))
 
@@ -132,6 +131,7 @@ def _appended(item_ids: Tensor, is_item: Tensor, padding_idx: int) -> MaskingInf
 
 def last_of(chosen: Tensor) -> Tensor:
     """Return the last True of each row of ``chosen``, bool [B, T]."""
+    # Counted from the right, it is the one that brings the count to 1.
     return chosen & (chosen.flip(1).cumsum(1).flip(1) == 1)
 
 
