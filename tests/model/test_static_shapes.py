@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -11,7 +12,15 @@ from task_helpers import TARGETS, V, batch, next_item_model, sequence_inputs
 import transformers4rec_ext as tr
 from transformers4rec_ext.losses import GBCELoss
 from transformers4rec_ext.model import NextItemPredictionTask
-from transformers4rec_ext.samplers import InBatchSampler, UniformSampler
+from transformers4rec_ext.samplers import (
+    InBatchSampler,
+    MixedSampler,
+    PopularitySampler,
+    UniformSampler,
+)
+
+COUNTS = torch.ones(V).long()
+IN_BATCH = InBatchSampler(COUNTS, 1)
 
 TASKS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -20,14 +29,19 @@ TASKS: dict[str, dict[str, Any]] = {
     "sampled": {"sampled_softmax": True, "max_n_samples": 20},
     "rows": {"sampled_softmax": True, "max_n_samples": 20, "sparse_grad": True},
     "uniform": {"sampled_softmax": True, "sampler": UniformSampler(20, V, 1)},
+    "mixed": {
+        "sampled_softmax": True,
+        "sampler": MixedSampler([PopularitySampler(9, COUNTS, 1), UniformSampler(9, V, 1)]),
+    },
 }
 every_task = pytest.mark.parametrize("name", TASKS)
 
 
 def _models(name: str) -> tuple[Any, Any]:
     """Return a model with static shapes and one without, of the same weights."""
-    static = next_item_model(**TASKS[name], static_shapes=True)
-    plain = next_item_model(**TASKS[name])
+    # Of copies: a model takes the sampler along to its device.
+    static = next_item_model(**copy.deepcopy(TASKS[name]), static_shapes=True)
+    plain = next_item_model(**copy.deepcopy(TASKS[name]))
     plain.load_state_dict(static.state_dict())
     return static, plain
 
@@ -82,8 +96,29 @@ def test_a_transformers_step_looks_at_no_value(masking: str) -> None:
 def test_labels(name: str) -> None:
     labels = _models(name)[0](batch(), training=True)["labels"]
     assert labels.shape == (24,)
-    sampled = TASKS[name].get("sampled_softmax", False)
+    sampled = "sampled_softmax" in TASKS[name]
     assert labels[labels != -100].tolist() == ([0] * len(TARGETS) if sampled else TARGETS)
+
+
+def test_a_sampler_of_some_of_the_items() -> None:
+    """A table may have more rows, before and after, than there are items to draw."""
+    model = next_item_model(
+        sampled_softmax=True, sampler=UniformSampler(5, V - 3, 2), static_shapes=True
+    )
+    sessions = {"item_id": torch.tensor([[5, 6, 7, 0, 0, 0], [4, 2, 0, 0, 0, 0]])}
+    assert _step(model, sessions)[0]["loss"].isfinite()
+
+
+def test_what_returns_more_than_the_loss() -> None:
+    full, sampled = (_models(name)[0] for name in ("full", "sampled"))
+    output = full(batch(), training=True, returns="ranks")
+    assert output["labels"].tolist() == TARGETS
+    assert output["predictions"].rank.shape == (8,)
+    output = sampled(batch(), training=True, returns="predictions")
+    assert output["labels"].tolist() == [0] * 8
+    assert output["predictions"].shape == (8, 21)
+    # Sampled training has no ranks, so that the default of Model.fit counts nothing either.
+    assert sampled(batch(), training=True, returns="ranks")["labels"].shape == (24,)
 
 
 @every_task
@@ -116,7 +151,15 @@ def test_a_batch_without_labels(name: str, sessions: int) -> None:
         ),
         ({"return_predictions": True}, "return_predictions must be False"),
         (
-            {"sampled_softmax": True, "sampler": InBatchSampler(torch.ones(V).long(), 1)},
+            {"loss": torch.nn.CrossEntropyLoss(reduction="none")},
+            'loss must have the reduction "mean" or "sum"',
+        ),
+        (
+            {"sampled_softmax": True, "sampler": IN_BATCH},
+            "sampler must draw without looking at the targets",
+        ),
+        (
+            {"sampled_softmax": True, "sampler": MixedSampler([IN_BATCH])},
             "sampler must draw without looking at the targets",
         ),
     ],

@@ -25,6 +25,18 @@ def check_returns(returns: str | None, with_flag: bool, top_k: Any) -> None:
         raise value_error(_TASK, "returns", f"be one of {allowed}", repr(returns))
 
 
+def wanted(task: Any, returns: str | None, training: bool) -> str:
+    """Return which of WITH_FLAG a next-item task computes where ``returns`` is asked of it."""
+    if returns is None:
+        return "predictions" if task.return_predictions or not training else "loss"
+    if returns == "ranks":
+        sampled = training and task.sampled_softmax  # whose logits have no ranks
+        if task.return_predictions or (task.needs_scores and not sampled):
+            return "predictions"
+        return "loss" if sampled else "ranks"
+    return returns
+
+
 def full_loss(
     layer: Any,
     hidden: torch.Tensor,

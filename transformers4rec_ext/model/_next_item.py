@@ -16,6 +16,7 @@ from transformers4rec_ext.model._all_items import (
     best_of_scores,
     check_returns,
     full_loss,
+    wanted,
 )
 from transformers4rec_ext.model._output import (
     NextItemPredictionPrepareBlock,
@@ -78,8 +79,9 @@ class NextItemPredictionTask(PredictionTask):
         ``max_n_samples`` is then not used.
     static_shapes : bool
         In training keep all B T positions as rows and leave those without a label out of the
-        loss, so that no step waits for a GPU to count them, at the price of their scores; the
-        labels that are returned are then [B T], -100 where there is none.
+        loss, so that no step waits for a GPU to count them, at the price of their scores.
+        Labels are then [B T], -100 where there is none. A call that returns more than the loss
+        counts them still: ``Model.fit`` of full softmax does, but for ``compute_metric=False``.
 
     Raises
     ------
@@ -270,7 +272,8 @@ class NextItemPredictionTask(PredictionTask):
             x = self.task_block(x)
         if training or testing:
             targets = read_targets(self.masking) if masked is None else masked.targets
-            static = self.static_shapes and training and returns in (None, "loss")
+            returns = wanted(self, returns, training)
+            static = self.static_shapes and training and returns == "loss"
             rows = all_rows if static else labelled_rows
             hidden, labels = rows(x, targets, self.padding_idx)
             return self._outputs(hidden, labels, training, testing, returns)
@@ -357,24 +360,19 @@ class NextItemPredictionTask(PredictionTask):
         labels: torch.Tensor,
         training: bool,
         testing: bool,
-        returns: str | None,
+        returns: str,
     ) -> dict[str, Any]:
         layer, sampled = self._layer(), training and self.sampled_softmax
-        if returns is None:
-            returns = "predictions" if self.return_predictions or not training else "loss"
-        elif returns == "ranks" and (
-            self.return_predictions or (self.needs_scores and not sampled)
-        ):
-            returns = "predictions"
         if training and isinstance(self.loss, CandidateLoss):
             loss = self.loss(hidden, layer.checked_weights(hidden), labels)
             return {"loss": loss, "labels": torch.zeros_like(labels), "predictions": None}
         if sampled and layer is not None and is_plain(self.loss):
             ignored = IGNORED if self.static_shapes else None
-            wanted, reduction = returns == "predictions", self.loss.reduction
-            loss, logits = layer.sampled_loss(hidden, labels, reduction, wanted, ignored)
-            labels = labels.clamp(max=0)  # the target's column, or IGNORED
-            return {"loss": loss, "labels": labels, "predictions": logits}
+            loss, logits = layer.sampled_loss(
+                hidden, labels, self.loss.reduction, returns == "predictions", ignored
+            )
+            # The target is in column 0; what is ignored stays so.
+            return {"loss": loss, "labels": labels.clamp(max=0), "predictions": logits}
         fused = returns != "predictions" and is_plain(self.loss, or_smoothed=True)
         if fused and layer is not None and not sampled:
             loss, ranks = full_loss(

@@ -174,8 +174,9 @@ class _NextItemPredictionTask(torch.nn.Module):
         """
         self._check_inputs(inputs)
         labels = targets
-        if ignore_index is not None:  # a sampler of ids needs ids: the last item stands in
-            labels = torch.where(targets == ignore_index, self.output_weights.shape[0] - 1, targets)
+        if ignore_index is not None:  # a sampler wants ids of its own: its first one stands in
+            first = getattr(self.sampler, "min_id", 0)
+            labels = torch.where(targets == ignore_index, first, targets)
         drawn = draw_candidates(self.sampler, labels)
         loss = functional.sampled_softmax_loss(
             inputs,
@@ -193,7 +194,7 @@ class _NextItemPredictionTask(torch.nn.Module):
         if not return_logits:
             return loss, None
         with torch.no_grad():
-            return loss, self._logits(inputs, targets, self.output_weights, drawn)
+            return loss, self._logits(inputs, labels, self.output_weights, drawn)
 
     def _logits(
         self, inputs: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, drawn: Drawn

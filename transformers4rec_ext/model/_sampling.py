@@ -69,10 +69,14 @@ def check_static(
     if not is_plain(loss, or_smoothed=not sampled):
         expectation = "be a plain CrossEntropyLoss with static_shapes=True"
         raise value_error(function, "loss", expectation, loss, hint)
+    if loss.reduction == "none":
+        expectation = 'have the reduction "mean" or "sum" with static_shapes=True'
+        raise value_error(function, "loss", expectation, repr(loss.reduction), hint)
     if return_predictions:
         expectation = "be False with static_shapes=True"
         raise value_error(function, "return_predictions", expectation, True, hint)
-    if isinstance(sampler, InBatchSampler | MixedSampler):
+    sources = sampler.samplers if isinstance(sampler, MixedSampler) else (sampler,)
+    if any(isinstance(source, InBatchSampler) for source in sources):
         expectation = "draw without looking at the targets with static_shapes=True"
         raise value_error(function, "sampler", expectation, type(sampler).__name__, hint)
 
