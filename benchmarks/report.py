@@ -197,8 +197,8 @@ def registers() -> str:
     for row in content["rows"]:
         used = row["registers"]
         cells = [f"{used[arch]} ({100 * occupancy(used[arch], arch):.0f} %)" for arch in archs]
-        rows.append([f"`{row['kernel']}`", str(row["variants"]), *cells])
-    table = _table(["kernel", "variants", *archs], rows)
+        rows.append([f"`{row['file']}`", f"`{row['kernel']}`", str(row["variants"]), *cells])
+    table = _table(["file", "kernel", "variants", *archs], rows)
     return f"{table}\n\nnvcc {content['nvcc']}; no kernel spills a register."
 
 
