@@ -15,15 +15,15 @@
 #include "../core/item_row.h"
 #include "block.cuh"
 #include "dtype.h"
-#include "pack.cuh"
 #include "ranks.h"
+#include "row.cuh"
 
 namespace t4r::cuda {
 namespace {
 
 constexpr int kLanes = 8;  // of a pair, and the CPU's partial sums
 constexpr int kPairThreads = 256;
-constexpr int kMostThreads = 256;  // of a row
+constexpr int kRowThreads = 256;  // at most
 // Blocks an SM shall hold: without the wish ptxas aims at more, and spills a few registers for it.
 constexpr int kBlocks = 3;
 
@@ -141,9 +141,10 @@ __device__ void settle(const RankTile<T>& tile, int64_t n, int64_t column, unsig
   }
 }
 
-template <typename T, int C>
-__global__ void __launch_bounds__(kMostThreads, kBlocks)
+template <typename Unit, typename T>
+__global__ void __launch_bounds__(kRowThreads, kBlocks)
     count_above(RankTile<T> tile, const Largest* largest, int64_t rows) {
+  constexpr int C = kWidth<Unit, T>;
   T4R_DYNAMIC_SHARED(int64_t, scratch);
   for (int64_t n = blockIdx.x; n < rows; n += gridDim.x) {
     const double target = tile.target_scores[n];
@@ -159,20 +160,13 @@ __global__ void __launch_bounds__(kMostThreads, kBlocks)
       const int64_t j = begin + static_cast<int64_t>(threadIdx.x) * C;
       unsigned doubt = 0;
       if (j < tile.size) {
-        T value[C];
-        if constexpr (C == 1) {
-          value[0] = tile.scores[n * tile.stride + j];
-        } else {
-          const Pack<T> pack = load_pack(tile.scores + n * tile.stride + j);
-#pragma unroll
-          for (int k = 0; k < C; ++k) value[k] = pack.value[k];
-        }
+        const Unit scores = load_scores<Unit>(tile.scores + n * tile.stride, tile.bias, j);
 #pragma unroll
         for (int k = 0; k < C; ++k) {
-          if (tile.bias != nullptr) value[k] += tile.bias[j + k];
-          const bool clear = value[k] > limit.high;
+          const T score = scores.value[k];
+          const bool clear = score > limit.high;
           above += clear ? 1 : 0;
-          doubt |= (clear || value[k] < limit.low ? 0u : 1u) << k;  // in this order NaN is in doubt
+          doubt |= (clear || score < limit.low ? 0u : 1u) << k;  // in this order NaN is in doubt
         }
       }
       settle(tile, n, j, doubt, target, above, nan);
@@ -186,17 +180,11 @@ __global__ void __launch_bounds__(kMostThreads, kBlocks)
   }
 }
 
-// Threads for a row of `pieces`: a power of two from a warp to 256.
-int threads_for(int64_t pieces) {
-  int threads = kWarp;
-  while (threads < kMostThreads && threads < pieces) threads *= 2;
-  return threads;
-}
-
-template <typename T, int C>
+template <typename Unit, typename T>
 int start(const RankTile<T>& tile, const Largest* largest, int64_t rows, cudaStream_t stream) {
-  auto* const kernel = count_above<T, C>;
-  const int threads = threads_for((tile.size + C - 1) / C);
+  constexpr int C = kWidth<Unit, T>;
+  auto* const kernel = count_above<Unit, T>;
+  const unsigned threads = threads_for((tile.size + C - 1) / C, kRowThreads);
   const size_t shared = kWarp * sizeof(int64_t);
   T4R_LAUNCH(kernel, blocks_for(rows, 1), threads, shared, stream, tile, largest, rows);
   return static_cast<int>(cudaGetLastError());
@@ -239,8 +227,8 @@ extern "C" int t4r_rank_tile_cuda(const void* scores, int64_t stride, int64_t ro
       T4R_LAUNCH(norms, blocks, cuda::kPairThreads, cuda::kWarp * sizeof(double), queue, tile.weight, size,
                  weight_stride, width, tile.bias, largest);
     }
-    return cuda::in_packs(tile.scores, stride, size) ? cuda::start<T, cuda::kPack<T>>(tile, largest, rows, queue)
-                                                     : cuda::start<T, 1>(tile, largest, rows, queue);
+    return cuda::in_packs(tile.scores, stride, size) ? cuda::start<cuda::Pack<T>>(tile, largest, rows, queue)
+                                                     : cuda::start<cuda::Single<T>>(tile, largest, rows, queue);
   });
 }
 

@@ -9,13 +9,18 @@ namespace t4r::cuda {
 constexpr int kMostThreads = 1024;
 constexpr int kBatch = 4;  // units whose loads a thread has under way at a time
 
-// So many threads, a power of two and whole warps, that a row is one batch of packs each, if that many may be.
+// Threads for `pieces` of a row, one each if that many may be: a power of two, whole warps.
+inline unsigned threads_for(int64_t pieces, int most) {
+  int threads = kWarp;
+  while (threads < most && threads < pieces) threads *= 2;
+  return static_cast<unsigned>(threads);
+}
+
+// The same for a row in batches of packs.
 template <typename T>
 unsigned threads_for_row(int64_t size, int most = kMostThreads) {
   const int64_t batch = kBatch * kPack<T>;
-  int threads = kWarp;
-  while (threads < most && threads * batch < size) threads *= 2;
-  return static_cast<unsigned>(threads);
+  return threads_for((size + batch - 1) / batch, most);
 }
 
 template <typename T>
@@ -50,6 +55,17 @@ __device__ __forceinline__ Unit load_unit(const T* row, Index unit) {
   } else {
     return load_pack(row + unit * kWidth<Unit, T>);
   }
+}
+
+// The scores of a row from column j on, as many as a unit holds, with their bias.
+template <typename Unit, typename T>
+__device__ __forceinline__ Unit load_scores(const T* row, const T* bias, int64_t j) {
+  Unit scores = load_unit<Unit>(row + j, 0);
+  if (bias != nullptr) {
+#pragma unroll
+    for (int k = 0; k < kWidth<Unit, T>; ++k) scores.value[k] += bias[j + k];
+  }
+  return scores;
 }
 
 // `kShared`: to shared memory.

@@ -15,13 +15,13 @@
 #include "../core/softmax_row.h"
 #include "block.cuh"
 #include "dtype.h"
-#include "pack.cuh"
+#include "row.cuh"
 #include "topk.h"
 
 namespace t4r::cuda {
 namespace {
 
-constexpr int kMostThreads = 256;
+constexpr int kRowThreads = 256;  // at most
 constexpr int kBlocks = 3;  // an SM shall hold: without the wish ptxas aims at more, and spills a few registers for it
 
 // Bits whose order, as an unsigned number, is that of the scores.
@@ -106,24 +106,9 @@ __device__ __forceinline__ bool contains(const int64_t* sorted_ids, int64_t size
   return at < size && sorted_ids[at] == id;
 }
 
-// C consecutive scores of a row with their bias.
-template <int C, typename T>
-__device__ __forceinline__ void load_scores(const TopKTile<T>& tile, const T* row, int64_t j, T (&value)[C]) {
-  if constexpr (C == 1) {
-    value[0] = row[j];
-  } else {
-    const Pack<T> pack = load_pack(row + j);
-#pragma unroll
-    for (int c = 0; c < C; ++c) value[c] = pack.value[c];
-  }
-  if (tile.bias != nullptr) {
-#pragma unroll
-    for (int c = 0; c < C; ++c) value[c] += tile.bias[j + c];
-  }
-}
-
-template <typename T, int C>
-__global__ void __launch_bounds__(kMostThreads, kBlocks) select(TopKTile<T> tile, int64_t rows) {
+template <typename Unit, typename T>
+__global__ void __launch_bounds__(kRowThreads, kBlocks) select(TopKTile<T> tile, int64_t rows) {
+  constexpr int C = kWidth<Unit, T>;
   T4R_DYNAMIC_SHARED(int, scratch);
   for (int64_t n = blockIdx.x; n < rows; n += gridDim.x) {
     const T* row = tile.scores + n * tile.stride;
@@ -134,12 +119,12 @@ __global__ void __launch_bounds__(kMostThreads, kBlocks) select(TopKTile<T> tile
     const int64_t step = static_cast<int64_t>(blockDim.x) * C;
     for (int64_t first = 0; first < tile.size; first += step) {
       const int64_t j = first + static_cast<int64_t>(threadIdx.x) * C;
-      T value[C] = {};
+      Unit scores = {};
       unsigned enters = 0;  // bit c: item j + c is above the threshold
       if (j < tile.size) {
-        load_scores(tile, row, j, value);
+        scores = load_scores<Unit>(row, tile.bias, j);
 #pragma unroll
-        for (int c = 0; c < C; ++c) enters |= (value[c] > threshold ? 1u : 0u) << c;
+        for (int c = 0; c < C; ++c) enters |= (scores.value[c] > threshold ? 1u : 0u) << c;
       }
       if (__syncthreads_or(static_cast<int>(enters)) == 0) continue;
 #pragma unroll
@@ -154,7 +139,7 @@ __global__ void __launch_bounds__(kMostThreads, kBlocks) select(TopKTile<T> tile
         for (int c = 0; c < C; ++c) {
           if ((enters >> c & 1u) == 0) continue;
           if (at < tile.capacity) {
-            buffer.best[at] = value[c] + T(0);  // -0 becomes 0
+            buffer.best[at] = scores.value[c] + T(0);  // -0 becomes 0
             buffer.ids[at] = tile.begin + j + c;
             enters &= ~(1u << c);
           }
@@ -167,7 +152,7 @@ __global__ void __launch_bounds__(kMostThreads, kBlocks) select(TopKTile<T> tile
         fill = tile.k;
 #pragma unroll
         for (int c = 0; c < C; ++c) {
-          if ((enters >> c & 1u) != 0 && !(value[c] > threshold)) enters &= ~(1u << c);
+          if ((enters >> c & 1u) != 0 && !(scores.value[c] > threshold)) enters &= ~(1u << c);
         }
       }
     }
@@ -178,11 +163,11 @@ __global__ void __launch_bounds__(kMostThreads, kBlocks) select(TopKTile<T> tile
   }
 }
 
-template <typename T, int C>
+template <typename Unit, typename T>
 int start(const TopKTile<T>& tile, int64_t rows, cudaStream_t stream) {
-  auto* const kernel = select<T, C>;
-  int threads = kWarp;
-  while (threads < kMostThreads && threads * C < tile.size) threads *= 2;
+  constexpr int C = kWidth<Unit, T>;
+  auto* const kernel = select<Unit, T>;
+  const unsigned threads = threads_for((tile.size + C - 1) / C, kRowThreads);
   T4R_LAUNCH(kernel, blocks_for(rows, 1), threads, kWarp * sizeof(int), stream, tile, rows);
   return static_cast<int>(cudaGetLastError());
 }
@@ -214,7 +199,7 @@ extern "C" int t4r_topk_tile_cuda(const void* scores, int64_t stride, int64_t ro
                            fill,
                            static_cast<T*>(threshold)};
     const auto queue = static_cast<cudaStream_t>(stream);
-    return cuda::in_packs(tile.scores, stride, size) ? cuda::start<T, cuda::kPack<T>>(tile, rows, queue)
-                                                     : cuda::start<T, 1>(tile, rows, queue);
+    return cuda::in_packs(tile.scores, stride, size) ? cuda::start<cuda::Pack<T>>(tile, rows, queue)
+                                                     : cuda::start<cuda::Single<T>>(tile, rows, queue);
   });
 }

@@ -16,8 +16,15 @@ from transformers4rec_ext import _build
 KERNELS = {
     "softmax": [("logsumexp_rows.*Pack", 4, 0), ("softmax_grad_rows.*Pack", 4, 4)],
     "sampled": [("softmax_rows.*Lb1", 4, 4), ("bce_rows.*Lb1", 4, 4)],
-    "topk": [("select.*Li[24]", 1, 0)],
-    "ranks": [("count_above.*Li[24]", 1, 0)],
+    "topk": [("select.*Pack", 1, 0)],
+    "ranks": [("count_above.*Pack", 1, 0)],
+    # weight, and state of as many elements, which take two stores where the weight has 16 bits
+    "rows": [
+        ("update_rows.*Li[24]ELb0.*AdamRows", 4, 3),
+        ("update_rows.*Li8ELb0.*AdamRows", 4, 5),
+        ("update_rows.*Li[24]ELb0.*AdagradRows", 4, 2),
+        ("update_rows.*Li8ELb0.*AdagradRows", 4, 3),
+    ],
 }
 
 
@@ -44,7 +51,7 @@ def test_packs_are_read_and_written_by_one_instruction(
     entries = re.split(r"\.entry ", ptx.read_text())[1:]
     for name, loads, stores in KERNELS[family]:
         kernels = [text for text in entries if re.search(name, text.partition("(")[0])]
-        assert len(kernels) == 2, name  # of float32 and of float64
+        assert len(kernels) == 2, name  # of float32 and float64, or of float16 and bfloat16
         for text in kernels:
             found = {
                 way: len(re.findall(rf"\b{way}\.global\.(?:\w+\.)?(?:v4\.\w32|v2\.\w64)\b", text))
