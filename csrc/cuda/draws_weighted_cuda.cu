@@ -37,7 +37,7 @@ struct AliasLaw {
 
 constexpr int kBitsPerWord = 32;
 
-int64_t words_of(int64_t num_classes) { return (num_classes + kBitsPerWord - 1) / kBitsPerWord; }
+T4R_HD int64_t words_of(int64_t num_classes) { return (num_classes + kBitsPerWord - 1) / kBitsPerWord; }
 
 // Replaces the classes to leave out, which are the first of out.ids, by all others. `workspace`: a bit for each class,
 // 0; without it they lie in shared memory.
@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kMostDrawThreads)
   T4R_DYNAMIC_SHARED(unsigned char, shared);
   int* const scratch = reinterpret_cast<int*>(shared);
   unsigned* const left_out = workspace == nullptr ? reinterpret_cast<unsigned*>(shared + kScratchBytes) : workspace;
-  const int64_t words = (num_classes + kBitsPerWord - 1) / kBitsPerWord;
+  const int64_t words = words_of(num_classes);
   const auto thread = static_cast<int64_t>(threadIdx.x);
   if (workspace == nullptr) {
     for (int64_t w = thread; w < words; w += blockDim.x) left_out[w] = 0;
