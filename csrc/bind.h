@@ -25,15 +25,21 @@ const T* pointer(const std::optional<Tensor>& tensor) {
 }
 
 // An uninitialised contiguous tensor; the shim's own function, which skips the dispatcher (a third of a small call).
-inline Tensor empty(torch::headeronly::IntHeaderOnlyArrayRef sizes, ScalarType dtype) {
+inline Tensor empty_of(torch::headeronly::IntHeaderOnlyArrayRef sizes, int32_t dtype_code, int32_t device_type,
+                       int device) {
   std::vector<int64_t> strides(sizes.size());
   int64_t stride = 1;
   for (size_t i = sizes.size(); i-- > 0; stride *= sizes[i]) strides[i] = stride;
   AtenTensorHandle handle;
-  const int32_t dtype_code = dtype == ScalarType::Long ? aoti_torch_dtype_int64() : aoti_torch_dtype_float32();
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
-                                                  dtype_code, aoti_torch_device_type_cpu(), 0, &handle));
+                                                  dtype_code, device_type, device, &handle));
   return Tensor(handle);
+}
+
+// int64 or float32, on the CPU.
+inline Tensor empty(torch::headeronly::IntHeaderOnlyArrayRef sizes, ScalarType dtype) {
+  const int32_t dtype_code = dtype == ScalarType::Long ? aoti_torch_dtype_int64() : aoti_torch_dtype_float32();
+  return empty_of(sizes, dtype_code, aoti_torch_device_type_cpu(), 0);
 }
 
 // A contiguous tensor that a kernel writes.

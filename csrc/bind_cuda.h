@@ -50,15 +50,9 @@ inline bool driver_suffices() {
 
 #endif
 
-// An uninitialised contiguous tensor on the device, from torch's caching allocator: safe under CUDA graphs.
+// From torch's caching allocator: safe under CUDA graphs.
 inline Tensor empty_on(int device, torch::headeronly::IntHeaderOnlyArrayRef sizes, int32_t dtype_code) {
-  std::vector<int64_t> strides(sizes.size());
-  int64_t stride = 1;
-  for (size_t i = sizes.size(); i-- > 0; stride *= sizes[i]) strides[i] = stride;
-  AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
-                                                  dtype_code, device_type(), device, &handle));
-  return Tensor(handle);
+  return empty_of(sizes, dtype_code, device_type(), device);
 }
 
 inline int dtype_code(const Tensor& tensor) {
