@@ -63,8 +63,8 @@ def load() -> None:
             return
         torch.ops.load_library(str(path))
         _path = path
-        if torch.version.cuda and _driver_is_too_old():
-            _log.warning("%s; the PyTorch reference runs on it", _driver_is_too_old())
+        if torch.version.cuda and (reason := _driver_is_too_old()):
+            _log.warning("%s; the PyTorch reference runs on it", reason)
     except (OSError, RuntimeError, ImportError) as error:
         _reason = f"the native library does not load: {error}"
 
@@ -146,12 +146,15 @@ def _cuda_version(number: int) -> str:
 
 
 def _driver_is_too_old() -> str:
-    """Return why the CUDA kernels in the library stand aside; empty if they do not."""
-    inside, supported = cuda_runtime(), driver()
-    if not inside or not supported or int(supported.split(".")[0]) >= int(inside.split(".")[0]):
+    """Return why the CUDA kernels in the library stand aside; empty if they do not.
+
+    Whether they do is seen: the rule is the library's (``driver_suffices`` in bind_cuda.h).
+    """
+    inside = cuda_runtime()
+    if inside is None or has_kernel(NATIVE_OPS[0], "cuda"):
         return ""
     return (
-        f"the GPU's driver supports CUDA {supported}, and the kernels need {inside}: update the "
+        f"the GPU's driver supports CUDA {driver()}, and the kernels need {inside}: update the "
         "driver, or build from source with a toolkit that it supports"
     )
 
@@ -170,8 +173,8 @@ def why_reference(op: str, device_type: str) -> str:
             else "this torch is a CPU build"
         )
         return f"the library was built without CUDA kernels; {how}"
-    if device_type == "cuda" and _driver_is_too_old():
-        return _driver_is_too_old()
+    if device_type == "cuda" and (reason := _driver_is_too_old()):
+        return reason
     return f"the library has no such kernel for {device_type}"
 
 

@@ -1,4 +1,4 @@
-// What the library says of its CUDA part; Python reads it through ctypes.
+// What the library says of its CUDA part; Python reads what is exported through ctypes.
 #pragma once
 
 #define T4R_EXPORTED __attribute__((visibility("default")))
@@ -11,6 +11,6 @@ T4R_EXPORTED const char* transformers4rec_ext_cuda_archs();
 // The version of the CUDA runtime inside, and of CUDA that the driver supports (0: there is none): 1000 major + 10
 // minor.
 T4R_EXPORTED int transformers4rec_ext_cuda_runtime();
-T4R_EXPORTED int transformers4rec_ext_cuda_driver();
+int transformers4rec_ext_cuda_driver();
 
 }  // extern "C"
