@@ -8,14 +8,14 @@ later positions is not looked up by its name but measured, so that any model can
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._modes import in_mode
 from transformers4rec_ext.block.prepare import causal_mask, longest_input
 from transformers4rec_ext.masking import MaskSequence
 
@@ -76,23 +76,22 @@ def causal_arguments_of(transformer: Any, run: Run, width: int) -> CausalArgumen
     config = transformer.config
     if config.model_type == "reformer":
         return no_arguments if _made_causal(transformer) else None
-    ways: list[CausalArguments] = []
-    accepted = inspect.signature(transformer.forward).parameters
-    if "perm_mask" in accepted:
-        ways.append(causal_perm_mask)
-    elif "attention_mask" in accepted and config.model_type not in _MASKED_ONLY:
-        ways.append(causal_attention_mask)
     if not _sees_later_with(transformer, run, width, no_arguments):
         return no_arguments
     if config.model_type == "longformer":
         return _causal_longformer(transformer, run, width)
-    for way in ways:
-        try:
-            if not _sees_later_with(transformer, run, width, way):
-                return way
-        except (RuntimeError, ValueError, IndexError, TypeError):
-            pass  # a model that cannot take such a mask cannot be made causal by it
-    return None
+    accepted = inspect.signature(transformer.forward).parameters
+    way: CausalArguments
+    if "perm_mask" in accepted:
+        way = causal_perm_mask
+    elif "attention_mask" in accepted and config.model_type not in _MASKED_ONLY:
+        way = causal_attention_mask
+    else:
+        return None
+    try:
+        return None if _sees_later_with(transformer, run, width, way) else way
+    except (RuntimeError, ValueError, IndexError, TypeError):
+        return None  # a model that cannot take such a mask cannot be made causal by it
 
 
 def _causal_longformer(transformer: Any, run: Run, width: int) -> CausalArguments | None:
@@ -119,19 +118,8 @@ def _sees_later_with(transformer: Any, run: Run, width: int, way: CausalArgument
             "a model on the meta device",
             "Make it on another device.",
         )
-    with _in_eval_mode(transformer):
+    with in_mode(transformer, training=False):
         return sees_later(hidden, width, like)
-
-
-@contextmanager
-def _in_eval_mode(module: nn.Module) -> Iterator[None]:
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def _made_causal(transformer: Any) -> bool:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,18 +12,6 @@ import torch
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.model._batch import split_batch, to_device
 from transformers4rec_ext.optim import LazyAdam
-
-
-@contextlib.contextmanager
-def mode_of(model: torch.nn.Module, training: bool) -> Iterator[None]:
-    """Set train or eval mode and restore every module's own afterwards."""
-    before = [(module, module.training) for module in model.modules()]
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in before:
-            module.training = mode
 
 
 def check_loader(function: str, loader: Any) -> None:

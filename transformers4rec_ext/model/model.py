@@ -10,6 +10,7 @@ import torch
 
 from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._modes import in_mode
 from transformers4rec_ext.model._batch import prepare_inputs
 from transformers4rec_ext.model._fit import (
     check_loader,
@@ -17,7 +18,6 @@ from transformers4rec_ext.model._fit import (
     in_words,
     make_optimizer,
     mean_loss,
-    mode_of,
     no_batch,
     progress,
     run_batch,
@@ -241,7 +241,7 @@ class Model(Saving):
         scaler = torch.amp.GradScaler(device.type) if amp and device.type == "cuda" else None
         flags = {"training": True, "returns": "ranks" if compute_metric else "loss"}
         losses = []
-        with mode_of(self, training=train), torch.set_grad_enabled(train):
+        with in_mode(self, training=train), torch.set_grad_enabled(train):
             for epoch in range(num_epochs):
                 self.reset_metrics()
                 bar = progress(dataloader, verbose, f"epoch {epoch + 1}/{num_epochs}")
@@ -304,7 +304,7 @@ class Model(Saving):
             raise value_error("Model.evaluate", "training or testing", "be True", "both False")
         check_loader("Model.evaluate", dataloader)
         device = self._device()
-        with mode_of(self, training=False), torch.no_grad():
+        with in_mode(self, training=False), torch.no_grad():
             self.reset_metrics()
             flags = {"training": training, "testing": testing, "returns": "ranks"}
             output = None

@@ -13,9 +13,10 @@ from torch import Tensor
 from transformers import trainer_utils
 
 from transformers4rec_ext._errors import value_error
+from transformers4rec_ext._modes import in_mode
 from transformers4rec_ext.model._all_items import best_of_scores
 from transformers4rec_ext.model._batch import num_rows, split_batch, to_device
-from transformers4rec_ext.model._fit import mode_of, process_metrics
+from transformers4rec_ext.model._fit import process_metrics
 from transformers4rec_ext.model.prediction_task import NextItemPredictionTask
 
 EvalLoopOutput: Any = trainer_utils.EvalLoopOutput
@@ -49,7 +50,7 @@ def evaluate(trainer: Any, loader: Iterable[Any], prefix: str, prediction_loss_o
     limit = args.eval_steps_on_train_set if prefix == "train" else 0
     loss, rows = Mean(), 0
     model.reset_metrics()
-    with mode_of(model, training=False):
+    with in_mode(model, training=False):
         for step, batch in enumerate(itertools.islice(loader, limit or None)):
             only_loss = not with_metrics or step % args.compute_metrics_each_n_steps != 0
             value, predictions, labels, _ = trainer.prediction_step(model, batch, only_loss)
@@ -81,7 +82,7 @@ def evaluate(trainer: Any, loader: Iterable[Any], prefix: str, prediction_loss_o
 def predict(trainer: Any, loader: Iterable[Any]) -> Any:
     """Return what the model predicts for all rows of ``loader``, on the CPU."""
     parts, rows = [], 0
-    with mode_of(trainer.model, training=False):
+    with in_mode(trainer.model, training=False):
         for batch in loader:
             _, predictions, _, _ = trainer.prediction_step(
                 trainer.model, batch, False, testing=False

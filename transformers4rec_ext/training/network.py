@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from transformers4rec_ext._modes import in_mode
 from transformers4rec_ext.block.base import SequentialBlock
 from transformers4rec_ext.block.transformer import TransformerBlock
 from transformers4rec_ext.config.transformer import GPT2Config, XLNetConfig
@@ -95,11 +96,6 @@ def model_query(model: Model) -> Query:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch a module to evaluation without gradients; restore its mode afterwards."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)
+    """Switch a module to evaluation without gradients; restore all modes afterwards."""
+    with in_mode(model, training=False), torch.no_grad():
+        yield
