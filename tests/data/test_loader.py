@@ -130,5 +130,5 @@ def test_sessions_too_short(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["max_length", "batch_size", "buffer_windows"])
 def test_numbers_are_checked(sessions: ParquetSessions, option: str) -> None:
-    with pytest.raises(ValueError, match=f"SessionLoader: {option} must be >= 1; got 0"):
+    with pytest.raises(ValueError, match=f"SessionLoader: {option} must be at least 1; got 0"):
         _loader(sessions, **{option: 0})

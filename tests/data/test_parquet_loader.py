@@ -243,10 +243,11 @@ def test_files_that_disagree(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"batch_size": 0}, "batch_size must be >= 1; got 0"),
-        ({"max_sequence_length": 0}, "max_sequence_length must be >= 1; got 0"),
-        ({"shuffle_buffer_size": 0}, "shuffle_buffer_size must be >= 1; got 0"),
-        ({"seed": -1}, "seed must be >= 0; got -1"),
+        ({"batch_size": 0}, "batch_size must be at least 1; got 0"),
+        ({"max_sequence_length": 0}, "max_sequence_length must be at least 1; got 0"),
+        ({"shuffle_buffer_size": 0}, "shuffle_buffer_size must be at least 1; got 0"),
+        ({"seed": -1}, "seed must be at least 0; got -1"),
+        ({"rank": -1}, "rank must be at least 0; got -1"),
         ({"world_size": 2, "rank": 2}, r"rank must lie in \[0, world_size=2\); got 2"),
         ({"schema": SCHEMA.select_by_name("session_id")}, "schema must tag at least one column"),
     ],
@@ -255,3 +256,9 @@ def test_bad_arguments(folder: Path, options: dict[str, Any], text: str) -> None
     arguments = {"schema": SCHEMA, "batch_size": 8, **options}
     with pytest.raises(ValueError, match=f"ParquetLoader: {text}"):
         ParquetLoader(folder, **arguments)
+
+
+@pytest.mark.parametrize("option", ["batch_size", "max_sequence_length", "shuffle_buffer_size"])
+def test_numbers_are_integers(folder: Path, option: str) -> None:
+    with pytest.raises(TypeError, match=f"ParquetLoader: {option} must be an int; got float"):
+        ParquetLoader(folder, **{"schema": SCHEMA, "batch_size": 8, option: 2.5})

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.data.catalogue import Catalogue
 from transformers4rec_ext.data.parquet import ParquetSessions, SessionChunk
@@ -101,8 +102,7 @@ class SessionLoader:
             ("seed", seed, 0),
             ("buffer_windows", buffer_windows, 1),
         ):
-            if value < least:
-                raise value_error("SessionLoader", argument, f"be >= {least}", value)
+            _checks.integer("SessionLoader", argument, value, minimum=least)
         self.sessions = sessions
         self.catalogue = catalogue
         self.width = max_length + 1

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
+from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.data.columns import Column, ParquetColumns
 from transformers4rec_ext.data.files import Paths, RowGroup
@@ -91,11 +92,12 @@ class ParquetLoader(DataLoader[Batch]):
             ("max_sequence_length", max_sequence_length, 1),
             ("shuffle_buffer_size", shuffle_buffer_size, 1),
             ("seed", seed, 0),
+            ("rank", rank, 0),
             ("world_size", world_size, 1),
         ):
-            if value is not None and value < least:
-                raise value_error(_NAME, argument, f"be >= {least}", value)
-        if not 0 <= rank < world_size:
+            if value is not None:
+                _checks.integer(_NAME, argument, value, minimum=least)
+        if rank >= world_size:
             raise value_error(_NAME, "rank", f"lie in [0, world_size={world_size})", rank)
         rows = ParquetRows(paths, schema, max_sequence_length)
         if shuffle:
