@@ -72,6 +72,20 @@ def test_lists_are_combined_without_padding(combiner, sparse):
     assert block.output_size() == {name: torch.Size([-1, 64]) for name in ("item", "type")}
 
 
+def test_sizes_know_a_batch_size_that_is_given():
+    inputs = tr.TabularSequenceFeatures.from_schema(
+        SCHEMA.select_by_name(["item", "price"]), batch_size=7, masking="causal"
+    )
+    assert inputs.output_size() == torch.Size([7, 3, 65])
+    ids = SCHEMA.select_by_name(["item", "type"])
+    assert tr.EmbeddingFeatures.from_schema(ids, batch_size=7).output_size() == {
+        name: torch.Size([7, 64]) for name in ids.column_names
+    }
+    prices = SCHEMA.select_by_name("price")
+    soft = tr.SoftEmbeddingFeatures.from_schema(prices, batch_size=7)
+    assert soft.output_size() == {"price": torch.Size([7, 3, 8])}
+
+
 def test_columns_are_found_by_any_name():
     block = tr.EmbeddingFeatures.from_schema(SCHEMA.select_by_name("type"))
     assert list(block.state_dict()) == ["embedding_tables.type.weight"]

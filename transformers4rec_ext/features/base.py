@@ -42,12 +42,20 @@ def keep_dtype(block: nn.Module) -> None:
 
 
 def built(
-    block: BlockT, schema: Schema, max_sequence_length: int | None, automatic_build: bool
+    block: BlockT,
+    schema: Schema,
+    max_sequence_length: int | None,
+    automatic_build: bool,
+    arguments: Mapping[str, Any],
 ) -> BlockT:
-    """Let a block know its schema and, with ``automatic_build``, the sizes of its columns."""
+    """Let a block know its schema and, with ``automatic_build``, the sizes of its columns.
+
+    Of the further ``arguments`` of a builder "batch_size" is the B of the sizes.
+    """
     block.set_schema(schema)
     if automatic_build:
-        sizes = get_output_sizes_from_schema(schema, max_sequence_length=max_sequence_length)
+        batch_size = arguments.get("batch_size", -1)
+        sizes = get_output_sizes_from_schema(schema, batch_size, max_sequence_length)
         block.build(sizes, schema=schema)
     return block
 

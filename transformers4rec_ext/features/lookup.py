@@ -150,8 +150,8 @@ class EmbeddingFeatures(InputBlock):
         aggregation, pre, post
             See :class:`~transformers4rec_ext.TabularModule`.
         **kwargs
-            Further arguments of the class; those of the other column blocks are passed over, so
-            that one set of arguments serves all.
+            Further arguments of the class, and ``batch_size``, the B of :meth:`output_size`; those
+            of the other column blocks are passed over, so that one set of arguments serves all.
 
         Returns
         -------
@@ -188,7 +188,7 @@ class EmbeddingFeatures(InputBlock):
         own = {name: value for name, value in kwargs.items() if name in arguments_of(cls)}
         steps: dict[str, Any] = {"pre": pre, "post": post, "aggregation": aggregation}
         output = cls(config, item_id=item_id, **steps, **own)
-        return built(output, schema, max_sequence_length, automatic_build)
+        return built(output, schema, max_sequence_length, automatic_build, kwargs)
 
     @property
     def item_embedding_table(self) -> nn.Module | None:
@@ -250,9 +250,11 @@ class EmbeddingFeatures(InputBlock):
         return vectors
 
     def forward_output_size(self, input_sizes: Any) -> dict[str, torch.Size]:
-        """Return ``{column: [-1, D]}``."""
+        """Return ``{column: [B, D]}``; B is -1 without sizes of the input."""
+        known = isinstance(input_sizes, Mapping) and input_sizes
+        batch_size = next(iter(input_sizes.values()))[0] if known else -1
         return {
-            name: torch.Size([-1, feature.table.dim])
+            name: torch.Size([batch_size, feature.table.dim])
             for name, feature in self.feature_config.items()
         }
 

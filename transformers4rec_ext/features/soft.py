@@ -145,7 +145,7 @@ class SoftEmbeddingFeatures(EmbeddingFeatures):
         }
         own = {name: value for name, value in kwargs.items() if name in arguments_of(cls)}
         output = cls(config, layer_norm=layer_norm, **own)
-        return built(output, schema, max_sequence_length, automatic_build)
+        return built(output, schema, max_sequence_length, automatic_build, kwargs)
 
     def table_to_embedding_module(self, table: TableConfig) -> SoftEmbedding:
         """Return a freshly initialised soft embedding."""

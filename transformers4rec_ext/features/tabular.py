@@ -12,6 +12,7 @@ from transformers4rec_ext.block.base import SequentialBlock
 from transformers4rec_ext.block.mlp import MLPBlock
 from transformers4rec_ext.features.base import (
     arguments_of,
+    built,
     known_arguments,
     refuse_unknown,
     refuse_unknown_columns,
@@ -26,7 +27,6 @@ from transformers4rec_ext.tabular.base import (
     TabularAggregationType,
     TabularTransformationsType,
 )
-from transformers4rec_ext.utils.torch_utils import get_output_sizes_from_schema
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -122,7 +122,7 @@ class TabularFeatures(MergeTabular):
             Whether to make vectors of numbers by :class:`SoftEmbeddingFeatures`.
         **kwargs
             Arguments of the column blocks and of their ``from_schema``, ``pre`` and ``post``
-            included: each takes its own.
+            included: each takes its own; and ``batch_size``, the B of :meth:`output_size`.
 
         Raises
         ------
@@ -149,9 +149,7 @@ class TabularFeatures(MergeTabular):
         selected = _select(function, schema, dict(zip(kinds, all_tags, strict=True)))
         modules = _column_modules(function, kinds, selected, max_sequence_length, kwargs)
         output = cls(**modules, aggregation=aggregation)
-        if automatic_build:
-            sizes = get_output_sizes_from_schema(schema, max_sequence_length=max_sequence_length)
-            output.build(sizes, schema=schema)
+        built(output, schema, max_sequence_length, automatic_build, kwargs)
         if continuous_projection is None:
             return output
         if not automatic_build:
