@@ -41,6 +41,7 @@ def test_pad_batch_pads_to_what_is_asked_for():
     assert padded["c"].tolist() == [[1, 1, 0]] * 3
     assert pad_batch(RAGGED, {"a": 1, "c": 1})["c"].tolist() == [[1]] * 3
     assert pad_batch(RAGGED, {"a": 1})["c"] is RAGGED["c"]
+    assert pad_batch({"c": torch.ones(2, 1)}, {"c": 2})["c"].tolist() == [[1, 0]] * 2
     with pytest.raises(ValueError, match=r"^Found ragged column 'a' with unspecified padding"):
         pad_batch(RAGGED, {})
     with pytest.raises(ValueError, match=r"pad_batch: inputs must hold .* got \['a'\]"):

@@ -160,6 +160,8 @@ def _longest_rows(
 
     Values are looked at once for all columns: on a GPU that waits.
     """
+    if not offsets:
+        return []
     for name, ends in offsets.items():
         if ends.is_floating_point() or ends.dim() != 1 or ends.numel() == 0:
             raise value_error(
