@@ -13,6 +13,8 @@ import torch
 
 import transformers4rec_ext as tr
 from transformers4rec_ext.schema import ColumnSchema, Schema, Tags
+from transformers4rec_ext.utils.padding import pad_batch
+from transformers4rec_ext.utils.schema_utils import random_data_from_schema
 
 NAMES = {
     "tabular_testing_data": "tabular_data/schema.json",
@@ -81,6 +83,20 @@ def test_files_are_removed_at_exit():
     path = Path(run.stdout.strip())
     assert path.name == "data.parquet"
     assert not path.parent.parent.exists()
+
+
+def test_lists_of_vectors_are_vectors():
+    column = ColumnSchema("text", "embedding", dtype="float32", is_list=True, shape=(4,))
+    schema = Schema.from_item_column(num_items=9) + Schema([column])
+    lengths = {"max_session_length": 6, "min_session_length": 2}
+    dense = random_data_from_schema(schema, 3, **lengths)
+    assert dense["text"].shape == (3, 6, 4)
+    assert torch.equal((dense["text"] != 0).any(dim=-1), dense["item_id"] != 0)
+    inputs = tr.TabularSequenceFeatures.from_schema(schema, aggregation="concat")
+    assert inputs(dense).shape == (3, 6, 64 + 4)
+    ragged = random_data_from_schema(schema, 3, **lengths, ragged=True)
+    assert ragged["text__values"].shape == (int(ragged["item_id__offsets"][-1]), 4)
+    assert torch.equal(pad_batch(ragged, {"item_id": 6, "text": 6})["text"], dense["text"])
 
 
 def test_batches_train_upstreams_example():

@@ -39,15 +39,15 @@ def random_data_from_schema(
     min_session_length : int
     device : device, optional
     ragged : bool
-        Give list columns as ``name__values`` [L] and ``name__offsets`` int64 [B+1].
+        Give list columns as ``name__values`` [L, *shape] and ``name__offsets`` int64 [B+1].
     seed : int
         The same arguments give the same batch; torch's own generator is left alone.
 
     Returns
     -------
     dict of tensors
-        int64 or float32: [B], of list columns [B, T] padded on the right with 0, of columns with a
-        shape [B, *shape].
+        int64 or float32: [B], of list columns [B, T] padded on the right with 0; of columns with a
+        shape [B, *shape] and [B, T, *shape].
 
     Raises
     ------
@@ -70,18 +70,19 @@ def random_data_from_schema(
         lengths = torch.randint(*bounds, (num_rows,), generator=generator)
     batch: dict[str, Tensor] = {}
     for column in schema:
+        of_value = column.shape or ()
         if not column.is_list:
-            shape = (num_rows, *(column.shape or ()))
-            batch[column.name] = _values(column, shape, generator).to(device)
+            batch[column.name] = _values(column, (num_rows, *of_value), generator).to(device)
             continue
         width, filled = _list_shape(column, max_session_length, lengths, num_rows)
-        values = _values(column, (num_rows, width), generator)
+        values = _values(column, (num_rows, width, *of_value), generator)
         if ragged:
             batch[f"{column.name}__values"] = values[filled].to(device)
             ends = filled.sum(dim=1).cumsum(dim=0)
             batch[f"{column.name}__offsets"] = torch.nn.functional.pad(ends, (1, 0)).to(device)
         else:
-            batch[column.name] = torch.where(filled, values, 0).to(device)
+            within = filled.reshape(num_rows, width, *(1 for _ in of_value))
+            batch[column.name] = torch.where(within, values, 0).to(device)
     return batch
 
 
