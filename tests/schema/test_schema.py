@@ -178,6 +178,16 @@ def test_item_id_must_be_unambiguous():
         (lambda: ColumnSchema(""), ValueError, "name must be a non-empty str"),
         (lambda: ColumnSchema("a", dtype="int32"), ValueError, "dtype must be one of"),
         (lambda: ColumnSchema("a", max_length=0), ValueError, "max_length must be at least 1"),
+        (
+            lambda: ColumnSchema("a", int_domain=(1, 9)),
+            TypeError,
+            r"int_domain must be of class IntDomain; got \(1, 9\)\. Column 'a'\.",
+        ),
+        (
+            lambda: ColumnSchema("a", float_domain=IntDomain(0, 1)),
+            TypeError,
+            "float_domain must be of class FloatDomain; got IntDomain",
+        ),
         (lambda: ColumnSchema("a").cardinality, ValueError, "int_domain must be set; got None"),
         (lambda: Schema(["a"]), TypeError, "columns must be ColumnSchema objects; got str"),
         (lambda: Schema([ColumnSchema("a")] * 2), ValueError, "columns must have unique names"),

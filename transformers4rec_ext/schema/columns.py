@@ -137,6 +137,11 @@ class ColumnSchema:
         if self.dtype is not None and self.dtype not in DTYPES:
             expected = f"be one of {DTYPES}, or None"
             raise value_error("ColumnSchema", "dtype", expected, repr(self.dtype), hint)
+        for name, domain in (("int_domain", IntDomain), ("float_domain", FloatDomain)):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, domain):
+                expected = f"be of class {domain.__name__}"
+                raise type_error("ColumnSchema", name, expected, repr(value), hint)
         if self.max_length is not None and self.max_length < 1:
             raise value_error("ColumnSchema", "max_length", "be at least 1", self.max_length, hint)
         if self.min_length is not None and not 0 <= self.min_length <= (
