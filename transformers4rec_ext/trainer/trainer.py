@@ -100,8 +100,8 @@ class Trainer(Checkpoints):
             kwargs
         ):
             kwargs["optimizer_cls_and_kwargs"] = lazy_optimizer(args)
-        evaluates = any(x is not None for x in (eval_dataset_or_path, eval_dataloader))
-        evaluates |= args.eval_on_test_set
+        eval_data = _first(eval_dataloader, eval_dataset_or_path)
+        evaluates = args.eval_on_test_set or eval_data is not None
         super().__init__(
             model=model,
             args=args,
@@ -131,10 +131,11 @@ class Trainer(Checkpoints):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Return the loader of ``eval_dataset``, or of the Trainer's evaluation data."""
-        if self.args.eval_on_test_set and (eval_dataset is None or _is_mock(eval_dataset)):
+        if isinstance(eval_dataset, DatasetMock):
+            eval_dataset = None
+        if self.args.eval_on_test_set and eval_dataset is None:
             return self.get_test_dataloader()
-        given = None if _is_mock(eval_dataset) else eval_dataset
-        source = _first(given, self.eval_dataloader, self.eval_dataset_or_path)
+        source = _first(eval_dataset, self.eval_dataloader, self.eval_dataset_or_path)
         return self._loader(source, "Eval", self.args.per_device_eval_batch_size)
 
     def get_test_dataloader(self, test_dataset: Any = None) -> Any:
@@ -392,7 +393,3 @@ def name_group(report_to: list[str], group: str) -> None:
 
 def _first(*sources: Any) -> Any:
     return next((source for source in sources if source is not None), None)
-
-
-def _is_mock(dataset: Any) -> bool:
-    return dataset is None or isinstance(dataset, DatasetMock)
