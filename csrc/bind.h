@@ -66,6 +66,13 @@ void for_dtype(const Tensor& tensor, Body body) {
 // Rows per thread of the CPU at least, so that a small tile is not worth a thread.
 inline int64_t row_grain(int64_t columns) { return 1 + 16384 / (columns + 1); }
 
+// Calls a kernel of the CPU for the rows of a tile, shared by the threads.
+template <typename Tile, typename Kernel>
+void over_rows(int64_t rows, int64_t columns, const Tile& tile, Kernel kernel) {
+  torch::stable::parallel_for(0, rows, row_grain(columns),
+                              [&](int64_t begin, int64_t end) { kernel(tile, begin, end); });
+}
+
 inline Tensor scalar(int64_t value) {
   Tensor tensor = empty(std::initializer_list<int64_t>{}, ScalarType::Long);
   *static_cast<int64_t*>(tensor.mutable_data_ptr()) = value;

@@ -10,6 +10,7 @@ namespace {
 
 using t4r::bind::empty;
 using t4r::bind::kGrain;
+using t4r::bind::over_rows;
 using t4r::bind::scalar;
 using t4r::bind::ScalarType;
 using t4r::bind::Tensor;
@@ -73,33 +74,27 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> log_uniform_draw(const Tensor
   return {ids, log_q, num_tries, count, target_log_q};
 }
 
-template <typename T, typename Kernel>
-void over_rows(const t4r::SampledTile<T>& tile, const Tensor& scores, Kernel kernel) {
-  torch::stable::parallel_for(0, scores.size(0), t4r::bind::row_grain(tile.num_candidates),
-                              [&](int64_t begin, int64_t end) { kernel(tile, begin, end); });
-}
-
-template <typename T, typename Float, typename Double>
-auto of_type(Float kernel_f32, Double kernel_f64) {
+template <typename T>
+const t4r::SampledKernels<T>& kernels() {
   if constexpr (sizeof(T) == sizeof(float)) {
-    return kernel_f32;
+    return t4r::cpu_kernels().sampled_f32;
   } else {
-    return kernel_f64;
+    return t4r::cpu_kernels().sampled_f64;
   }
 }
 
 struct OnCpu {
   template <typename T>
   static void softmax(const t4r::SampledTile<T>& tile, const Tensor& scores) {
-    over_rows(tile, scores, of_type<T>(t4r::cpu_kernels().sampled_tile_f32, t4r::cpu_kernels().sampled_tile_f64));
+    over_rows(scores.size(0), tile.num_candidates, tile, kernels<T>().softmax);
   }
   template <typename T>
   static void bce(const t4r::SampledTile<T>& tile, const Tensor& scores) {
-    over_rows(tile, scores, of_type<T>(t4r::cpu_kernels().bce_tile_f32, t4r::cpu_kernels().bce_tile_f64));
+    over_rows(scores.size(0), tile.num_candidates, tile, kernels<T>().bce);
   }
   template <typename T>
   static void logits(const t4r::SampledTile<T>& tile, const Tensor& scores) {
-    over_rows(tile, scores, of_type<T>(t4r::cpu_kernels().logits_tile_f32, t4r::cpu_kernels().logits_tile_f64));
+    over_rows(scores.size(0), tile.num_candidates, tile, kernels<T>().logits);
   }
 };
 

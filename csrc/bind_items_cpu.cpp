@@ -10,6 +10,7 @@ namespace {
 using t4r::bind::check_rows;
 using t4r::bind::for_dtype;
 using t4r::bind::output;
+using t4r::bind::over_rows;
 using t4r::bind::pointer;
 using t4r::bind::Tensor;
 
@@ -20,12 +21,6 @@ const t4r::ItemKernels<T>& kernels() {
   } else {
     return t4r::cpu_kernels().items_f64;
   }
-}
-
-template <typename Tile, typename Kernel>
-void over_rows(int64_t rows, int64_t columns, const Tile& tile, Kernel kernel) {
-  torch::stable::parallel_for(0, rows, t4r::bind::row_grain(columns),
-                              [&](int64_t begin, int64_t end) { kernel(tile, begin, end); });
 }
 
 struct OnCpu {

@@ -17,8 +17,7 @@ void run(const Task& task, const Tensor& weight, const Tensor& ids, Pass pass) {
   const std::unique_ptr<uint64_t[]> workspace(new uint64_t[2 * size]);
   const auto rows = t4r::sort_rows(rows_data<const int64_t>(ids), size, weight.size(0), workspace.get());
   STD_TORCH_CHECK(rows.keys != nullptr, "rows: an id is out of range");
-  const int64_t grain = 1 + 16384 / (task.width + 1);
-  torch::stable::parallel_for(0, size, grain, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, size, t4r::bind::row_grain(task.width), [&](int64_t begin, int64_t end) {
     const std::unique_ptr<Wide<typename Task::Storage>[]> scratch(new Wide<typename Task::Storage>[task.width]);
     pass(task, rows, begin, end, scratch.get());
   });

@@ -11,6 +11,13 @@ namespace t4r {
 
 // Each works on rows [begin, end) of its tile.
 template <typename T>
+struct SampledKernels {
+  void (*softmax)(const SampledTile<T>& tile, int64_t begin, int64_t end);
+  void (*bce)(const SampledTile<T>& tile, int64_t begin, int64_t end);
+  void (*logits)(const SampledTile<T>& tile, int64_t begin, int64_t end);
+};
+
+template <typename T>
 struct ItemKernels {
   void (*logsumexp)(const LogSumExpTile<T>& tile, int64_t begin, int64_t end);
   void (*softmax_grad)(const SoftmaxGradTile<T>& tile, int64_t begin, int64_t end);
@@ -42,12 +49,8 @@ struct CpuKernels {
                 float* out);
   // p [size <= 256], 0 < p <= 1/2, is overwritten
   void (*log_counts)(double* p, int64_t size, double tries, bool unique, float* out);
-  void (*sampled_tile_f32)(const SampledTile<float>& tile, int64_t begin, int64_t end);
-  void (*sampled_tile_f64)(const SampledTile<double>& tile, int64_t begin, int64_t end);
-  void (*bce_tile_f32)(const SampledTile<float>& tile, int64_t begin, int64_t end);
-  void (*bce_tile_f64)(const SampledTile<double>& tile, int64_t begin, int64_t end);
-  void (*logits_tile_f32)(const SampledTile<float>& tile, int64_t begin, int64_t end);
-  void (*logits_tile_f64)(const SampledTile<double>& tile, int64_t begin, int64_t end);
+  SampledKernels<float> sampled_f32;
+  SampledKernels<double> sampled_f64;
   ItemKernels<float> items_f32;
   ItemKernels<double> items_f64;
   RowPasses<AdamRows> adam_rows;

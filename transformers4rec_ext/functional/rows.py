@@ -132,9 +132,8 @@ def adam_rows_(
     Notes
     -----
     Deterministic, whatever the number of threads. float16 and bfloat16 weights are computed in
-    float32 and rounded once. No host synchronisation on CUDA: there, ids outside
-    the table are passed over, and the reference, which runs where the library has no CUDA kernels,
-    waits for the number of distinct ids.
+    float32 and rounded once. No host synchronisation in a native kernel, which on CUDA passes over
+    ids outside the table; the reference waits for the number of distinct ids.
 
     Examples
     --------

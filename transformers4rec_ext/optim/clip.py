@@ -56,7 +56,7 @@ def clip_grad_norm_(
     Dense gradients are scaled in place; a sparse one is replaced by its coalesced form, scaled: the
     values that autograd stored may be shared with other tensors of the graph. On a GPU it stays
     uncoalesced, as the number of distinct rows is not known there without waiting. Deterministic.
-    No host synchronisation.
+    No host synchronisation, unless ``error_if_nonfinite``.
 
     Examples
     --------
