@@ -134,16 +134,16 @@ def test_what_a_kill_left_half_written_is_removed(tmp_path: Path, sessions_file:
 _SCRIPT = """
 import os, signal, sys
 from transformers4rec_ext.__main__ import main
-from transformers4rec_ext.training.loop import TrainingLoop
+from transformers4rec_ext.training.step import TrainingStep
 
-step = TrainingLoop._step
+step = TrainingStep.__call__
 
-def until(self, batch):
-    if self.global_step == int(sys.argv[1]):
+def until(self, batch, number):
+    if number == int(sys.argv[1]):
         os.kill(os.getpid(), int(sys.argv[2]))
-    return step(self, batch)
+    return step(self, batch, number)
 
-TrainingLoop._step = until
+TrainingStep.__call__ = until
 sys.exit(main(sys.argv[3:]))
 """
 

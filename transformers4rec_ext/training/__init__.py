@@ -8,12 +8,14 @@ from transformers4rec_ext.training.evaluation import held_out_ranks, summarize
 from transformers4rec_ext.training.log import RunLog, plot_curves, read_log
 from transformers4rec_ext.training.loop import Position, TrainingLoop
 from transformers4rec_ext.training.network import build_model, evaluating, model_query
+from transformers4rec_ext.training.step import TrainingStep
 
 __all__ = [
     "Position",
     "RunConfig",
     "RunLog",
     "TrainingLoop",
+    "TrainingStep",
     "build_model",
     "evaluating",
     "held_out_ranks",

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from transformers4rec_ext._checkpoint import open_state, save_state
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.data.loader import SessionLoader
-from transformers4rec_ext.model._fit import has_row_gradients
-from transformers4rec_ext.optim import LazyAdam, clip_grad_norm_
 from transformers4rec_ext.training.config import RunConfig
 from transformers4rec_ext.training.log import RunLog
+from transformers4rec_ext.training.step import TrainingStep
 
 _LOG_STEPS = 10
 SELECTION_METRIC = "ndcg_at_10"
@@ -87,10 +84,7 @@ class TrainingLoop:
         self.folder = Path(self.folder)
         self.checkpoint = self.folder / "checkpoint.safetensors"
         self.best = self.folder / "model.safetensors"
-        # With dense gradients both are Adam; torch's is kept where it does.
-        lazy = has_row_gradients(self.model)
-        make = LazyAdam if lazy else partial(torch.optim.Adam, fused=True)
-        self.optimizer: torch.optim.Optimizer = make(self.model.parameters(), lr=self.config.lr)
+        self.train_step = TrainingStep(self.model, self.config, len(self.loader))
 
     @property
     def global_step(self) -> int:
@@ -110,7 +104,7 @@ class TrainingLoop:
         with open_state(self.checkpoint) as file:
             try:
                 file.fill(self.model.state_dict(), "model")
-                self.optimizer.load_state_dict(file.read("optimizer"))
+                self.train_step.optimizer.load_state_dict(file.read("optimizer"))
                 self.position = Position(**file.read("position"))
                 torch.set_rng_state(file.read("torch_rng"))
             except (KeyError, TypeError, RuntimeError, ValueError) as error:
@@ -152,7 +146,7 @@ class TrainingLoop:
         )
         with bar:
             for batch in self.loader.batches(position.epoch, position.step):
-                loss = self._step(batch)
+                loss = self.train_step(batch, self.global_step)
                 position.step += 1
                 position.loss_sum += loss
                 position.loss_count += 1
@@ -168,34 +162,6 @@ class TrainingLoop:
                     self._save(log, started)
                     return False
         return True
-
-    def _step(self, batch: dict[str, Tensor]) -> float:
-        rate = self.learning_rate(self.global_step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        loss: Tensor = self.model(batch, training=True)["loss"]
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise value_error(
-                "TrainingLoop",
-                "loss",
-                "be finite",
-                f"{value} at step {self.global_step + 1}",
-                "Lower the learning rate, or clip the gradient.",
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        if self.config.clip:
-            clip_grad_norm_(self.model.parameters(), self.config.clip)
-        self.optimizer.step()
-        return value
-
-    def learning_rate(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0 over the whole run."""
-        if self.config.schedule == "constant":
-            return self.config.lr
-        total = self.config.epochs * len(self.loader)
-        return self.config.lr * 0.5 * (1 + math.cos(math.pi * step / total))
 
     def _log_loss(self, log: RunLog) -> float:
         position = self.position
@@ -230,7 +196,7 @@ class TrainingLoop:
         position.log_bytes = log.sync()
         state: dict[str, Any] = {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.train_step.optimizer.state_dict(),
             "position": vars(position).copy(),
             "torch_rng": torch.get_rng_state(),
         }
