@@ -14,6 +14,9 @@ from benchmarks.timing import RESULTS
 
 # Okabe & Ito (2008): told apart with any colour vision; markers differ too.
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#555555"
+_STYLES = [
+    *((BLUE, "o"), ("#56B4E9", "D"), (VERMILION, "s"), ("#E69F00", "^"), ("#CC79A7", "v")),
+]
 
 
 def sampled_distribution(path: Path = RESULTS / "statistics.png") -> None:
@@ -61,3 +64,40 @@ def _panel(
     axis.set(title=title, xscale="log", yscale="log", xlabel="rank of the item by popularity")
     axis.grid(alpha=0.3)
     axis.legend(loc="lower left", bbox_to_anchor=(0, 0.22))
+
+
+def time_to_quality(content: dict[str, Any], path: Path) -> None:
+    """Draw into a PNG the test NDCG@10 of every contender against its minutes of training."""
+    figure = Figure(figsize=(8.5, 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    target = content["target"]
+    axis.axhline(target, color=GREY, linestyle="--", linewidth=1)
+    for row, (colour, marker) in zip(content["rows"], _STYLES, strict=False):
+        minutes = [point["seconds"] / 60 for point in row["curve"]]
+        ndcg = [point["ndcg_at_10"] for point in row["curve"]]
+        reached = row["reached"]
+        found = f"{reached['seconds'] / 60:.1f} min" if reached else f"best {max(ndcg):.3f}"
+        axis.plot(
+            [0, *minutes], [0, *ndcg], color=colour, marker=marker, markersize=3.5,
+            linewidth=2.2 if row["key"].startswith("ours") else 1.3,
+            label=f"{row['name']}: {found}",
+        )  # fmt: skip
+        if reached:
+            axis.plot(
+                reached["seconds"] / 60, reached["ndcg_at_10"], color=colour, marker="*",
+                markersize=15, markeredgecolor="white", zorder=5,
+            )  # fmt: skip
+    axis.text(0.995, target, f"{target} ", ha="right", va="bottom", color=GREY,
+              transform=axis.get_yaxis_transform())  # fmt: skip
+    machine = content["environment"]
+    axis.set(
+        title="How long does training take until the model recommends well?",
+        xlabel=f"minutes of training ({machine['threads']} threads of {machine['cpu']})",
+        ylabel="test NDCG@10, MovieLens-1M",
+    )
+    axis.set_xlim(left=0)
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3)
+    axis.legend(loc="lower right", title=f"minutes to {target}")
+    figure.savefig(path, dpi=120)

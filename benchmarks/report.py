@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks import race_report
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 #: The most warps that a multiprocessor holds, by architecture (CUDA programming guide).
@@ -175,6 +177,15 @@ def optim() -> str:
     return f"{_table(header, rows)}\n\n{_machine(content)}{fbgemm}"
 
 
+def time_to_quality() -> str:
+    """Return the section of the race to a quality; nothing before one is recorded."""
+    if not (RESULTS / "time_to_quality.json").exists():
+        return ""
+    content = _load("time_to_quality")
+    table = _table(*race_report.table(content))
+    return f"{race_report.text(content)}\n{table}\n\n{_machine(content)}"
+
+
 def startup() -> str:
     """Return the table of build and import times."""
     content = _load("startup")
@@ -286,6 +297,7 @@ TABLES = {
     "evaluation": evaluation,
     "step": step,
     "optim": optim,
+    "time_to_quality": time_to_quality,
     "startup": startup,
     "registers": registers,
     "inclusion": inclusion,

@@ -117,9 +117,12 @@ def kept_rows(name: str, key: str, measured: list[int]) -> list[dict[str, Any]]:
     return [row for row in earlier if row[key] not in measured]
 
 
-def save(name: str, threads: int, rows: list[dict[str, Any]], **more: Any) -> None:
-    """Write ``results/<name>.json``."""
-    RESULTS.mkdir(exist_ok=True)
+def save(
+    name: str, threads: int, rows: list[dict[str, Any]], folder: Path = RESULTS, **more: Any
+) -> None:
+    """Write ``<folder>/<name>.json``."""
+    folder.mkdir(parents=True, exist_ok=True)
     content = {"environment": environment(threads), **more, "rows": rows}
-    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
-    print(f"wrote benchmarks/results/{name}.json", file=sys.stderr)
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"wrote {path}", file=sys.stderr)
