@@ -11,7 +11,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "transformers4rec_ext"
 # From the bottom to the top; a name stands for a module or for all of a package.
 LAYERS = [
-    ["_errors", "_files", "_memory", "_modes", "_recipe", "_checkpoint", "registry", "_build"],
+    [
+        *("_errors", "_files", "_memory", "_modes", "_recipe", "_checkpoint", "_build"),
+        *("registry", "typing"),
+    ],
     ["_native"],
     ["_backend", "_checks"],
     ["ops.reference"],

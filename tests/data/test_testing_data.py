@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +14,7 @@ import torch
 
 import transformers4rec_ext as tr
 from transformers4rec_ext.schema import ColumnSchema, Schema, Tags
+from transformers4rec_ext.utils.data_utils import to_core_schema
 from transformers4rec_ext.utils.padding import pad_batch
 from transformers4rec_ext.utils.schema_utils import random_data_from_schema
 
@@ -111,3 +113,34 @@ def test_batches_train_upstreams_example():
     ragged = data.torch_synthetic_data(num_rows=10, ragged=True)
     assert torch.isfinite(model(dense, training=True)["loss"])
     assert model(dense).shape == model(ragged).shape == (10, 51997)
+
+
+def test_merlins_schema_without_merlin(monkeypatch):
+    monkeypatch.setitem(sys.modules, "merlin", None)
+    for make in (
+        lambda: tr.data.tabular_testing_data.merlin_schema,
+        lambda: to_core_schema(tr.data.tabular_testing_data.schema),
+    ):
+        with pytest.raises(ImportError, match=r"needs merlin-core.* Without it use `\.schema`"):
+            make()
+
+
+def test_merlins_schema_is_made_by_merlin_of_ours(monkeypatch):
+    class Message:
+        """The public shape of ``merlin.schema.io.tensorflow_metadata.TensorflowMetadata``."""
+
+        def __init__(self, text: str) -> None:
+            self.text = text
+
+        from_json = classmethod(lambda cls, text: cls(text))
+
+        def to_merlin_schema(self) -> str:
+            return f"merlin's of {self.text}"
+
+    home = "merlin.schema.io.tensorflow_metadata"
+    for name in ("merlin", "merlin.schema", "merlin.schema.io", home):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    sys.modules[home].TensorflowMetadata = Message
+    data = tr.data.music_streaming_testing_data
+    assert data.merlin_schema == f"merlin's of {data.schema.to_json()}"
+    assert to_core_schema(data.schema) == data.merlin_schema

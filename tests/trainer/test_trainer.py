@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 from trainer_helpers import (
+    SCHEMA,
+    T,
     batches,
     losses,
     model_of,
@@ -20,6 +22,7 @@ from trainer_helpers import (
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 import transformers4rec_ext as tr
+from transformers4rec_ext.utils.data_utils import T4RecDataLoader, dataloader_registry
 
 
 def click() -> tr.BinaryClassificationTask:
@@ -118,6 +121,35 @@ def test_engines_shuffle_as_upstreams_do(
     assert loader.batch_size == trainer.args.per_device_train_batch_size
     evaluated = torch.cat([x["item_id"] for x, _ in trainer.get_eval_dataloader()])
     assert torch.equal(evaluated, in_order)
+
+
+def test_an_engine_of_ones_own_makes_the_loaders(tmp_path: Path, monkeypatch) -> None:
+    asked = {}
+
+    class Mine(T4RecDataLoader, DataLoader):
+        @classmethod
+        def from_schema(cls, schema, paths_or_dataset, batch_size, max_sequence_length, **kwargs):
+            asked[paths_or_dataset] = (schema, batch_size, max_sequence_length, kwargs)
+            return cls(batches(write(tmp_path / "data")), batch_size=None)
+
+    monkeypatch.setitem(dataloader_registry._classes, "mine", Mine)
+    trainer = trainer_of(
+        tmp_path,
+        data_loader_engine="mine",
+        train_dataset_or_path="a table",
+        eval_dataset_or_path=("some", "object"),
+        max_steps=3,
+        seed=5,
+    )
+    trainer.train()
+    assert set(trainer.evaluate()) >= {"eval_/loss", "eval_/next-item/ndcg_at_10"}
+    schema, batch_size, length, kwargs = asked["a table"]
+    assert (schema, batch_size, length) == (SCHEMA, 8, T)
+    assert kwargs == {
+        **{"shuffle": True, "shuffle_buffer_size": 0, "drop_last": False, "seed": 5},
+        **{"global_rank": 0, "global_size": 1, "num_workers": 0, "pin_memory": False},
+    }
+    assert asked["some", "object"][3]["shuffle"] is False
 
 
 def test_accumulated_gradients_are_those_of_the_larger_batch(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import transformers
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext.config.loaders import dataloader_registry
 
 _NAME = "T4RecTrainingArguments"
 _BEST = "metric_for_best_model"
@@ -20,16 +21,6 @@ if int(transformers.__version__.split(".")[0]) < 5:
         f"transformers4rec_ext's Trainer needs transformers >= 5; got {transformers.__version__}. "
         "Install it with `pip install 'transformers>=5'`, or train with Model.fit."
     )
-
-#: Whether an engine shuffles training data when ``shuffle_buffer_size`` is 0, as upstream's do.
-DATA_LOADER_ENGINES = {
-    "merlin": True,
-    "merlin_dataloader": True,
-    "nvtabular": True,
-    "nvtabular_dataloader": True,
-    "pyarrow": False,
-    "pyarrow_builder": False,
-}
 
 # Names of transformers 4 that upstream's scripts use, and what they are called now.
 _RENAMED = {
@@ -107,8 +98,9 @@ class T4RecTrainingArguments(_TrainingArguments):
         Rows that are shuffled together. With 0 the ``merlin`` engines shuffle 65,536 at once and
         the ``pyarrow`` engines keep the order of the file.
     data_loader_engine : str
-        One of upstream's names. All read parquet with
-        :class:`~transformers4rec_ext.data.ParquetLoader`.
+        One of upstream's names, all of which read parquet with
+        :class:`~transformers4rec_ext.data.ParquetLoader`, or one registered in
+        ``utils.data_utils.dataloader_registry``.
     eval_on_test_set : bool
         Whether ``evaluate()`` reads the test data instead of the evaluation data.
     eval_steps_on_train_set : int
@@ -143,7 +135,7 @@ class T4RecTrainingArguments(_TrainingArguments):
         default=0, metadata={"help": "Rows that are shuffled together; 0 for the engine's own."}
     )
     data_loader_engine: str = field(
-        default="merlin", metadata={"help": f"One of {', '.join(DATA_LOADER_ENGINES)}."}
+        default="merlin", metadata={"help": "merlin, pyarrow, or the name of a loader of yours."}
     )
     eval_on_test_set: bool = field(
         default=False, metadata={"help": "Evaluate on the test data instead of the eval data."}
@@ -189,8 +181,8 @@ class T4RecTrainingArguments(_TrainingArguments):
         cycles, engine = self.learning_rate_num_cosine_cycles_by_epoch, self.data_loader_engine
         if cycles <= 0:
             raise value_error(_NAME, "learning_rate_num_cosine_cycles_by_epoch", "be > 0", cycles)
-        if engine not in DATA_LOADER_ENGINES:
-            expectation = f"be one of {tuple(DATA_LOADER_ENGINES)}"
+        if engine not in dataloader_registry:
+            expectation = f"be one of {tuple(dataloader_registry)}"
             raise value_error(_NAME, "data_loader_engine", expectation, repr(engine))
         neutral: tuple[tuple[str, float, str], ...] = (
             ("label_smoothing_factor", 0, "Use a task with CrossEntropyLoss(label_smoothing=...)."),

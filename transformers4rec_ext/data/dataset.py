@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from transformers4rec_ext.schema import Schema
+from transformers4rec_ext.schema import Schema, as_merlin_schema
 from transformers4rec_ext.utils.schema_utils import random_data_from_schema
 
 
@@ -30,6 +31,11 @@ class Dataset:
         is_text = Path(self.schema_path).suffix in (".pb", ".pbtxt")
         read = Schema.from_proto_text if is_text else Schema.from_json
         return read(Path(self.schema_path))
+
+    @property
+    def merlin_schema(self) -> Any:
+        """The columns as a ``merlin.schema.Schema``; ImportError where Merlin is not installed."""
+        return as_merlin_schema(self.schema)
 
     def torch_synthetic_data(
         self,

@@ -197,19 +197,23 @@ class ParquetRows(Dataset[Batch]):
     def __init__(self, paths: Paths, schema: Schema, max_sequence_length: int | None) -> None:
         schema = as_schema(schema, _NAME)
         self.inputs, self.targets = input_and_target_names(schema)
-        names = [*self.inputs, *self.targets]
         domains = {name: schema[name].int_domain for name in self.inputs}
-        largest = {
+        self._largest = {
             name: domain.max
             for name, domain in domains.items()
             if domain is not None and domain.is_categorical
         }
-        self.columns = ParquetColumns(paths, names, largest)
         self.max_sequence_length = max_sequence_length
         self._seed: int | None = None
         self._block_rows = SHUFFLE_ROWS
         self._order: _Order | None = None
         self._held: tuple[tuple[int, int], np.ndarray, dict[str, Column]] | None = None
+        self.read_from(paths)
+
+    def read_from(self, paths: Paths) -> None:
+        """From now on be the rows of ``paths``."""
+        self.columns = ParquetColumns(paths, [*self.inputs, *self.targets], self._largest)
+        self._order = self._held = None
 
     def shuffle(self, seed: int, buffer_rows: int) -> None:
         """From now on shuffle epochs by ``seed``, at least ``buffer_rows`` at once."""

@@ -99,12 +99,6 @@ def mean_loss(losses: list[torch.Tensor], function: str, epoch: int) -> float:
     return float(torch.stack(losses).double().mean())
 
 
-def detached(predictions: Any) -> Any:
-    if isinstance(predictions, Mapping):
-        return {name: detached(value) for name, value in predictions.items()}
-    return predictions.detach() if isinstance(predictions, torch.Tensor) else predictions
-
-
 def process_metrics(metrics: Mapping[str, Any], prefix: str = "", to_cpu: bool = True) -> Any:
     """Return nested dictionaries of metrics as one, ``{prefix + name: value}``.
 

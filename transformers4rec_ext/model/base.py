@@ -17,6 +17,7 @@ from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext._recipe import Recorded, recorded
 from transformers4rec_ext.masking import MaskedItems
 from transformers4rec_ext.model._summary import SequenceSummary, in_float32, positions_of_items
+from transformers4rec_ext.utils.torch_utils import LossMixin, MetricsMixin
 
 if TYPE_CHECKING:
     from .head import Head
@@ -54,7 +55,7 @@ def is_block(value: object) -> bool:
     return isinstance(value, torch.nn.Module) or callable(getattr(value, "build", None))
 
 
-class PredictionTask(Recorded, torch.nn.Module):
+class PredictionTask(LossMixin, MetricsMixin, Recorded, torch.nn.Module):
     """One prediction of a model: summary, task block, output layer, loss and metrics.
 
     Parameters

@@ -14,6 +14,7 @@ from transformers4rec_ext.block.base import named_arguments
 from transformers4rec_ext.masking import MaskedItems
 from transformers4rec_ext.model._tasks import checked_weights, own_metrics, tasks_by_name
 from transformers4rec_ext.schema import Schema, Tags, as_schema
+from transformers4rec_ext.utils.torch_utils import LossMixin, MetricsMixin
 
 if TYPE_CHECKING:
     from transformers4rec_ext.model.model import Model
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 LOSS_REDUCTIONS = ("mean", "sum", "max", "min")
 
 
-class Head(Recorded, torch.nn.Module):
+class Head(LossMixin, MetricsMixin, Recorded, torch.nn.Module):
     """Prediction tasks on the output of one body, with the weighted sum of their losses.
 
     Parameters

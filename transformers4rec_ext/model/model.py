@@ -14,7 +14,6 @@ from transformers4rec_ext._modes import in_mode
 from transformers4rec_ext.model._batch import prepare_inputs
 from transformers4rec_ext.model._fit import (
     check_loader,
-    detached,
     in_words,
     make_optimizer,
     mean_loss,
@@ -29,9 +28,10 @@ from transformers4rec_ext.model._tasks import check_heads
 from transformers4rec_ext.model.base import LOG
 from transformers4rec_ext.model.head import LOSS_REDUCTIONS, Head
 from transformers4rec_ext.schema import Schema
+from transformers4rec_ext.utils.torch_utils import LossMixin, MetricsMixin, nested_detach
 
 
-class Model(Saving):
+class Model(LossMixin, MetricsMixin, Saving):
     """Heads whose weighted losses are one loss.
 
     Parameters
@@ -252,7 +252,8 @@ class Model(Saving):
                     if optimizer is not None:
                         step(output["loss"], optimizer, scaler)
                     if compute_metric:
-                        self.calculate_metrics(detached(output["predictions"]), output["labels"])
+                        predictions = nested_detach(output["predictions"])
+                        self.calculate_metrics(predictions, output["labels"])
                 losses.append(mean_loss(batch_losses, "Model.fit", epoch))
                 report = f"epoch {epoch + 1}/{num_epochs} loss {losses[-1]:.4f}"
                 if compute_metric:

@@ -10,7 +10,7 @@ from transformers4rec_ext.schema.columns import (
     IntDomain,
     ValueCount,
 )
-from transformers4rec_ext.schema.convert import as_schema
+from transformers4rec_ext.schema.convert import as_merlin_schema, as_schema
 from transformers4rec_ext.schema.schema import Schema
 from transformers4rec_ext.schema.tags import Tag, Tags, tag_names
 
@@ -24,6 +24,7 @@ __all__ = [
     "Tag",
     "Tags",
     "ValueCount",
+    "as_merlin_schema",
     "as_schema",
     "tag_names",
 ]

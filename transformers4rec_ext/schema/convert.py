@@ -46,6 +46,28 @@ def as_schema(schema: Any, function: str = "as_schema") -> Schema:
     )
 
 
+def as_merlin_schema(schema: Any) -> Any:
+    """Return ``schema`` as a ``merlin.schema.Schema``, for what is left of Merlin.
+
+    Parameters
+    ----------
+    schema : Schema, or what :func:`as_schema` takes
+
+    Raises
+    ------
+    ImportError   if Merlin is not installed; everything here takes the schema as it is.
+    """
+    try:
+        from merlin.schema.io.tensorflow_metadata import TensorflowMetadata
+    except ImportError as error:
+        raise ImportError(
+            "as_merlin_schema: a merlin.schema.Schema needs merlin-core, which cannot be imported "
+            f"({error}). Without it use `.schema`: every function of transformers4rec_ext takes it."
+        ) from error
+    text = as_schema(schema, "as_merlin_schema").to_json()
+    return TensorflowMetadata.from_json(text).to_merlin_schema()
+
+
 def _from_merlin(column: Any) -> ColumnSchema:
     """Return a ``merlin.schema.ColumnSchema``, known by its public attributes, as ours."""
     tags = tuple(sorted(tag_names(column.tags)))  # a set, in no order

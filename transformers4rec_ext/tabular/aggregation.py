@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.config.schema import requires_schema
 from transformers4rec_ext.schema import Schema
-from transformers4rec_ext.tabular.columns import TabularData
 from transformers4rec_ext.tabular.steps import TabularAggregation, tabular_aggregation_registry
+from transformers4rec_ext.typing import TabularData
 
 __all__ = [
     "ConcatFeatures",

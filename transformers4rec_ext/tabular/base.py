@@ -11,7 +11,7 @@ from transformers4rec_ext._errors import type_error
 from transformers4rec_ext.block.base import BlockBase, named_arguments
 from transformers4rec_ext.block.sizes import OutputSizeMixin, module_output_size
 from transformers4rec_ext.schema import Schema
-from transformers4rec_ext.tabular.columns import TabularData, merged
+from transformers4rec_ext.tabular.columns import merged
 from transformers4rec_ext.tabular.module import TabularModule
 from transformers4rec_ext.tabular.steps import (
     FilterFeatures,
@@ -24,6 +24,7 @@ from transformers4rec_ext.tabular.steps import (
     tabular_aggregation_registry,
     tabular_transformation_registry,
 )
+from transformers4rec_ext.typing import TabularData
 
 if TYPE_CHECKING:
     from typing_extensions import Self

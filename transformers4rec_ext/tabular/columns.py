@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from transformers4rec_ext._errors import type_error, value_error
-
-TabularData = Mapping[str, Tensor]
+from transformers4rec_ext.typing import TabularData
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 

@@ -11,7 +11,7 @@ from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.block.base import SequentialBlock, right_shift_block
 from transformers4rec_ext.block.sizes import OutputSizeMixin
 from transformers4rec_ext.schema import Schema, Tag
-from transformers4rec_ext.tabular.columns import TabularData, merged, outputs_of
+from transformers4rec_ext.tabular.columns import merged, outputs_of
 from transformers4rec_ext.tabular.steps import (
     FilterFeatures,
     TabularAggregationType,
@@ -20,6 +20,7 @@ from transformers4rec_ext.tabular.steps import (
 )
 from transformers4rec_ext.tabular.steps import aggregation as parse_aggregation
 from transformers4rec_ext.tabular.steps import transformations as parse_transformations
+from transformers4rec_ext.typing import TabularData
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -11,7 +11,8 @@ from transformers4rec_ext._errors import type_error
 from transformers4rec_ext.block.base import SequentialBlock, right_shift_block
 from transformers4rec_ext.block.sizes import OutputSizeMixin
 from transformers4rec_ext.registry import Registry
-from transformers4rec_ext.tabular.columns import TabularData, columns_of
+from transformers4rec_ext.tabular.columns import columns_of
+from transformers4rec_ext.typing import TabularData
 
 tabular_transformation_registry = Registry(
     "tabular transformation", instantiate=True, home="transformers4rec_ext.tabular.transformations"

@@ -10,9 +10,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 from transformers4rec_ext._errors import type_error
-from transformers4rec_ext.config.trainer import DATA_LOADER_ENGINES
-from transformers4rec_ext.data.parquet_loader import SHUFFLE_ROWS, ParquetLoader, RankBatches
+from transformers4rec_ext.data.parquet_loader import ParquetLoader, RankBatches
 from transformers4rec_ext.schema import as_schema
+from transformers4rec_ext.utils.data_utils import T4RecDataLoader
 
 # What a DataLoader is made of besides its dataset and the order of its rows.
 _COPIED = (
@@ -63,6 +63,7 @@ def make_loader(
     Parameters
     ----------
     source : path, sequence of paths, torch Dataset, DataLoader or iterable of batches
+        Or what else a loader takes that is registered as ``args.data_loader_engine``.
     kind : str
         "Train", "Eval" or "Test"; for errors.
     schema : Schema, optional
@@ -76,24 +77,24 @@ def make_loader(
     if isinstance(source, DataLoader):
         return _for_this_process(source, args, training)
     options = _options(args)
-    if _is_paths(source):
+    engine = T4RecDataLoader.parse(args.data_loader_engine)
+    if _is_paths(source) or not issubclass(engine, ParquetLoader):
         if schema is None:
             raise AssertionError(
                 f"schema is required to generate {kind} Dataloader. Give Trainer the schema of "
                 f"the columns in {source!r}."
             )
-        buffer = args.shuffle_buffer_size
-        return ParquetLoader(
-            source,
+        return engine.from_schema(
             as_schema(schema, "Trainer"),
+            source,
             batch_size,
             max_sequence_length=args.max_sequence_length,
-            shuffle=training and (buffer > 0 or DATA_LOADER_ENGINES[args.data_loader_engine]),
-            shuffle_buffer_size=buffer or SHUFFLE_ROWS,
+            shuffle=training,
+            shuffle_buffer_size=args.shuffle_buffer_size,
             drop_last=args.dataloader_drop_last,
             seed=_seed(args),
-            rank=args.process_index,
-            world_size=args.world_size,
+            global_rank=args.process_index,
+            global_size=args.world_size,
             **options,
         )
     if isinstance(source, Dataset):

@@ -1,24 +1,46 @@
-"""The loader that upstream's users make by hand, over ours; nothing of Merlin is needed."""
+"""The loaders that upstream's users make by hand, over ours; nothing of Merlin is needed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers4rec_ext._errors import type_error
+from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext.config.loaders import dataloader_registry
 from transformers4rec_ext.data.files import Paths
-from transformers4rec_ext.data.parquet_loader import ParquetLoader, input_and_target_names
-from transformers4rec_ext.schema import ColumnSchema, Schema, Tags, as_schema
+from transformers4rec_ext.data.parquet_loader import (
+    SHUFFLE_ROWS,
+    ParquetLoader,
+    input_and_target_names,
+)
+from transformers4rec_ext.schema import (
+    ColumnSchema,
+    Schema,
+    Tags,
+    as_merlin_schema,
+    as_schema,
+)
 
-__all__ = ["MerlinDataLoader"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
+__all__ = [
+    "MerlinDataLoader",
+    "PyarrowDataLoader",
+    "T4RecDataLoader",
+    "dataloader_registry",
+    "to_core_schema",
+]
+
+_PREPARE = "prepare tables with the library they are in, such as pandas, before they are files"
 _ELSEWHERE = {
-    "PyarrowDataLoader": "use MerlinDataLoader, which takes the same files",
     "DLDataLoader": "use torch.utils.data.DataLoader",
-    "T4RecDataLoader": "pass any torch.utils.data.DataLoader of (inputs, targets)",
-    "ParquetDataset": "use MerlinDataLoader, or transformers4rec_ext.data.ParquetLoader",
+    "ParquetDataset": "use PyarrowDataLoader, or transformers4rec_ext.data.ParquetLoader",
     "ShuffleDataset": "use transformers4rec_ext.data.ParquetLoader(shuffle=True)",
-    "to_core_schema": "pass a merlin.schema.Schema where a schema is asked for",
+    "add_item_first_seen_col_to_df": _PREPARE,
+    "remove_consecutive_interactions": _PREPARE,
+    "save_time_based_splits": _PREPARE,
+    "session_aggregator": _PREPARE,
 }
 _UNUSED = {
     "buffer_size": "use shuffle_buffer_size, in rows",
@@ -34,6 +56,9 @@ _UNUSED = {
     "lists": "list columns are known by the file",
 }
 
+#: The name by which upstream calls it.
+to_core_schema = as_merlin_schema
+
 
 def __getattr__(name: str) -> Any:
     if name in _ELSEWHERE:
@@ -41,7 +66,117 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-class MerlinDataLoader(ParquetLoader):
+class T4RecDataLoader:
+    """Base of the loaders that the Trainer makes of paths, by the name of one.
+
+    One of your own defines :meth:`from_schema`; registered, it is
+    ``T4RecTrainingArguments(data_loader_engine="mine")``.
+
+    Examples
+    --------
+    >>> @dataloader_registry.register("mine")
+    ... class Mine(T4RecDataLoader): ...
+    >>> T4RecDataLoader.parse("mine") is Mine
+    True
+    """
+
+    @classmethod
+    def from_schema(
+        cls,
+        schema: Schema,
+        paths_or_dataset: Any,
+        batch_size: int,
+        max_sequence_length: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Return a loader of ``(inputs, targets)``.
+
+        Parameters
+        ----------
+        schema : Schema
+            The columns.
+        paths_or_dataset : path, sequence of paths, or what else a loader takes
+            As the Trainer was given it.
+        batch_size : int
+            Rows of a batch of one process.
+        max_sequence_length : int, optional
+        **kwargs
+            The Trainer gives ``shuffle``, ``shuffle_buffer_size``, ``drop_last``, ``seed``,
+            ``global_rank``, ``global_size``, ``num_workers`` and ``pin_memory``.
+        """
+        raise NotImplementedError(f"{cls.__name__} must define from_schema(...)")
+
+    def set_dataset(self, paths_or_dataset: Any) -> None:
+        """Read ``paths_or_dataset`` from now on."""
+        raise NotImplementedError(f"{type(self).__name__} must define set_dataset(...)")
+
+    @classmethod
+    def parse(cls, class_or_str: Any) -> Any:
+        """Return the class registered under a name; a class unchanged."""
+        return dataloader_registry.parse(class_or_str)
+
+
+class _FileLoader(T4RecDataLoader, ParquetLoader):
+    """What the loaders by upstream's arguments share; ``schema`` is that of a batch."""
+
+    def __init__(
+        self,
+        paths_or_dataset: Paths,
+        batch_size: int,
+        schema: Schema,
+        *,
+        global_size: int | None = None,
+        global_rank: int | None = None,
+        **options: Any,
+    ) -> None:
+        for argument in options:
+            if argument in _UNUSED:
+                raise type_error(
+                    type(self).__name__,
+                    "arguments",
+                    "be of files and batches",
+                    repr(argument),
+                    f"Leave it out: {_UNUSED[argument]}.",
+                )
+        self.schema = schema
+        super().__init__(
+            paths_or_dataset,
+            schema,
+            batch_size,
+            rank=global_rank or 0,
+            world_size=global_size or 1,
+            **options,
+        )
+
+    def set_dataset(self, paths_or_dataset: Paths) -> None:
+        """Read other files from now on, with the same columns and the same arguments.
+
+        Raises
+        ------
+        ValueError   with ``persistent_workers``, which keep the files they were started with.
+        """
+        if self.persistent_workers:
+            raise value_error(
+                f"{type(self).__name__}.set_dataset",
+                "persistent_workers",
+                "be False",
+                True,
+                "Workers keep their files: make another loader.",
+            )
+        self.dataset.read_from(paths_or_dataset)
+        self.positions.num_rows = len(self.dataset)
+
+    @property
+    def output_schema(self) -> Schema:
+        """The columns of a batch, targets among them."""
+        inputs, targets = input_and_target_names(self.schema)
+        return self.schema.select_by_name([*inputs, *targets])
+
+
+@dataloader_registry.register_with_multiple_names(
+    "merlin", "merlin_dataloader", "nvtabular", "nvtabular_dataloader"
+)
+class MerlinDataLoader(_FileLoader):
     """A :class:`~transformers4rec_ext.data.ParquetLoader` by the arguments of upstream's loader.
 
     Parameters
@@ -53,14 +188,16 @@ class MerlinDataLoader(ParquetLoader):
         List columns are [B, max_sequence_length], padded on the right with 0 or cut.
     conts, cats, labels : sequence of str, optional
         The continuous and categorical inputs and the targets; by default the columns that the
-        schema tags so.
+        schema tags so, "embedding" counting as continuous.
     shuffle, drop_last : bool
+    shuffle_buffer_size : int
+        Rows that are shuffled together; 0 for the number of ``ParquetLoader``.
     schema : Schema, optional
         Needed without ``conts`` and ``cats``. With it ids are held against their domain.
     global_size, global_rank : int, optional
         How many processes there are and which one this is.
     **options
-        Of ``ParquetLoader`` (``seed``, ``shuffle_buffer_size``) and torch's ``DataLoader``.
+        Of ``ParquetLoader`` (``seed``) and torch's ``DataLoader``.
 
     Raises
     ------
@@ -78,31 +215,19 @@ class MerlinDataLoader(ParquetLoader):
         labels: Sequence[str] | None = None,
         *,
         shuffle: bool = False,
+        shuffle_buffer_size: int = 0,
         drop_last: bool = False,
         schema: Schema | None = None,
-        global_size: int | None = None,
-        global_rank: int | None = None,
         **options: Any,
     ) -> None:
-        for argument in options:
-            if argument in _UNUSED:
-                raise type_error(
-                    "MerlinDataLoader",
-                    "arguments",
-                    "be of files and batches",
-                    repr(argument),
-                    f"Leave it out: {_UNUSED[argument]}.",
-                )
-        self.schema = _chosen(schema, conts, cats, labels)
         super().__init__(
             paths_or_dataset,
-            self.schema,
             batch_size,
+            _chosen("MerlinDataLoader", schema, conts, cats, labels),
             max_sequence_length=max_sequence_length,
             shuffle=shuffle,
+            shuffle_buffer_size=SHUFFLE_ROWS if shuffle_buffer_size == 0 else shuffle_buffer_size,
             drop_last=drop_last,
-            rank=global_rank or 0,
-            world_size=global_size or 1,
             **options,
         )
 
@@ -119,7 +244,7 @@ class MerlinDataLoader(ParquetLoader):
         targets: Sequence[str] | None = None,
         shuffle: bool = True,
         **kwargs: Any,
-    ) -> MerlinDataLoader:
+    ) -> Self:
         """Return the loader of the columns that ``schema`` tags, or of those that are named.
 
         Parameters
@@ -142,25 +267,122 @@ class MerlinDataLoader(ParquetLoader):
             **kwargs,
         )
 
-    @property
-    def output_schema(self) -> Schema:
-        """The columns of a batch, targets among them."""
-        inputs, targets = input_and_target_names(self.schema)
-        return self.schema.select_by_name([*inputs, *targets])
+
+@dataloader_registry.register_with_multiple_names("pyarrow", "pyarrow_builder")
+class PyarrowDataLoader(_FileLoader):
+    """The same by the arguments of upstream's loader for pyarrow.
+
+    Parameters
+    ----------
+    paths_or_dataset, batch_size, max_sequence_length
+        As for :class:`MerlinDataLoader`.
+    cols_to_read : sequence of str, optional
+        The columns, targets among them; by default those that the schema tags.
+    target_names : sequence of str, optional
+    shuffle : bool
+        With a ``shuffle_buffer_size`` above 0; with 0 the order is that of the file, as upstream's.
+    shuffle_buffer_size : int
+        Rows that are shuffled together.
+    num_workers, pin_memory, drop_last
+        Of torch's ``DataLoader``; by default this process reads, and pins nothing.
+    schema : Schema, optional
+        Needed without ``cols_to_read``. With it ids are held against their domain.
+    **options
+        As for :class:`MerlinDataLoader`.
+
+    Raises
+    ------
+    TypeError, ValueError   as :class:`MerlinDataLoader`.
+    """
+
+    def __init__(
+        self,
+        paths_or_dataset: Paths,
+        batch_size: int,
+        max_sequence_length: int | None = None,
+        cols_to_read: Sequence[str] | None = None,
+        target_names: Sequence[str] | None = None,
+        shuffle: bool = False,
+        shuffle_buffer_size: int = 0,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        drop_last: bool = False,
+        *,
+        schema: Schema | None = None,
+        **options: Any,
+    ) -> None:
+        conts = cats = None
+        if cols_to_read is not None:
+            inputs = [name for name in _names(cols_to_read) if name not in _names(target_names)]
+            known = Schema() if schema is None else as_schema(schema, "PyarrowDataLoader")
+            conts = [name for name in inputs if name in known.select_by_tag(Tags.CONTINUOUS)]
+            cats = [name for name in inputs if name not in conts]
+        if shuffle and shuffle_buffer_size != 0:
+            options["shuffle_buffer_size"] = shuffle_buffer_size
+        super().__init__(
+            paths_or_dataset,
+            batch_size,
+            _chosen("PyarrowDataLoader", schema, conts, cats, target_names),
+            max_sequence_length=max_sequence_length,
+            shuffle="shuffle_buffer_size" in options,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            drop_last=drop_last,
+            **options,
+        )
+
+    @classmethod
+    def from_schema(
+        cls,
+        schema: Schema,
+        paths_or_dataset: Paths,
+        batch_size: int,
+        max_sequence_length: int | None = None,
+        continuous_features: Sequence[str] | None = None,
+        categorical_features: Sequence[str] | None = None,
+        targets: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Return the loader of the columns that ``schema`` tags, or of those that are named.
+
+        Parameters
+        ----------
+        schema : Schema
+        paths_or_dataset, batch_size, max_sequence_length, **kwargs
+            As for the class.
+        continuous_features, categorical_features, targets : sequence of str, optional
+            By default the columns tagged continuous, categorical, target.
+        """
+        chosen = _chosen(
+            "PyarrowDataLoader", schema, continuous_features, categorical_features, targets
+        )
+        return cls(paths_or_dataset, batch_size, max_sequence_length, schema=chosen, **kwargs)
+
+
+def _names(names: Sequence[str] | None) -> list[str]:
+    """Return one name or several as a list."""
+    return [names] if isinstance(names, str) else list(names or ())
 
 
 def _chosen(
+    function: str,
     schema: Schema | None,
     conts: Sequence[str] | None,
     cats: Sequence[str] | None,
     labels: Sequence[str] | None,
 ) -> Schema:
     """Return the schema of the named columns, and of those tagged where none are named."""
-    known = Schema() if schema is None else as_schema(schema, "MerlinDataLoader")
+    known = Schema() if schema is None else as_schema(schema, function)
     columns: dict[str, ColumnSchema] = {}
-    for names, tag in ((cats, Tags.CATEGORICAL), (conts, Tags.CONTINUOUS), (labels, Tags.TARGET)):
-        chosen = known.select_by_tag(tag).column_names if names is None else names
-        for name in [chosen] if isinstance(chosen, str) else chosen:
+    kinds: tuple[tuple[Sequence[str] | None, Tags], ...] = (
+        (cats, Tags.CATEGORICAL),
+        (conts, Tags.CONTINUOUS),
+        (None if conts is None else [], Tags.EMBEDDING),
+        (labels, Tags.TARGET),
+    )
+    for names, tag in kinds:
+        chosen = known.select_by_tag(tag).column_names if names is None else _names(names)
+        for name in chosen:
             column = known[name] if name in known else ColumnSchema(name, dtype=None)
             columns[name] = columns.get(name, column).with_tags(tag)
     return Schema(list(columns.values()))

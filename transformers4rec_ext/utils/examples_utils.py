@@ -15,6 +15,15 @@ from transformers4rec_ext._errors import value_error
 logger = logging.getLogger("transformers4rec_ext")
 
 
+def __getattr__(name: str) -> Any:
+    if name == "visualize_response":
+        raise AttributeError(
+            f"{__name__} has no {name!r}. It is upstream's, and prints what a server of Merlin "
+            "answers; model(batch, top_k=k) gives the scores and the ids of the best items."
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def fit_and_evaluate(
     trainer: Any, start_time_index: int, end_time_index: int, input_dir: Any
 ) -> dict[str, list[float]]:

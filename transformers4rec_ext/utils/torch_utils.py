@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext.block.sizes import OutputSizeMixin
 from transformers4rec_ext.config.schema import requires_schema
 from transformers4rec_ext.ranks import best_items, check_ks, check_relevances
 from transformers4rec_ext.schema import Schema, Tags, as_schema
@@ -17,6 +18,9 @@ from transformers4rec_ext.utils.padding import pad_dense
 
 __all__ = [
     "LambdaModule",
+    "LossMixin",
+    "MetricsMixin",
+    "OutputSizeMixin",
     "atleast_1d",
     "calculate_batch_size_from_input_size",
     "check_gpu",
@@ -34,6 +38,57 @@ __all__ = [
     "torch_pad_and_concatenate",
     "tranform_label_to_onehot",
 ]
+
+
+_ELSEWHERE = {
+    "MappingTransformerMasking": "which maskings an architecture can serve is measured, when a "
+    "TransformerBlock is made, and cannot be written down",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ELSEWHERE:
+        raise AttributeError(f"{__name__} has no {name!r}. It is upstream's; {_ELSEWHERE[name]}.")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class LossMixin:
+    """What tasks, heads and models share: a loss of a batch."""
+
+    def compute_loss(
+        self, inputs: Any, targets: Any = None, compute_metrics: bool = True, **kwargs: Any
+    ) -> Tensor:
+        """Return the loss of a batch, as ``forward(training=True)`` does.
+
+        Parameters
+        ----------
+        inputs, targets, **kwargs
+            As for ``forward``.
+        compute_metrics : bool
+            Whether to update the metrics with the batch.
+        """
+        module: Any = self
+        outputs = module(inputs, targets=targets, training=True, **kwargs)
+        if compute_metrics:
+            module.calculate_metrics(nested_detach(outputs["predictions"]), outputs["labels"])
+        loss: Tensor = outputs["loss"]
+        return loss
+
+
+class MetricsMixin:
+    """What tasks, heads and models share: metrics that a batch updates."""
+
+    def calculate_metrics(self, predictions: Any, targets: Any) -> dict[str, Any]:
+        """Update every metric with a batch and return its values."""
+        raise NotImplementedError(f"{type(self).__name__} must define calculate_metrics(...)")
+
+    def compute_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return the metrics since the last reset."""
+        raise NotImplementedError(f"{type(self).__name__} must define compute_metrics(...)")
+
+    def reset_metrics(self) -> None:
+        """Forget what the metrics have seen."""
+        raise NotImplementedError(f"{type(self).__name__} must define reset_metrics()")
 
 
 class LambdaModule(nn.Module):
@@ -155,7 +210,9 @@ def one_hot_1d(
 
 def nested_detach(tensors: Any) -> Any:
     """Detach the tensors of lists, tuples and mappings."""
-    return _mapped(lambda tensor: tensor.detach(), tensors)
+    return _mapped(
+        lambda tensor: tensor.detach() if isinstance(tensor, Tensor) else tensor, tensors
+    )
 
 
 def nested_numpify(tensors: Any) -> Any:
@@ -186,7 +243,7 @@ def nested_concat(tensors: Any, new_tensors: Any, padding_index: int = -100) -> 
         )
     if isinstance(tensors, list | tuple):
         pairs = zip(tensors, new_tensors, strict=True)
-        return type(tensors)(nested_concat(old, new, padding_index) for old, new in pairs)
+        return _like(tensors, [nested_concat(old, new, padding_index) for old, new in pairs])
     if isinstance(tensors, Mapping):
         return {
             key: nested_concat(value, new_tensors[key], padding_index)
@@ -229,9 +286,14 @@ def atleast_1d(tensor_or_array: Any) -> Any:
     return np.atleast_1d(tensor_or_array)
 
 
+def _like(sequence: Any, items: list[Any]) -> Any:
+    """Return ``items`` as a list or tuple, named or not, of the type of ``sequence``."""
+    return type(sequence)(*items) if hasattr(sequence, "_fields") else type(sequence)(items)
+
+
 def _mapped(function: Callable[[Any], Any], tensors: Any) -> Any:
     if isinstance(tensors, list | tuple):
-        return type(tensors)(_mapped(function, item) for item in tensors)
+        return _like(tensors, [_mapped(function, item) for item in tensors])
     if isinstance(tensors, Mapping):
         return {key: _mapped(function, item) for key, item in tensors.items()}
     return function(tensors)
