@@ -189,6 +189,14 @@ def fraction(function: str, argument: str, value: Any) -> float:
     return result
 
 
+def open_fraction(function: str, argument: str, value: Any) -> float:
+    """Return ``value`` as a float in (0, 1)."""
+    result = _number(function, argument, value)
+    if not 0 < result < 1:
+        raise value_error(function, argument, "lie in (0, 1)", value)
+    return result
+
+
 def item(function: str, argument: str, value: Any, num_items: int) -> int:
     """Return ``value`` as the id of one of ``num_items`` items."""
     result = integer(function, argument, value, minimum=0)

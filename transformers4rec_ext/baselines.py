@@ -22,7 +22,7 @@ def popularity_query(catalogue: Catalogue) -> Query:
     counts = torch.from_numpy(catalogue.popularity).double()[:, None]
 
     def query(ids: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.ones(len(ids), 1, dtype=torch.float64), counts
+        return torch.ones(*ids.shape, 1, dtype=torch.float64), counts
 
     return query
 

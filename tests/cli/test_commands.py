@@ -16,6 +16,7 @@ from cli_helpers import TINY
 
 from transformers4rec_ext import _native
 from transformers4rec_ext.__main__ import main
+from transformers4rec_ext.cli.options import SHOWN
 from transformers4rec_ext.cli.train import _DEFAULTS, _SCHEDULES
 from transformers4rec_ext.data import Catalogue
 from transformers4rec_ext.training import RunConfig, read_log
@@ -41,19 +42,25 @@ def test_train_writes_the_run(finished: Path, sessions_file: Path) -> None:
 
 
 def test_evaluate_repeats_the_metrics_of_training(
-    finished: Path, sessions_file: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, sessions_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = json.loads((finished / "metrics.json").read_text())
-    model = [f"{value:.4f}" for value in result["model"].values()]
-    popularity = [f"{value:.4f}" for value in result["popularity"].values()]
+    model, popularity = (
+        [f"{result[name][metric]:.4f}" for metric in SHOWN] for name in ("model", "popularity")
+    )
+    out = tmp_path / "metrics.json"
     # Every session is long enough, so the last items of the same file are the test items.
     for file in ([], [str(sessions_file)]):
-        assert main(["evaluate", str(finished), *file, "--threads=1"]) == 0
+        assert main(["evaluate", str(finished), *file, "--threads=1", f"--out={out}"]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert lines[0] == "300 sessions ranked, 0 of their targets unknown to the model"
-        assert lines[1].split()[:3] == ["NDCG@5", "Recall@5", "NDCG@10"]
+        assert lines[0] == "300 targets ranked, 0 of them unknown to the model"
+        assert lines[1].split()[:3] == ["NDCG@10", "Recall@10", "MRR@10"]
         assert lines[2].split() == ["model", *model]
         assert lines[3].split() == ["popularity", *popularity]
+        written = json.loads(out.read_text())
+        assert written.pop("targets") == 300
+        assert written.pop("unknown_targets") == 0
+        assert written == {name: result[name] for name in ("model", "popularity")}
 
 
 def test_excluding_seen_items_changes_the_ranking(
@@ -134,13 +141,16 @@ def test_evaluate_counts_unknown_targets_as_misses(
 ) -> None:
     known = Catalogue.load(finished / "catalogue.parquet").items[0].as_py()
     file = tmp_path / "new.parquet"
-    # An unknown target, and a known one with nothing known before it: 0 in all seven metrics.
+    # An unknown target, and a known one with nothing known before it: 0 in all metrics.
     pq.write_table(pa.table({"items": [[known, "new"], ["new", known], [known]]}), file)
-    assert main(["evaluate", str(finished), str(file)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "2 sessions ranked, 1 of their targets unknown to the model"
-    for line in lines[2:]:
-        assert line.split()[1:] == ["0.0000"] * 7
+    out = tmp_path / "metrics.json"
+    assert main(["evaluate", str(finished), str(file), f"--out={out}"]) == 0
+    assert capsys.readouterr().out.startswith("2 targets ranked, 1 of them unknown to the model\n")
+    written = json.loads(out.read_text())
+    assert (written["targets"], written["unknown_targets"]) == (2, 1)
+    for name in ("model", "popularity"):
+        assert set(written[name].values()) == {0.0}
+        assert len(written[name]) == 10
 
 
 def test_several_files_and_xlnet(
@@ -248,10 +258,10 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
             ["train"],
             ["--items-column", "default: 1000", "examples:", "--resume", "checkpoint.saf"],
         ),
-        (["train"], ["needs four items", "a null item"]),
+        (["train"], ["needs four items", "a null item", "last tenth", "order of time"]),
         (["recommend"], ["--top-k", "from 1 to the number of items", "default: 10", "empty list"]),
         (["recommend"], ["a null item", "example:"]),
-        (["evaluate"], ["--exclude-seen", "counts as a miss", "a null item"]),
+        (["evaluate"], ["--exclude-seen", "counts as a miss", "--every-item", "a null item"]),
     ):
         with pytest.raises(SystemExit, match="0"):
             main([*command, "--help"])
@@ -264,7 +274,7 @@ def test_defaults_of_the_help_are_those_of_a_run() -> None:
     # those that the help says in words, since they depend on other options
     for name in ("items_column", "session_column", "exclude_seen", "sparse"):
         fields.pop(name)
-    for name in ("sampler", "num_negatives", "gbce_t"):
+    for name in ("sampler", "num_negatives", "gbce_t", "split_column", "validation_fraction"):
         fields.pop(name)
     assert fields == _DEFAULTS
     assert _SCHEDULES == SCHEDULES

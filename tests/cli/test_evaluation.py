@@ -28,7 +28,7 @@ SCORES = torch.tensor([9.0, 5.0, 4.0, 4.0, 3.0, 1.0])  # padding scores highest
 
 
 def _constant(ids: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.ones(len(ids), 1), SCORES[:, None]
+    return torch.ones(*ids.shape, 1), SCORES[:, None]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_empty_context_and_nan_are_misses() -> None:
     chunk = _contexts([[], [1]], [2, 2])
 
     def nan(ids: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.full((len(ids), 1), torch.nan), SCORES[:, None]
+        return torch.full((*ids.shape, 1), torch.nan), SCORES[:, None]
 
     assert held_out_ranks(_constant, [chunk], max_length=2).tolist() == [MISSED, 3]
     assert held_out_ranks(nan, [chunk], max_length=2).tolist() == [MISSED] * 2
@@ -74,8 +74,7 @@ def test_ranks_against_brute_force(exclude: bool) -> None:
 
     def last_item(ids: Tensor) -> tuple[Tensor, Tensor]:
         assert len(ids) <= 3
-        last = ids.gather(1, (ids > 0).sum(dim=1, keepdim=True) - 1)[:, 0]
-        return torch.nn.functional.one_hot(last, 30).float(), table.T
+        return torch.nn.functional.one_hot(ids, 30).float(), table.T
 
     ranks = held_out_ranks(
         last_item,
@@ -97,6 +96,8 @@ def test_metrics_by_hand() -> None:
     assert metrics["ndcg_at_10"] == pytest.approx((1 + 0.5 + 1 / math.log2(7)) / 4)
     assert metrics["recall_at_5"] == 0.5
     assert metrics["recall_at_10"] == 0.75
+    assert metrics["mrr_at_5"] == pytest.approx((1 + 1 / 3) / 4)
+    assert metrics["mrr_at_10"] == pytest.approx((1 + 1 / 3 + 1 / 6) / 4)
     assert metrics["mrr"] == pytest.approx((1 + 1 / 3 + 1 / 6 + 1 / 100) / 4)
     assert set(summarize(torch.tensor([MISSED, MISSED])).values()) == {0.0}
     assert summarize(torch.tensor([MISSED, 2]))["mrr"] == 0.25

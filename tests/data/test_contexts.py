@@ -68,7 +68,11 @@ def test_batches_sort_by_length_and_skip_the_empty(sessions: ParquetSessions) ->
     assert [batch.rows.tolist() for batch in batches] == [[1, 3], [0]]
     assert batches[0].ids.tolist() == [[2], [3]]
     assert batches[1].ids.tolist() == [[2, 3, 4]]  # the last max_length
-    assert batches[1].seen.tolist() == [[1, 2, 3, 4]]  # all of them
+    assert chunk.seen(batches[1].rows).tolist() == [[1, 2, 3, 4]]  # all of them
+    assert [[part.tolist() for part in batch.at] for batch in batches] == [
+        [[0, 1], [0, 0]],
+        [[0], [2]],
+    ]
 
 
 def test_seen_is_padded_with_minus_one() -> None:
@@ -77,7 +81,7 @@ def test_seen_is_padded_with_minus_one() -> None:
     (batch,) = chunk.batches(8, 2)
     assert batch.rows.tolist() == [1, 0]
     assert batch.ids.tolist() == [[1, 0], [2, 3]]
-    assert batch.seen.tolist() == [[1, -1, -1], [1, 2, 3]]
+    assert chunk.seen(batch.rows).tolist() == [[1, -1, -1], [1, 2, 3]]
 
 
 def test_sample_is_reproducible(tmp_path: Path) -> None:

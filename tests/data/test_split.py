@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transformers4rec_ext.data import padded, target_positions, training_bounds, windows
+from transformers4rec_ext.data import padded, target_bounds, training_bounds, windows
+
+
+def _positions(offsets: np.ndarray, part: Any, marks: np.ndarray | None = None) -> list[list[int]]:
+    start, stop = target_bounds(offsets, part, marks)
+    return [list(range(a, b)) for a, b in zip(start, stop, strict=True)]
 
 
 def test_parts_of_sessions() -> None:
@@ -17,17 +23,33 @@ def test_parts_of_sessions() -> None:
     start, stop = training_bounds(offsets, "train")
     assert start.tolist() == [0, 5, 8, 10, 11]
     assert (stop - start).tolist() == [3, 1, 2, 1, 0]
-    assert target_positions(offsets, "validation").tolist() == [3, 6, -1, -1, -1]
-    assert target_positions(offsets, "test").tolist() == [4, 7, -1, -1, -1]
-    assert target_positions(offsets, "last").tolist() == [4, 7, 9, -1, -1]
+    assert _positions(offsets, "validation") == [[3], [6], [], [], []]
+    assert _positions(offsets, "test") == [[4], [7], [], [], []]
+    assert _positions(offsets, "last") == [[4], [7], [9], [], []]
+    assert _positions(offsets, "every") == [[1, 2, 3, 4], [6, 7], [9], [], []]
     assert training_bounds(offsets, "all")[1].tolist() == offsets[1:].tolist()
+
+
+def test_parts_of_marked_sessions() -> None:
+    offsets = np.array([0, 5, 8, 10, 11, 11])
+    for shift in range(3):  # every session is once in every part
+        marks = (np.array([0, 1, 2, 1, 0], np.int8) + shift) % 3
+        start, stop = training_bounds(offsets, "train", marks)
+        lengths = np.diff(offsets)
+        assert (stop - start).tolist() == np.where(marks == 0, lengths, 0).tolist()
+        for code, part in ((1, "validation"), (2, "test")):
+            every = _positions(offsets, "every")
+            expected = [row if mark == code else [] for row, mark in zip(every, marks, strict=True)]
+            assert _positions(offsets, part, marks) == expected
+        assert _positions(offsets, "last", marks) == _positions(offsets, "last")
+        assert training_bounds(offsets, "all", marks)[1].tolist() == offsets[1:].tolist()
 
 
 def test_unknown_part() -> None:
     with pytest.raises(ValueError, match="part must be 'train' or 'all'; got 'test'"):
         training_bounds(np.array([0, 1]), "test")
-    with pytest.raises(ValueError, match="'validation', 'test' or 'last'; got 'train'"):
-        target_positions(np.array([0, 1]), "train")
+    with pytest.raises(ValueError, match="'validation', 'test', 'last' or 'every'; got 'train'"):
+        target_bounds(np.array([0, 1]), "train")
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=8), st.integers(2, 9))

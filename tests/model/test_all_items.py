@@ -9,9 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchmetrics
-from task_helpers import TARGETS, D, RecordingLoss, T, V, batch, hidden_of, parts
+from task_helpers import TARGETS, D, RecordingLoss, T, V, batch, hidden_of, parts, sequence_inputs
 
 from transformers4rec_ext.block.base import Block, SequentialBlock
+from transformers4rec_ext.block.mlp import MLPBlock
 from transformers4rec_ext.features.sequence import TabularSequenceFeatures
 from transformers4rec_ext.model import Head, Model, NextItemPredictionTask
 from transformers4rec_ext.model._ranking import Ranks
@@ -134,6 +135,28 @@ def test_hidden_and_item_weights_make_the_scores() -> None:
     torch.testing.assert_close(hidden @ task.item_weights.T / 2, model(batch()))
 
 
+def test_all_hidden_is_hidden_for_every_beginning_of_a_session() -> None:
+    model, _ = parts(weight_tying=True)
+    model.eval()
+    ids = batch()["item_id"]
+    found = model(batch(), returns="all_hidden")
+    assert found.shape == (4, T, D)
+    for length in range(1, T + 1):
+        beginning = {**batch(), "item_id": torch.where(torch.arange(T) < length, ids, 0)}
+        last = (beginning["item_id"] > 0).sum(dim=1).clamp(min=1) - 1
+        expected = model(beginning, returns="hidden")
+        torch.testing.assert_close(found[torch.arange(4), last], expected)
+
+
+def test_all_hidden_is_refused_where_a_position_sees_what_follows() -> None:
+    inputs = sequence_inputs(masking="mlm")
+    body = SequentialBlock(inputs, MLPBlock([D]))
+    model = Model(Head(body, NextItemPredictionTask(), inputs=inputs))
+    text = "returns must be another with a masking that is not causal; got 'all_hidden'"
+    with pytest.raises(ValueError, match=re.escape(text)):
+        model(batch(), returns="all_hidden")
+
+
 @pytest.mark.parametrize("own_layer", [False, True])
 def test_top_k_is_streamed_and_leaves_out_what_it_should(own_layer: bool) -> None:
     model, task = parts(softmax_temperature=0.5)
@@ -198,7 +221,7 @@ def test_returns_goes_before_the_models_top_k() -> None:
 @pytest.mark.parametrize(
     ("flags", "returns", "text"),
     [
-        ({}, "ranks", "returns must be one of ('scores', 'hidden'); got 'ranks'"),
+        ({}, "ranks", "returns must be one of ('scores', 'hidden', 'all_hidden'); got 'ranks'"),
         ({"testing": True}, "hidden", "returns must be one of ('predictions', 'ranks', 'loss')"),
     ],
 )

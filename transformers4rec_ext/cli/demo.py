@@ -39,10 +39,9 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Make the sessions and train."""
-    from transformers4rec_ext.data.parquet import ParquetSessions
     from transformers4rec_ext.data.synthetic import synthetic_sessions, write_sessions
     from transformers4rec_ext.training.config import RunConfig
-    from transformers4rec_ext.training.run import RunFolder, begin_run, train_run
+    from transformers4rec_ext.training.run import RunFolder, begin_run, open_sessions, train_run
 
     shared.use_threads(options)
     folder = RunFolder(Path(options.out))
@@ -67,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     sessions = synthetic_sessions(options.sessions, options.items, seed=options.seed)
     folder.path.mkdir(parents=True, exist_ok=True)
     write_sessions(file, sessions)
-    begin_run(folder, config, ParquetSessions(file, config.items_column, config.session_column))
+    begin_run(folder, config, open_sessions(config, file))
     result = train_run(folder, progress=not options.no_progress, say=shared.say)
     if result is None:
         return 130

@@ -80,16 +80,20 @@ def _check_writable(command: str, folder: str | Path) -> None:
         raise value_error(command, "--out", "be where you may write", folder, hint)
 
 
+#: The metrics that are printed; metrics.json holds all.
+SHOWN = ("ndcg_at_10", "recall_at_10", "mrr_at_10", "ndcg_at_20", "recall_at_20", "mrr_at_20")
+
+
 def metrics_table(rows: Mapping[str, Mapping[str, float]]) -> str:
-    """Return an aligned table, a row for each ranker and a column for each metric.
+    """Return an aligned table, a row for each ranker and a column for each metric of ``SHOWN``.
 
     Examples
     --------
-    >>> print(metrics_table({"model": {"ndcg_at_10": 0.25, "mrr": 0.2}}))
-               NDCG@10     MRR
-    model       0.2500  0.2000
+    >>> print(metrics_table({"model": {name: 0.25 for name in SHOWN}}))
+               NDCG@10  Recall@10  MRR@10  NDCG@20  Recall@20  MRR@20
+    model       0.2500     0.2500  0.2500   0.2500     0.2500  0.2500
     """
-    names = list(next(iter(rows.values())))
+    names = SHOWN
     titles = [name.upper().replace("_AT_", "@").replace("RECALL", "Recall") for name in names]
     lines = [f"{'':<10}" + "".join(f"{title:>{max(8, len(title) + 1)}}" for title in titles)]
     for ranker, metrics in rows.items():

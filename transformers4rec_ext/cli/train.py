@@ -49,6 +49,14 @@ Each session of three items or more is split: the last item is the test target, 
 the validation target, the rest is trained on (shorter sessions are only trained on). Sessions
 longer than --max-length are cut into windows, so that no interaction is lost. One session at least
 needs four items (or one two and another three), to have something to train and to validate on.
+
+With --split-column the file says which whole sessions are for what, by the strings "train",
+"validation" and "test". Of a session that is held out every item but the first is a target, given
+the items before it (the last --max-length of them); this is the protocol of SR-GNN and GCE-GNN for
+Diginetica and Yoochoose, whose P@20 is Recall@20 here. Where no session is marked "validation",
+the last tenth of the training sessions in file order is (--validation-fraction) and is not trained
+on: put the file in order of time. The model that is tested is that of the best epoch.
+
 Items are re-ranked by popularity on the way in, as the log-uniform sampler assumes, and mapped
 back on the way out. Metrics rank the target among all items; ties count against the model.
 
@@ -67,6 +75,8 @@ examples:
       --session-column session_id --max-length 20 --num-negatives 4000 --out runs/weeks --seed 1
   python -m transformers4rec_ext train sessions.parquet --loss gbce --num-negatives 256 \\
       --gbce-t 0.75 --out runs/gbce
+  python -m transformers4rec_ext train diginetica.parquet --items-column items \\
+      --split-column split --loss full --out runs/diginetica
   python -m transformers4rec_ext train --resume --out runs/first
 """
 # What may differ between the beginning and the continuation of a run.
@@ -98,6 +108,18 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     real = {"type": float, "metavar": "X"}
     add("items-column", "list column with the items in time order (default: item_id)", metavar="C")
     add("session-column", "column carried to recommendations (default: none)", metavar="C")
+    add(
+        "split-column",
+        "column with 'train', 'validation' or 'test' for each session (default: none; the last "
+        "two items of each session are held out)",
+        metavar="C",
+    )
+    add(
+        "validation-fraction",
+        "with --split-column, where no session is marked 'validation': the part of the training "
+        "sessions, the last ones, that validates, 0 < X < 1 (default: 0.1)",
+        **real,
+    )
     add("seed", "seed of weights, shuffling, dropout and negatives", **number)
     add("epochs", "passes over the training part, at most", **number)
     add("batch-size", "windows in a batch", **number)
@@ -141,7 +163,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     )
     add("checkpoint-every", "steps between checkpoints; 0: at the end of epochs only", **number)
     add("validation-sessions", "validate on a sample of at most N sessions", **number)
-    add("eval-batch-size", "sessions scored at once", **number)
+    add("eval-batch-size", "sessions read, and items ranked, at once", **number)
 
 
 # Kept here as plain values, so that --help does not import torch; a test compares them.
@@ -200,8 +222,11 @@ def report(folder: RunFolder, result: dict[str, Any]) -> None:
     """Print the metrics table of a finished run and where its files are."""
     config, _ = folder.read()
     ranked = "items not seen in the session" if config.exclude_seen else "all items"
+    targets = "the last item of each session"
+    if config.split_column is not None:
+        targets = "every item but the first of the test sessions"
     shared.say(
-        f"\ntest: the last item of each session, ranked among {ranked}; best epoch "
+        f"\ntest: {targets}, ranked among {ranked}; best epoch "
         f"{result['best_epoch']} of {result['epochs']}, {result['training_seconds']:.0f} s"
     )
     rows = {name: result[name] for name in ("model", "popularity")}
@@ -218,14 +243,13 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _prepare_new(folder: RunFolder, options: argparse.Namespace) -> None:
-    from transformers4rec_ext.data.parquet import ParquetSessions
     from transformers4rec_ext.training.config import RunConfig
-    from transformers4rec_ext.training.run import begin_run
+    from transformers4rec_ext.training.run import begin_run, open_sessions
 
     if not options.files:
         raise value_error("train", "FILE.parquet", "be given", "none", "Or --resume a run.")
     config = RunConfig(**{"items_column": "item_id", **_given(options)})
-    sessions = ParquetSessions(options.files, config.items_column, config.session_column)
+    sessions = open_sessions(config, options.files)
     status = folder.status()
     if status != "new" and not options.overwrite:
         hint = "Add --overwrite to start again."

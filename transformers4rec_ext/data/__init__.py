@@ -9,7 +9,7 @@ from transformers4rec_ext.data.files import RowGroup
 from transformers4rec_ext.data.loader import SessionLoader
 from transformers4rec_ext.data.parquet import ParquetSessions, SessionChunk
 from transformers4rec_ext.data.parquet_loader import ParquetLoader
-from transformers4rec_ext.data.split import padded, target_positions, training_bounds, windows
+from transformers4rec_ext.data.split import padded, target_bounds, training_bounds, windows
 from transformers4rec_ext.data.synthetic import synthetic_sessions, write_sessions
 from transformers4rec_ext.data.testing import (
     music_streaming_testing_data,
@@ -33,7 +33,7 @@ __all__ = [
     "synthetic_sessions",
     "tabular_sequence_testing_data",
     "tabular_testing_data",
-    "target_positions",
+    "target_bounds",
     "training_bounds",
     "whole_sessions",
     "windows",

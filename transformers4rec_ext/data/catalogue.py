@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext._files import atomic_path
 from transformers4rec_ext.data.parquet import ParquetSessions
-from transformers4rec_ext.data.split import Part, training_bounds
+from transformers4rec_ext.data.split import Part
 
 _MERGE_ROWS = 4_000_000
 
@@ -95,7 +95,7 @@ class Catalogue:
         tables: list[pa.Table] = []
         rows = 0
         for chunk in sessions.chunks():
-            start, stop = training_bounds(chunk.offsets, part)
+            start, stop = chunk.training_bounds(part)
             size = len(chunk.items) + 1
             change = np.bincount(start, minlength=size) - np.bincount(stop, minlength=size)
             encoded = chunk.items.dictionary_encode()

@@ -14,22 +14,25 @@ from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.data.catalogue import Catalogue
 from transformers4rec_ext.data.loader import KnownItems
 from transformers4rec_ext.data.parquet import ParquetSessions
-from transformers4rec_ext.data.split import Part, padded, target_positions
+from transformers4rec_ext.data.split import MARKS, Part, padded
 
 
 class ContextBatch(NamedTuple):
-    """Some contexts as tensors."""
+    """Some contexts N as what a causal model reads, B rows, and where it answers for each."""
 
-    rows: np.ndarray
-    """Which rows of the :class:`Contexts` these are, int64 [B]."""
     ids: Tensor
-    """The last T known items before the target, int64 [B, T], right-padded with 0."""
-    seen: Tensor
-    """All known items before the target, int64 [B, L], padded with -1."""
+    """Items of sessions, int64 [B, T], right-padded with 0."""
+    rows: np.ndarray
+    """Which rows of the :class:`Contexts` these are, int64 [N]."""
+    at: tuple[Tensor, Tensor]
+    """The row of ``ids`` and the position in it, both int64 [N], that a context ends with."""
 
 
 class Contexts(NamedTuple):
-    """Contexts of a chunk of sessions: row ``i`` is ``ids[start[i]:stop[i]]``, known items only."""
+    """Contexts of a chunk of sessions: row ``i`` is ``ids[start[i]:stop[i]]``, known items only.
+
+    The rows of a session begin at the same place.
+    """
 
     ids: np.ndarray
     start: np.ndarray
@@ -47,25 +50,47 @@ class Contexts(NamedTuple):
         lengths: np.ndarray = self.stop - self.start
         return lengths
 
+    def seen(self, rows: np.ndarray) -> Tensor:
+        """Return all items of the contexts of some rows, int64 [N, L], padded with -1."""
+        start, stop = self.start[rows], self.stop[rows]
+        longest = int((stop - start).max(initial=0))
+        return torch.from_numpy(padded(self.ids, start, stop, longest, fill=-1))
+
     def batches(self, batch_size: int, max_length: int) -> Iterator[ContextBatch]:
         """Yield the contexts that hold a known item, those of like length together.
+
+        The contexts of a session are the beginnings of the longest of them: a causal model reads
+        that one and answers for all. Only of contexts of more than ``max_length`` items each is
+        read on its own, since the model sees the last ``max_length`` of each, at positions that no
+        other context has them at.
 
         Parameters
         ----------
         batch_size, max_length : int
-            At most ``[batch_size, max_length]`` ids; rows are as wide as their longest context.
+            At most ``[batch_size, max_length]`` ids; as wide as the longest row.
         """
         lengths = self.lengths
-        order = np.argsort(lengths, kind="stable")
-        order = order[np.searchsorted(lengths[order], 1) :]
-        for at in range(0, len(order), batch_size):
-            rows = order[at : at + batch_size]
-            longest = int(lengths[rows].max())
-            start, stop = self.start[rows], self.stop[rows]
+        known = np.flatnonzero(lengths)
+        # Rows with one key are read at once; where a session is too long, a row has its own.
+        own_key = len(self.ids) + known
+        key = np.where(lengths[known] <= max_length, self.start[known], own_key)
+        _, first, read = np.unique(key, return_index=True, return_inverse=True)
+        start, stop = self.start[known[first]], self.stop[known[first]]
+        np.maximum.at(stop, read, self.stop[known])
+        order = np.argsort(stop - start, kind="stable")
+        place = np.argsort(order)[read]  # of each context's row among those that are read
+        by_place = np.argsort(place, kind="stable")
+        for begin in range(0, len(order), batch_size):
+            chosen = order[begin : begin + batch_size]
+            longest = min(int((stop - start)[chosen].max()), max_length)
+            low, high = np.searchsorted(place[by_place], [begin, begin + batch_size])
+            inside = by_place[low:high]
+            rows = known[inside]
+            position = np.minimum(lengths[rows], max_length) - 1
             yield ContextBatch(
+                torch.from_numpy(padded(self.ids, start[chosen], stop[chosen], longest)),
                 rows,
-                torch.from_numpy(padded(self.ids, start, stop, min(longest, max_length))),
-                torch.from_numpy(padded(self.ids, start, stop, longest, fill=-1)),
+                (torch.from_numpy(place[inside] - begin), torch.from_numpy(position)),
             )
 
 
@@ -83,10 +108,11 @@ def held_out(
     ----------
     sessions : ParquetSessions
     catalogue : Catalogue
-    part : "validation", "test" or "last"
-        See :func:`transformers4rec_ext.data.split.target_positions`.
+    part : "validation", "test", "last" or "every"
+        See :func:`transformers4rec_ext.data.split.target_bounds`.
     limit : int, optional
-        Take a random sample of this many sessions, the same for the same ``seed``.
+        Take a random sample of this many sessions (where sessions are marked, of those of the
+        part), the same for the same ``seed``.
     seed : int
 
     Raises
@@ -94,25 +120,39 @@ def held_out(
     ValueError
         If ``limit`` is not positive.
     """
-    wanted = None
     if limit is not None and limit < 1:
         raise value_error("held_out", "limit", "be >= 1 or None", limit)
-    if limit is not None and limit < sessions.num_sessions:
-        chosen = np.random.default_rng(seed).choice(sessions.num_sessions, limit, replace=False)
-        wanted = np.zeros(sessions.num_sessions, bool)
-        wanted[chosen] = True
+    wanted = _sample(sessions, part, limit, seed)
     for chunk in sessions.chunks():
-        position = target_positions(chunk.offsets, part)
-        keep = position >= 0
+        start, stop = chunk.target_bounds(part)
+        count = stop - start
         if wanted is not None:
-            keep &= wanted[chunk.first : chunk.first + len(keep)]
+            count = np.where(wanted[chunk.first : chunk.first + len(count)], count, 0)
+        session = np.repeat(np.arange(len(count)), count)
+        at = np.arange(len(session)) + np.repeat(start - (np.cumsum(count) - count), count)
         known = KnownItems.of(chunk, catalogue)
-        at = position[keep]
         bounds = known.position
         inside = bounds[at + 1] > bounds[at]
         targets = np.where(inside, _take(known.ids, bounds[at]), 0)
-        start = bounds[chunk.offsets[:-1][keep]]
-        yield Contexts(known.ids, start, bounds[at], targets, None, chunk.first, known.num_unknown)
+        begin = bounds[chunk.offsets[session]]
+        yield Contexts(known.ids, begin, bounds[at], targets, None, chunk.first, known.num_unknown)
+
+
+def _sample(
+    sessions: ParquetSessions, part: Part, limit: int | None, seed: int
+) -> np.ndarray | None:
+    """Return which sessions are in a sample of ``limit``, bool [sessions]; None for all."""
+    if limit is None:
+        return None
+    candidates = np.arange(sessions.num_sessions)
+    if sessions.marks is not None and part in MARKS:
+        candidates = np.flatnonzero(sessions.marks == MARKS.index(part))
+    if limit >= len(candidates):
+        return None
+    chosen = np.random.default_rng(seed).choice(len(candidates), limit, replace=False)
+    wanted = np.zeros(sessions.num_sessions, bool)
+    wanted[candidates[chosen]] = True
+    return wanted
 
 
 def whole_sessions(sessions: ParquetSessions, catalogue: Catalogue) -> Iterator[Contexts]:

@@ -13,13 +13,7 @@ from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.data.catalogue import Catalogue
 from transformers4rec_ext.data.parquet import ParquetSessions, SessionChunk
-from transformers4rec_ext.data.split import (
-    TRAIN_MINIMUM,
-    Part,
-    padded,
-    training_bounds,
-    windows,
-)
+from transformers4rec_ext.data.split import TRAIN_MINIMUM, Part, padded, windows
 
 _BATCHES_PER_GROUP = 16
 
@@ -63,7 +57,7 @@ class SessionLoader:
     batch_size : int
         Windows in a batch (the last batch of an epoch may be smaller).
     part : "train" or "all"
-        Leave out the last two items of each session, or not.
+        Leave out what is held out (see :mod:`transformers4rec_ext.data.split`), or nothing.
     shuffle : bool
         Off: file order, and rows as long as the longest of their batch.
     seed : int
@@ -123,7 +117,7 @@ class SessionLoader:
                 "hold a session with at least two items to train on",
                 f"{sessions.num_sessions} shorter ones",
                 f"Two items of a session are held out, so it needs {TRAIN_MINIMUM}."
-                if part == "train"
+                if part == "train" and sessions.marks is None
                 else "",
             )
 
@@ -196,7 +190,7 @@ class SessionLoader:
         wanted = None if order is None else order.tolist()
         for chunk in self.sessions.chunks(wanted):
             known = KnownItems.of(chunk, self.catalogue)
-            start, stop = training_bounds(chunk.offsets, self.part)
+            start, stop = chunk.training_bounds(self.part)
             yield (
                 known.ids,
                 *windows(known.position[start], known.position[stop], self.width),

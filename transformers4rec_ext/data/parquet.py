@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext.data import split
 from transformers4rec_ext.data.files import (
     Paths,
     RowGroup,
@@ -20,6 +21,8 @@ from transformers4rec_ext.data.files import (
     path_list,
     unreadable,
 )
+from transformers4rec_ext.data.marks import read_marks
+from transformers4rec_ext.data.split import Part
 
 _CHUNK_ROWS = 8192
 
@@ -38,6 +41,16 @@ class SessionChunk(NamedTuple):
     """The session column, or None where none was asked for."""
     first: int
     """The number of the first session, counted over all files."""
+    marks: np.ndarray | None = None
+    """What each session is marked as, int8 indices in ``split.MARKS``; None without marks."""
+
+    def training_bounds(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
+        """Return ``(start, stop)`` of each session's items of a part that is trained on."""
+        return split.training_bounds(self.offsets, part, self.marks)
+
+    def target_bounds(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
+        """Return ``(start, stop)`` of each session's targets of a part."""
+        return split.target_bounds(self.offsets, part, self.marks)
 
 
 class ParquetSessions:
@@ -52,16 +65,24 @@ class ParquetSessions:
         ids are the caller's own; any integer or string will do.
     session_column : str, optional
         A column carried through to recommendations.
+    split_column : str, optional
+        A column of strings that marks each session as "train", "validation" or "test". Without it
+        two items of each session are held out (:mod:`transformers4rec_ext.data.split`).
+    validation_fraction : float, optional
+        With ``split_column``, where it marks none as "validation": these are the last ones of the
+        training sessions, in file order, as a part of them in (0, 1); by default 0.1.
 
     Raises
     ------
     FileNotFoundError
         If a path is absent.
     ValueError
-        If a file is not a complete parquet file, has no such column or no rows; while reading, if
-        the column holds nulls or negative ids.
+        If a file is not a complete parquet file, has no such column or no rows, a session is
+        marked as something else, or ``validation_fraction`` is out of range or has no effect; while
+        reading, if the items hold nulls or negative ids.
     TypeError
-        If the items are not a list of integers or strings, or files disagree on the type.
+        If the items are not a list of integers or strings, the marks are no strings, or files
+        disagree on the type.
 
     Notes
     -----
@@ -73,10 +94,14 @@ class ParquetSessions:
         paths: Paths,
         items_column: str,
         session_column: str | None = None,
+        *,
+        split_column: str | None = None,
+        validation_fraction: float | None = None,
     ) -> None:
         self.paths = path_list("ParquetSessions", paths)
         self.items_column = items_column
         self.session_column = session_column
+        self.split_column = split_column
         self.row_groups: list[RowGroup] = []
         self.num_sessions = 0
         self.item_type: pa.DataType | None = None
@@ -87,12 +112,22 @@ class ParquetSessions:
             raise value_error(
                 "ParquetSessions", "paths", "hold at least one session", f"no rows in {paths!r}"
             )
+        #: int8 [sessions], indices in ``split.MARKS``; None without a split column.
+        self.marks: np.ndarray | None = None
+        if split_column is not None:
+            self.marks = read_marks(self.paths, split_column, validation_fraction)
+        elif validation_fraction is not None:
+            expectation = "be left out without split_column"
+            raise value_error(
+                "ParquetSessions", "validation_fraction", expectation, validation_fraction
+            )
 
     def _inspect(self, number: int, path: Path) -> None:
         with open_parquet("ParquetSessions", path) as file:
             schema = file.schema_arrow
             self.columns = schema.names
-            for column in filter(None, (self.items_column, self.session_column)):
+            columns = (self.items_column, self.session_column, self.split_column)
+            for column in filter(None, columns):
                 if column not in schema.names:
                     raise value_error(
                         "ParquetSessions",
@@ -149,8 +184,10 @@ class ParquetSessions:
                 sessions = (
                     None if self.session_column is None else batch.column(self.session_column)
                 )
-                yield SessionChunk(items, offsets, sessions, first)
-                first += batch.num_rows
+                last = first + batch.num_rows
+                marks = None if self.marks is None else self.marks[first:last]
+                yield SessionChunk(items, offsets, sessions, first, marks)
+                first = last
 
 
 def _item_type(kind: pa.DataType, column: str, path: Path) -> pa.DataType:

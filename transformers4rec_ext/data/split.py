@@ -1,8 +1,13 @@
 """Which items of a session are trained on, and which are held out; windows and padding.
 
-A session of ``n`` items is split by leaving out its last two: *test* is the last item given all
-before it, *validation* the last but one given all before it, and training uses ``items[:-2]``.
-A session with fewer than three items is too short for that and belongs wholly to training.
+Two ways to hold out, each a range of items to train on and a range of targets in every session:
+
+* *Leave-one-out.* A session of ``n`` items leaves out its last two: *test* is the last item given
+  all before it, *validation* the last but one given all before it, and training uses
+  ``items[:-2]``. A session with fewer than three items is too short for that and belongs wholly to
+  training.
+* *Marked sessions.* A session belongs as a whole to training, validation or test. Of those held out
+  every item but the first is a target, given all before it (the protocol of SR-GNN and GCE-GNN).
 """
 
 from __future__ import annotations
@@ -13,48 +18,68 @@ import numpy as np
 
 from transformers4rec_ext._errors import value_error
 
-Part = Literal["train", "validation", "test", "all", "last"]
+Part = Literal["train", "validation", "test", "all", "last", "every"]
+#: What whole sessions are marked as; a mark is the index in it, int8.
+MARKS = ("train", "validation", "test")
 #: The fewest items of a session of which two are held out.
 HELD_OUT_MINIMUM = 3
 #: The fewest items of a session of which two are held out and something is left to train on.
 TRAIN_MINIMUM = 4
 
 
-def training_bounds(offsets: np.ndarray, part: Part) -> tuple[np.ndarray, np.ndarray]:
+def training_bounds(
+    offsets: np.ndarray, part: Part, marks: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return ``(start, stop)`` of the items of each session that belong to training.
 
     Parameters
     ----------
     offsets : int64 [sessions + 1]
     part : "train" or "all"
-        ``items[:-2]`` of sessions with three items or more and the whole of shorter ones; or all.
+        All items; or those of training: of marked sessions the whole ones marked so, else
+        ``items[:-2]`` of sessions with three items or more and the whole of shorter ones.
+    marks : int8 [sessions], optional
+        Indices in ``MARKS``.
     """
     start, stop = offsets[:-1], offsets[1:]
     if part == "all":
         return start, stop
-    if part == "train":
-        return start, np.where(stop - start >= HELD_OUT_MINIMUM, stop - 2, stop)
-    raise value_error("training_bounds", "part", "be 'train' or 'all'", repr(part))
+    if part != "train":
+        raise value_error("training_bounds", "part", "be 'train' or 'all'", repr(part))
+    if marks is not None:
+        return start, np.where(marks == MARKS.index("train"), stop, start)
+    return start, np.where(stop - start >= HELD_OUT_MINIMUM, stop - 2, stop)
 
 
-def target_positions(offsets: np.ndarray, part: Part) -> np.ndarray:
-    """Return the position of each session's held-out item, -1 for a session without one.
+def target_bounds(
+    offsets: np.ndarray, part: Part, marks: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``(start, stop)`` of the items of each session that are to be predicted.
+
+    Each given all items of its session before it, so the first of a session is never among them.
 
     Parameters
     ----------
     offsets : int64 [sessions + 1]
-    part : "validation", "test" or "last"
-        The last but one, the last (both of sessions with three items or more), or the last item
-        of every session with at least two.
+    part : "validation", "test", "last" or "every"
+        What is held out: of marked sessions every item but the first of those marked so, else the
+        last but one or the last item of sessions with three items or more. Or, whatever is held
+        out, the last item of each session, or every item but the first.
+    marks : int8 [sessions], optional
+        Indices in ``MARKS``.
     """
-    lengths = np.diff(offsets)
-    back = {"validation": 2, "test": 1, "last": 1}
-    if part not in back:
-        raise value_error(
-            "target_positions", "part", "be 'validation', 'test' or 'last'", repr(part)
-        )
-    minimum = 2 if part == "last" else HELD_OUT_MINIMUM
-    return np.where(lengths >= minimum, offsets[1:] - back[part], -1)
+    begin, end = offsets[:-1], offsets[1:]
+    if part not in ("validation", "test", "last", "every"):
+        expectation = "be 'validation', 'test', 'last' or 'every'"
+        raise value_error("target_bounds", "part", expectation, repr(part))
+    if part == "every":
+        return np.minimum(begin + 1, end), end
+    if marks is not None and part != "last":
+        of_part = marks == MARKS.index(part)
+        return np.where(of_part, np.minimum(begin + 1, end), end), end
+    start = end - (2 if part == "validation" else 1)
+    enough = end - begin >= (2 if part == "last" else HELD_OUT_MINIMUM)
+    return np.where(enough, start, end), np.where(enough, start + 1, end)
 
 
 def windows(start: np.ndarray, stop: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:

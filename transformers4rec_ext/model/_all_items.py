@@ -12,17 +12,22 @@ from transformers4rec_ext.model._ranking import Ranks
 
 #: What the task's ``returns=`` may be: with a training or testing flag, and without one.
 WITH_FLAG = ("predictions", "ranks", "loss")
-AT_INFERENCE = ("scores", "hidden")
+AT_INFERENCE = ("scores", "hidden", "all_hidden")
 _TASK = "NextItemPredictionTask"
 
 
-def check_returns(returns: str | None, with_flag: bool, top_k: Any) -> None:
-    """Raise unless ``returns`` is None or what can be asked for, alone."""
+def check_returns(returns: str | None, with_flag: bool, top_k: Any, masking: Any) -> None:
+    """Raise unless ``returns`` is None or what can be asked for, alone, with this masking."""
     if returns is not None and top_k is not None:
         raise value_error(_TASK, "returns", f"be None with top_k={top_k}", repr(returns))
     allowed = WITH_FLAG if with_flag else AT_INFERENCE
     if returns is not None and returns not in allowed:
         raise value_error(_TASK, "returns", f"be one of {allowed}", repr(returns))
+    if returns == "all_hidden" and masking is not None and not getattr(masking, "causal", False):
+        hint = "Otherwise a position sees the items that come after it."
+        raise value_error(
+            _TASK, "returns", "be another with a masking that is not causal", repr(returns), hint
+        )
 
 
 def wanted(task: Any, returns: str | None, training: bool) -> str:

@@ -248,7 +248,7 @@ class NextItemPredictionTask(PredictionTask):
         returns : str, optional
             With a flag: "predictions" (the default in testing, and in training of a task made with
             ``return_predictions=True``), "ranks" or "loss" (the default in training). Without:
-            "scores" (the default) or "hidden".
+            "scores" (the default), "hidden" or, with causal masking, "all_hidden".
         exclude_ids : Tensor, int64, [B, L], optional
             With ``top_k``: items not to recommend in a row, such as those seen; -1 for none.
 
@@ -259,11 +259,11 @@ class NextItemPredictionTask(PredictionTask):
             (zeros in sampled training) and ``predictions``: scores [N, V] or, in sampled training,
             [N, 1+S]; with "ranks" `Ranks`, with "loss" None. Then a plain ``CrossEntropyLoss``
             needs no scores and they never exist; other losses compute and return them.
-        Tensor [B, V] of scores without; with ``returns="hidden"`` [B, D] of what scores them
+        Tensor [B, V] of scores without; what scores them: "hidden" [B, D], "all_hidden" [B, T, D]
         (scores float32 [B, k], ids int64 [B, k]) with ``top_k``
             Best first, -inf and -1 where fewer are left; the padding item is never among them.
         """
-        check_returns(returns, training or testing, top_k)
+        check_returns(returns, training or testing, top_k, self.masking)
         x = inputs[0] if isinstance(inputs, tuple | list) else inputs
         self._check_hidden(x)
         if self.pre is None or self.masking is None:
@@ -277,6 +277,8 @@ class NextItemPredictionTask(PredictionTask):
             rows = all_rows if static else labelled_rows
             hidden, labels = rows(x, targets, self.padding_idx)
             return self._outputs(hidden, labels, training, testing, returns)
+        if returns == "all_hidden":
+            return x
         item_ids = self.embeddings.item_seq if masked is None else masked.item_ids
         hidden = last_rows(x, item_ids, self.padding_idx)
         if returns == "hidden":

@@ -25,6 +25,12 @@ class RunConfig:
         The list column that holds each session's items.
     session_column : str, optional
         A column carried through to recommendations.
+    split_column : str, optional
+        The column that marks each session as "train", "validation" or "test". Without it the last
+        two items of each session are held out.
+    validation_fraction : float, optional
+        Which part of the training sessions, the last ones, validate where none is marked for it;
+        by default 0.1. Left out without ``split_column``.
     seed : int
         Of the initial weights, the shuffling, dropout and the negative samples.
     epochs, batch_size : int
@@ -69,7 +75,7 @@ class RunConfig:
     validation_sessions : int
         Validate on a sample of at most this many sessions (the test uses all).
     eval_batch_size : int
-        Sessions scored at once.
+        Sessions that the model sees at once, and items that are ranked at once.
 
     Raises
     ------
@@ -87,6 +93,8 @@ class RunConfig:
 
     items_column: str
     session_column: str | None = None
+    split_column: str | None = None
+    validation_fraction: float | None = None
     seed: int = 0
     epochs: int = 20
     batch_size: int = 128
@@ -129,6 +137,11 @@ class RunConfig:
                 raise value_error(
                     "RunConfig", name, f"be one of {allowed}", repr(getattr(self, name))
                 )
+        if self.validation_fraction is not None:
+            if self.split_column is None:
+                hint = "Two items of each session are held out."
+                self._refuse("validation_fraction", "without split_column", hint)
+            _checks.open_fraction("RunConfig", "validation_fraction", self.validation_fraction)
         if self.sparse not in (None, False, True):
             raise type_error("RunConfig", "sparse", "be a bool or None", repr(self.sparse))
         if self.sparse and self.loss == "full":
@@ -181,12 +194,15 @@ class RunConfig:
     def from_dict(cls, values: dict[str, Any]) -> RunConfig:
         """Make a config of what :meth:`as_dict` returned.
 
+        Runs of the time before ``split_column`` have no such field, and are as without it.
+
         Raises
         ------
         ValueError
             If a field is missing or unknown.
         """
         names = {field.name for field in dataclasses.fields(cls)}
+        values = {"split_column": None, "validation_fraction": None, **values}
         if set(values) != names:
             odd = sorted(names.symmetric_difference(values))
             raise value_error(

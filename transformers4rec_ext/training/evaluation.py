@@ -31,20 +31,22 @@ def held_out_ranks(
     Parameters
     ----------
     query : callable
-        ids [B, T] -> hidden [B, D] and item weights [V, D]; an item's score is their product. Row 0
-        of the weights is the padding item's, which is not ranked.
+        ids [B, T] -> hidden [B, T, D] and item weights [V, D]: the product of hidden[:, t] and the
+        weights scores what comes after ids[:, :t + 1]. Row 0 of the weights is the padding item's,
+        which is not ranked.
     contexts : iterable of Contexts
         From :func:`transformers4rec_ext.data.held_out`.
     max_length : int
         T, how much of a context the query sees.
     batch_size : int
+        Rows that the query sees at once, and targets that are ranked at once.
     exclude_seen : bool
         Leave the items of the whole context (not only of its last T) out of the ranking. A target
         that the context holds already is then a miss: it would never be recommended.
 
     Returns
     -------
-    Tensor, int64, [sessions]
+    Tensor, int64, [targets]
         From 1; ``MISSED`` for a miss: a target that is not in the catalogue or has no known item
         before it, or a score that is not a number.
     """
@@ -52,30 +54,35 @@ def held_out_ranks(
     for chunk in contexts:
         ranks = torch.full((len(chunk.targets),), MISSED, dtype=torch.int64)
         targets = torch.from_numpy(chunk.targets)
-        for rows, ids, seen in chunk.batches(batch_size, max_length):
-            at = torch.from_numpy(rows)
-            target = targets[at]
-            repeated = (seen == target[:, None]).any(dim=1)
-            known = target > 0
-            rank = target_rank(
-                *query(ids),
-                target.clamp(min=1),
-                exclude_ids=seen if exclude_seen else None,
-                padding_idx=0,
-            )
-            missed = ~known | repeated if exclude_seen else ~known
-            # target_rank counts from 0, and is MISSED itself where a score is not a number.
-            ranks[at] = torch.where(missed | (rank == MISSED), MISSED, rank + 1)
+        for ids, rows, at in chunk.batches(batch_size, max_length):
+            hidden, weights = query(ids)
+            hidden = hidden[at]
+            for begin in range(0, len(rows), batch_size):
+                some = rows[begin : begin + batch_size]
+                seen = chunk.seen(some) if exclude_seen else None
+                row = torch.from_numpy(some)
+                of_rows = hidden[begin : begin + batch_size]
+                ranks[row] = _ranks(of_rows, weights, targets[row], seen)
         found.append(ranks)
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
 
 
+def _ranks(hidden: Tensor, weights: Tensor, targets: Tensor, seen: Tensor | None) -> Tensor:
+    """Return the ranks, from 1, of ``targets`` [N] among the items that are not ``seen`` [N, L]."""
+    rank = target_rank(hidden, weights, targets.clamp(min=1), exclude_ids=seen, padding_idx=0)
+    # target_rank counts from 0, and is MISSED itself where a score is not a number.
+    missed = (targets == 0) | (rank == MISSED)
+    if seen is not None:
+        missed |= (seen == targets[:, None]).any(dim=1)
+    return torch.where(missed, MISSED, rank + 1)
+
+
 def summarize(ranks: Tensor) -> dict[str, float]:
-    """Return NDCG@k, Recall@k (k in 5, 10, 20) and MRR of ranks that count from 1.
+    """Return NDCG@k, Recall@k, MRR@k (k in 5, 10, 20) and MRR of ranks that count from 1.
 
     Parameters
     ----------
-    ranks : Tensor, int64, [sessions]
+    ranks : Tensor, int64, [targets]
         ``MISSED`` is worth 0 in every metric.
 
     Raises
@@ -94,13 +101,14 @@ def summarize(ranks: Tensor) -> dict[str, float]:
             "ranks",
             "hold at least one held-out item",
             "none",
-            "Sessions need three items to leave two out, or two items for `evaluate FILE`.",
+            "Sessions need two items, and three where two of each are left out.",
         )
     place = ranks.double()
-    gain = 1 / torch.log2(place + 1)
+    gain, reciprocal = 1 / torch.log2(place + 1), 1 / place
     metrics = {}
     for k in TOP_KS:
         metrics[f"ndcg_at_{k}"] = float(torch.where(ranks <= k, gain, 0.0).mean())
         metrics[f"recall_at_{k}"] = float((ranks <= k).double().mean())
-    metrics["mrr"] = float(torch.where(ranks < MISSED, 1 / place, 0.0).mean())
+        metrics[f"mrr_at_{k}"] = float(torch.where(ranks <= k, reciprocal, 0.0).mean())
+    metrics["mrr"] = float(torch.where(ranks < MISSED, reciprocal, 0.0).mean())
     return metrics

@@ -82,14 +82,14 @@ def uses_row_gradients(config: RunConfig, num_items: int) -> bool:
 
 
 def model_query(model: Model) -> Query:
-    """Return a function from ids [B, T] to hidden [B, D] and the item weights [V, D].
+    """Return a function from ids [B, T] to hidden [B, T, D] and the item weights [V, D].
 
-    Their products order the items that may come next.
+    Their products order the items that may come after each position.
     """
     (task,) = model.prediction_tasks
 
     def query(ids: Tensor) -> tuple[Tensor, Tensor]:
-        return model({ITEM: ids}, returns="hidden"), task.item_weights
+        return model({ITEM: ids}, returns="all_hidden"), task.item_weights
 
     return query
 

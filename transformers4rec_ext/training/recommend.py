@@ -97,10 +97,10 @@ def _recommend(
     num_rows = len(chunk.start)
     scores = np.full((num_rows, top_k), -np.inf, np.float32)
     ids = np.zeros((num_rows, top_k), np.int64)
-    for rows, context, seen in chunk.batches(config.eval_batch_size, config.max_length):
-        values, found = topk_items(
-            *query(context), top_k, exclude_ids=seen if exclude_seen else None, padding_idx=0
-        )
+    for context, rows, at in chunk.batches(config.eval_batch_size, config.max_length):
+        hidden, weights = query(context)
+        seen = chunk.seen(rows) if exclude_seen else None
+        values, found = topk_items(hidden[at], weights, top_k, exclude_ids=seen, padding_idx=0)
         scores[rows], ids[rows] = values.numpy(), found.numpy()
     kept = np.isfinite(scores)
     offsets = pa.array(np.concatenate([[0], np.cumsum(kept.sum(axis=1))]), pa.int32())

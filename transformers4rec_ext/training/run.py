@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from transformers4rec_ext._checkpoint import open_state
@@ -17,14 +18,10 @@ from transformers4rec_ext._files import remove_leftovers, write_text
 from transformers4rec_ext.baselines import popularity_metrics
 from transformers4rec_ext.data.catalogue import Catalogue
 from transformers4rec_ext.data.contexts import held_out
+from transformers4rec_ext.data.files import Paths
 from transformers4rec_ext.data.loader import SessionLoader
 from transformers4rec_ext.data.parquet import ParquetSessions
-from transformers4rec_ext.data.split import (
-    TRAIN_MINIMUM,
-    Part,
-    target_positions,
-    training_bounds,
-)
+from transformers4rec_ext.data.split import MARKS, TRAIN_MINIMUM, Part
 from transformers4rec_ext.model.model import Model
 from transformers4rec_ext.training.config import RunConfig
 from transformers4rec_ext.training.evaluation import held_out_ranks, summarize
@@ -114,9 +111,7 @@ class RunFolder:
                 raise value_error(
                     "RunFolder", "data", "be what the run began with", f"another {path}"
                 )
-        return ParquetSessions(
-            [known["path"] for known in files], config.items_column, config.session_column
-        )
+        return open_sessions(config, [known["path"] for known in files])
 
     def load(self) -> tuple[RunConfig, Catalogue, Model]:
         """Return the config, the catalogue and the model with its best weights.
@@ -139,6 +134,23 @@ class RunFolder:
             file.fill(model.state_dict())
         model.eval()
         return config, catalogue, model
+
+
+def open_sessions(config: RunConfig, files: Paths) -> ParquetSessions:
+    """Return the sessions of parquet files, split as ``config`` says.
+
+    Raises
+    ------
+    FileNotFoundError, TypeError, ValueError
+        As :class:`ParquetSessions`.
+    """
+    return ParquetSessions(
+        files,
+        config.items_column,
+        config.session_column,
+        split_column=config.split_column,
+        validation_fraction=config.validation_fraction,
+    )
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
@@ -166,7 +178,7 @@ def evaluate_model(
     model : Model
     sessions, catalogue, config
         As of the run; ``config.exclude_seen`` says what is ranked.
-    part : "validation", "test" or "last"
+    part : "validation", "test", "last" or "every"
     limit : int, optional
         At most this many sessions.
     """
@@ -195,13 +207,13 @@ def begin_run(folder: RunFolder, config: RunConfig, sessions: ParquetSessions) -
     Raises
     ------
     TypeError, ValueError
-        If the sessions are damaged, there is nothing to train or to validate on, or
+        If the sessions are damaged, there is nothing to train, to validate or to test on, or
         ``config.num_negatives`` are more than popularity can find.
     OSError
         If the folder cannot be written.
     """
     catalogue = Catalogue.fit(sessions)
-    _check_lengths(sessions)
+    _check_parts(sessions)
     if config.sampler == "popularity":
         make_sampler(config, catalogue.num_items, catalogue.popularity)
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -252,7 +264,7 @@ def train_run(
     )
     model = build_model(config, catalogue.num_items, catalogue.popularity)
     say(
-        f"{sessions.num_sessions:,} sessions, {len(catalogue.items):,} items, "
+        f"{sessions.num_sessions:,} sessions{_parts(sessions)}, {len(catalogue.items):,} items, "
         f"{int(catalogue.counts.sum()):,} training interactions, {len(loader):,} steps an epoch, "
         f"{sum(p.numel() for p in model.parameters()):,} parameters"
     )
@@ -274,17 +286,36 @@ def train_run(
     return _finish(folder.path, model, loop, sessions, catalogue, config)
 
 
-def _check_lengths(sessions: ParquetSessions) -> None:
-    """Raise before the training, not after it, if there is nothing to train or validate on."""
-    trained = validated = False
+def _parts(sessions: ParquetSessions) -> str:
+    """Return how many sessions are marked as what, as `` (3 train, ...)``; "" without marks."""
+    if sessions.marks is None:
+        return ""
+    counts = np.bincount(sessions.marks, minlength=len(MARKS)).tolist()
+    return f" ({', '.join(f'{n:,} {mark}' for n, mark in zip(counts, MARKS, strict=True))})"
+
+
+def _check_parts(sessions: ParquetSessions) -> None:
+    """Raise before the training, not after it, if there is nothing for one of the three parts."""
+    missing: list[Part] = ["train", "validation", "test"]
     longest = 0
     for chunk in sessions.chunks():
-        start, stop = training_bounds(chunk.offsets, "train")
-        trained |= bool((stop - start >= 2).any())
-        validated |= bool((target_positions(chunk.offsets, "validation") >= 0).any())
-        if trained and validated:
+        for part in tuple(missing):
+            least = 2 if part == "train" else 1
+            find = chunk.training_bounds if part == "train" else chunk.target_bounds
+            start, stop = find(part)
+            if (stop - start >= least).any():
+                missing.remove(part)
+        if not missing:
             return
         longest = max(longest, int((chunk.offsets[1:] - chunk.offsets[:-1]).max(initial=0)))
+    if sessions.marks is not None:
+        raise value_error(
+            "train",
+            f"column {sessions.split_column!r}",
+            f"mark a session of two items or more as {missing[0]!r}",
+            "none",
+            "Where none is marked 'validation', the last ones marked 'train' are.",
+        )
     raise value_error(
         "train",
         "sessions",
