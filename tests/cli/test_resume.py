@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from cli_helpers import TINY
+from cli_helpers import TINY, assert_same_run, begin
 
 from transformers4rec_ext.__main__ import main
 from transformers4rec_ext.training import load_state, read_log, save_state
@@ -24,38 +23,14 @@ class Killed(Exception):
     """Stands for a kill: nothing of the run may be used but what is on the disk."""
 
 
-def _begin(out: Path, file: Path, *more: str) -> RunFolder:
-    """Write run.json as ``train`` does, without training."""
-    from transformers4rec_ext.cli import build_parser
-    from transformers4rec_ext.cli.train import _prepare_new
-
-    options = ["train", str(file), f"--out={out}", "--items-column=items", *TINY, *more]
-    _prepare_new(RunFolder(out), build_parser().parse_args(options))
-    return RunFolder(out)
-
-
 def _run(folder: RunFolder, **hooks: Any) -> Any:
     torch.set_num_threads(1)
     return train_run(folder, progress=False, say=lambda line: None, **hooks)
 
 
-def _same(one: Path, other: Path) -> None:
-    assert (one / "log.jsonl").read_bytes() == (other / "log.jsonl").read_bytes()
-    for name in ("model.safetensors", "checkpoint.safetensors"):
-        left, right = load_state(one / name), load_state(other / name)
-        left, right = left.get("model", left), right.get("model", right)
-        assert left.keys() == right.keys()
-        for key, tensor in left.items():
-            assert torch.equal(tensor, right[key]), key
-    results = [json.loads((path / "metrics.json").read_text()) for path in (one, other)]
-    for result in results:
-        result.pop("training_seconds")
-    assert results[0] == results[1]
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory, sessions_file: Path) -> RunFolder:
-    folder = _begin(tmp_path_factory.mktemp("runs") / "whole", sessions_file)
+    folder = begin(tmp_path_factory.mktemp("runs") / "whole", sessions_file)
     assert _run(folder) is not None
     return folder
 
@@ -69,14 +44,14 @@ def test_killed_at_a_step(
         if done == step:
             raise Killed
 
-    folder = _begin(tmp_path, sessions_file)
+    folder = begin(tmp_path, sessions_file)
     with pytest.raises(Killed):
         _run(folder, on_step=kill)
     assert folder.status() == ("unfinished" if step > 4 else "new")
     torch.manual_seed(999)
     torch.rand(7)
     assert _run(folder) is not None
-    _same(tmp_path, uninterrupted.path)
+    assert_same_run(tmp_path, uninterrupted.path)
 
 
 def test_the_steps_of_the_test_are_where_they_should_be(uninterrupted: RunFolder) -> None:
@@ -89,10 +64,10 @@ def test_the_steps_of_the_test_are_where_they_should_be(uninterrupted: RunFolder
 def test_another_seed_gives_another_run(
     tmp_path: Path, sessions_file: Path, uninterrupted: RunFolder
 ) -> None:
-    folder = _begin(tmp_path, sessions_file, "--seed=1")
+    folder = begin(tmp_path, sessions_file, "--seed=1")
     _run(folder)
     with pytest.raises(AssertionError):
-        _same(tmp_path, uninterrupted.path)
+        assert_same_run(tmp_path, uninterrupted.path)
 
 
 def test_losing_the_random_state_would_be_noticed(
@@ -100,7 +75,7 @@ def test_losing_the_random_state_would_be_noticed(
 ) -> None:
     """Planted fault: a checkpoint whose random state is not that of the run."""
     calls = itertools.count(1)
-    folder = _begin(tmp_path, sessions_file)
+    folder = begin(tmp_path, sessions_file)
     assert _run(folder, should_stop=lambda: next(calls) == 6) is None
     state = load_state(tmp_path / "checkpoint.safetensors")
     torch.manual_seed(5)
@@ -108,22 +83,22 @@ def test_losing_the_random_state_would_be_noticed(
     save_state(tmp_path / "checkpoint.safetensors", state)
     _run(folder)
     with pytest.raises(AssertionError):
-        _same(tmp_path, uninterrupted.path)
+        assert_same_run(tmp_path, uninterrupted.path)
 
 
 def test_asked_to_stop(tmp_path: Path, sessions_file: Path, uninterrupted: RunFolder) -> None:
     steps: list[int] = []
-    folder = _begin(tmp_path, sessions_file)
+    folder = begin(tmp_path, sessions_file)
     assert _run(folder, on_step=steps.append, should_stop=lambda: len(steps) == 6) is None
     assert folder.status() == "unfinished"
     assert load_state(tmp_path / "checkpoint.safetensors")["position"]["step"] == 6
     _run(folder, on_step=steps.append)
     assert steps[:8] == [1, 2, 3, 4, 5, 6, 7, 8]  # nothing is done twice
-    _same(tmp_path, uninterrupted.path)
+    assert_same_run(tmp_path, uninterrupted.path)
 
 
 def test_what_a_kill_left_half_written_is_removed(tmp_path: Path, sessions_file: Path) -> None:
-    folder = _begin(tmp_path, sessions_file)
+    folder = begin(tmp_path, sessions_file)
     assert _run(folder, should_stop=lambda: True) is None
     for name in (".checkpoint.safetensors.123.tmp", ".run.json.9.tmp", ".mine.tmp"):
         (tmp_path / name).write_text("half")
@@ -171,5 +146,5 @@ def test_process_killed_and_resumed_on_the_command_line(
     assert "Continue it with `train --resume --out" in capsys.readouterr().err
     assert main(["train", "--resume", out, "--threads=1", "--no-progress"]) == 0
     assert "resumed after epoch 1" in capsys.readouterr().out
-    _same(tmp_path / "run", uninterrupted.path)
+    assert_same_run(tmp_path / "run", uninterrupted.path)
     assert not list((tmp_path / "run").glob(".*"))

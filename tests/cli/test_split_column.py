@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from cli_helpers import TINY
+from cli_helpers import TINY, assert_same_run, begin
 from torch import Tensor
 
 from transformers4rec_ext.__main__ import main
-from transformers4rec_ext.data import synthetic_sessions
-from transformers4rec_ext.training import RunConfig, load_state, read_log
+from transformers4rec_ext.data import Catalogue, synthetic_sessions
+from transformers4rec_ext.training import RunConfig, read_log
 from transformers4rec_ext.training.run import RunFolder, train_run
 
 Fails = Callable[..., str]
@@ -97,6 +98,14 @@ def test_validation_is_of_the_last_training_sessions(run: Path, marked: Path) ->
         assert line[name] == pytest.approx(value, abs=1e-12), name
 
 
+def test_only_training_sessions_are_counted(run: Path, marked: Path) -> None:
+    catalogue = Catalogue.load(run / "catalogue.parquet")
+    counts = dict(zip(catalogue.items.to_pylist(), catalogue.counts.tolist(), strict=True))
+    expected = Counter(item for row in _lists(marked)[:198] for item in row)
+    assert counts == {item: expected[item] for item in counts}
+    assert counts["only-in-test"] == 0
+
+
 def test_run_json_and_what_is_printed(
     tmp_path: Path, marked: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,7 +148,7 @@ def test_evaluate(
 
 
 def test_evaluate_every_item_of_a_run_without_marks(
-    finished: Path, sessions_file: Path, tmp_path: Path, fails: Fails
+    finished: Path, sessions_file: Path, tmp_path: Path
 ) -> None:
     out, file, lists = tmp_path / "metrics.json", tmp_path / "s.parquet", _lists(sessions_file)[:40]
     pq.write_table(pa.table({"items": lists}), file)
@@ -149,8 +158,20 @@ def test_evaluate_every_item_of_a_run_without_marks(
     found = json.loads(out.read_text())
     assert found["targets"] == expected["targets"]
     assert found["model"]["recall_at_20"] == pytest.approx(expected["recall_at_20"], abs=1e-12)
+
+
+def test_evaluate_refuses_what_would_do_nothing_or_harm(
+    finished: Path, sessions_file: Path, tmp_path: Path, fails: Fails
+) -> None:
     assert "--every-item must come with a FILE" in fails("evaluate", finished, "--every-item")
+    message = fails("evaluate", finished, "--items-column=items")
+    assert "--items-column must come with a FILE" in message
     assert "lie in a folder that is there" in fails("evaluate", finished, "--out=/gone/m.json")
+    before = sessions_file.read_bytes()
+    for file in ([], [sessions_file]):
+        message = fails("evaluate", finished, *file, f"--out={sessions_file}")
+        assert "--out must be another file than the sessions" in message
+    assert sessions_file.read_bytes() == before
 
 
 def test_recommend_carries_the_session_column(run: Path, marked: Path, tmp_path: Path) -> None:
@@ -166,30 +187,16 @@ def test_resumed_bit_by_bit(run: Path, marked: Path, tmp_path: Path) -> None:
     assert main(train) == 0
     (out / "metrics.json").unlink()
     assert main(["train", "--resume", f"--out={out}", "--epochs=3", "--split-column=part"]) == 0
-    assert (out / "log.jsonl").read_bytes() == (run / "log.jsonl").read_bytes()
-    for name in ("model.safetensors", "checkpoint.safetensors"):
-        one, other = load_state(out / name), load_state(run / name)
-        one, other = one.get("model", one), other.get("model", other)
-        assert one.keys() == other.keys()
-        assert all(torch.equal(one[key], other[key]) for key in one)
-    results = [json.loads((path / "metrics.json").read_text()) for path in (out, run)]
-    for result in results:
-        result.pop("training_seconds")
-    assert results[0] == results[1]
+    assert_same_run(out, run)
 
 
 def test_stopped_inside_an_epoch(run: Path, marked: Path, tmp_path: Path) -> None:
-    from transformers4rec_ext.cli import build_parser
-    from transformers4rec_ext.cli.train import _prepare_new
-
-    options = ["train", str(marked), f"--out={tmp_path}", *COLUMNS, *TINY]
-    folder, calls = RunFolder(tmp_path), itertools.count(1)
-    _prepare_new(folder, build_parser().parse_args(options))
+    folder, calls = begin(tmp_path, marked, *COLUMNS), itertools.count(1)
     quiet: dict[str, Any] = {"progress": False, "say": lambda line: None}
     torch.set_num_threads(1)
     assert train_run(folder, should_stop=lambda: next(calls) == 5, **quiet) is None
     assert train_run(folder, **quiet) is not None
-    assert (tmp_path / "log.jsonl").read_bytes() == (run / "log.jsonl").read_bytes()
+    assert_same_run(tmp_path, run)
 
 
 def test_resume_needs_the_same_parts(run: Path, finished: Path, fails: Fails) -> None:

@@ -6,11 +6,17 @@ import argparse
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext._files import write_text
 from transformers4rec_ext.cli import options as shared
+
+if TYPE_CHECKING:
+    from transformers4rec_ext.data.parquet import ParquetSessions
+    from transformers4rec_ext.data.split import Part
+    from transformers4rec_ext.training.config import RunConfig
+    from transformers4rec_ext.training.run import RunFolder
 
 _EPILOG = f"""\
 Without FILE, the test items of the training files are ranked, as at the end of `train`. With FILE,
@@ -55,30 +61,18 @@ def run(options: argparse.Namespace) -> int:
     """Evaluate."""
     from transformers4rec_ext.baselines import popularity_metrics
     from transformers4rec_ext.data.contexts import held_out
-    from transformers4rec_ext.data.parquet import ParquetSessions
-    from transformers4rec_ext.data.split import Part
     from transformers4rec_ext.training.run import RunFolder, evaluate_model
 
     shared.use_threads(options)
-    if options.out is not None:
-        shared.check_out_file("evaluate", Path(options.out))
-    if options.every_item is not None and options.file is None:
-        hint = "The run says which items of the training files are for the test."
-        raise value_error("evaluate", "--every-item", "come with a FILE", "none", hint)
+    _check(options)
     folder = RunFolder(Path(options.run_dir))
     config, catalogue, model = folder.load()
     if options.exclude_seen is not None:
         config = dataclasses.replace(config, exclude_seen=options.exclude_seen)
-    part: Part = "test"
-    if options.file is None:
-        sessions = folder.sessions()
-    else:
-        column = options.items_column or config.items_column
-        sessions = ParquetSessions(options.file, column)
-        every = options.every_item
-        if every is None:
-            every = config.split_column is not None
-        part = "every" if every else "last"
+    sessions, part = _sessions(options, folder, config)
+    out = None if options.out is None else Path(options.out)
+    if out is not None and out.exists() and any(map(out.samefile, sessions.paths)):
+        raise value_error("evaluate", "--out", "be another file than the sessions", out)
     metrics = {
         "model": evaluate_model(model, sessions, catalogue, config, part),
         "popularity": popularity_metrics(
@@ -88,10 +82,34 @@ def run(options: argparse.Namespace) -> int:
     ranked, unknown = _count(held_out(sessions, catalogue, part))
     shared.say(f"{ranked:,} targets ranked, {unknown:,} of them unknown to the model")
     shared.say(shared.metrics_table(metrics))
-    if options.out is not None:
+    if out is not None:
         counts = {"targets": ranked, "unknown_targets": unknown}
-        write_text(Path(options.out), json.dumps({**metrics, **counts}, indent=2) + "\n")
+        write_text(out, json.dumps({**metrics, **counts}, indent=2) + "\n")
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raise for a bad --out, and for options that would have no effect."""
+    if options.out is not None:
+        shared.check_out_file("evaluate", Path(options.out))
+    for name in ("every_item", "items_column"):
+        if options.file is None and getattr(options, name) is not None:
+            hint = "Without it the test items of the run are ranked."
+            flag = f"--{name.replace('_', '-')}"
+            raise value_error("evaluate", flag, "come with a FILE", "none", hint)
+
+
+def _sessions(
+    options: argparse.Namespace, folder: RunFolder, config: RunConfig
+) -> tuple[ParquetSessions, Part]:
+    """Return the sessions and which of their items are ranked."""
+    from transformers4rec_ext.data.parquet import ParquetSessions
+
+    if options.file is None:
+        return folder.sessions(), "test"
+    every = config.split_column is not None if options.every_item is None else options.every_item
+    sessions = ParquetSessions(options.file, options.items_column or config.items_column)
+    return sessions, "every" if every else "last"
 
 
 def _count(contexts: Any) -> tuple[int, int]:

@@ -55,7 +55,8 @@ With --split-column the file says which whole sessions are for what, by the stri
 the items before it (the last --max-length of them); this is the protocol of SR-GNN and GCE-GNN for
 Diginetica and Yoochoose, whose P@20 is Recall@20 here. Where no session is marked "validation",
 the last tenth of the training sessions in file order is (--validation-fraction) and is not trained
-on: put the file in order of time. The model that is tested is that of the best epoch.
+on: put the file in order of time. The model that is tested is that of the best epoch. Items that
+training does not hold are ranked with the others; a target among them is hardly ever found.
 
 Items are re-ranked by popularity on the way in, as the log-uniform sampler assumes, and mapped
 back on the way out. Metrics rank the target among all items; ties count against the model.

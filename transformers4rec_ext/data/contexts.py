@@ -102,7 +102,7 @@ def held_out(
     limit: int | None = None,
     seed: int = 0,
 ) -> Iterator[Contexts]:
-    """Yield the held-out items of a part with their contexts, chunk by chunk.
+    """Yield the held-out items of a part with their contexts, chunk by chunk (those with any).
 
     Parameters
     ----------
@@ -128,6 +128,8 @@ def held_out(
         count = stop - start
         if wanted is not None:
             count = np.where(wanted[chunk.first : chunk.first + len(count)], count, 0)
+        if not count.any():
+            continue  # of a file in order of time most chunks are for training alone
         session = np.repeat(np.arange(len(count)), count)
         at = np.arange(len(session)) + np.repeat(start - (np.cumsum(count) - count), count)
         known = KnownItems.of(chunk, catalogue)
