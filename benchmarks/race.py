@@ -64,7 +64,7 @@ class Contender:
     model, step, loader
         Made just now: torch's random state of this moment is the contender's.
     query : callable
-        Ids [B, T], padded on the right, to hidden [B, D] and item weights [V, D].
+        Ids [B, T], padded on the right, to hidden [B, T, D] and item weights [V, D].
     max_length : int
         T.
     """

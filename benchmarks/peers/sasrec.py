@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from transformers4rec_ext.data.catalogue import Catalogue
 from transformers4rec_ext.data.loader import KnownItems
 from transformers4rec_ext.data.parquet import ParquetSessions
-from transformers4rec_ext.data.split import padded, training_bounds
+from transformers4rec_ext.data.split import padded
 
 LOSSES = ("sampled", "bce", "full")
 
@@ -111,8 +111,15 @@ class SASRec(nn.Module):
         return self.norm(x)
 
     def query(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Return hidden [B, D] of the last items of rows padded on the right, and [V, D]."""
-        return self(left_padded(ids, len(self.positions.weight)))[:, -1], self.items.weight
+        """Return hidden [B, T, D] at the items of rows padded on the right, and weights [V, D].
+
+        The positions are those of a row that ends with its last item, as in training.
+        """
+        most = len(self.positions.weight)
+        first = most - (ids != 0).sum(dim=1, keepdim=True)
+        at = (first + torch.arange(ids.shape[1], device=ids.device)).clamp(max=most - 1)
+        row = torch.arange(len(ids), device=ids.device)[:, None]
+        return self(left_padded(ids, most))[row, at], self.items.weight
 
 
 def left_padded(ids: Tensor, width: int) -> Tensor:
@@ -147,7 +154,7 @@ class TrainingRows:
         found = []
         for chunk in sessions.chunks():
             known = KnownItems.of(chunk, catalogue)
-            start, stop = (known.position[at] for at in training_bounds(chunk.offsets, "train"))
+            start, stop = (known.position[at] for at in chunk.training_bounds("train"))
             enough = stop - start >= 2
             rows = padded(known.ids, start[enough], stop[enough], max_length + 1)
             found.append(left_padded(torch.from_numpy(rows), max_length + 1))

@@ -101,13 +101,14 @@ def test_dropout_is_for_training_only() -> None:
     assert torch.equal(model(ids), model(ids))
 
 
-def test_a_query_is_the_last_position_of_its_row() -> None:
+def test_a_query_is_the_hidden_state_at_each_item_of_its_row() -> None:
     model = _model()
     hidden, weight = model.query(torch.tensor([[5, 9, 2, 5, 0], [3, 8, 0, 0, 0], [1, 2, 3, 4, 5]]))
     rows = [[0, 0, 0, 5, 9, 2, 5], [0, 0, 0, 0, 0, 3, 8], [0, 0, 1, 2, 3, 4, 5]]
-    assert torch.equal(hidden, model(torch.tensor(rows))[:, -1])
+    for found, expected, length in zip(hidden, model(torch.tensor(rows)), (4, 2, 5), strict=True):
+        assert torch.equal(found[:length], expected[-length:])
     assert weight is model.items.weight
-    assert hidden.shape == (3, D)
+    assert hidden.shape == (3, 5, D)
 
 
 def test_negatives_are_uniform_over_the_other_items() -> None:
@@ -185,4 +186,4 @@ def test_it_learns_what_follows_what(objective: str) -> None:
     assert losses[-1] < 0.5 * losses[0]
     model.eval()
     hidden, weight = model.query(rows[:, :-1])
-    assert torch.equal((hidden @ weight[1:].T).argmax(dim=1) + 1, rows[:, -1])
+    assert torch.equal((hidden[:, -1] @ weight[1:].T).argmax(dim=1) + 1, rows[:, -1])
