@@ -36,6 +36,12 @@ def integer(function: str, argument: str, value: Any, *, minimum: int) -> int:
     return result
 
 
+def length(function: str, argument: str, value: Any) -> None:
+    """Raise unless ``value`` is None or an int of at least 1."""
+    if value is not None:
+        integer(function, argument, value, minimum=1)
+
+
 def id_range(
     function: str, num_items: Any, min_id: Any, *, argument: str = "num_items"
 ) -> tuple[int, int]:

@@ -303,7 +303,7 @@ def test_sequences_of_different_lengths_are_refused():
         (
             lambda: SequenceEmbeddingFeatures({"a.b": FeatureConfig(TableConfig(4, 4))}),
             ValueError,
-            "names must be non-empty and have no dot",
+            "names must be str, not empty and without a dot",
         ),
         (
             lambda: SequenceEmbeddingFeatures({"a": FeatureConfig(TableConfig(4, 4))}).item_ids({}),

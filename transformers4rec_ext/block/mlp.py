@@ -90,7 +90,7 @@ class MLPBlock(BuildableBlock):
                 f"be one of {sorted(NORMALIZATIONS)} or None",
                 repr(normalization),
             )
-        if filter_features is not None and not filter_features:
+        if filter_features is not None and not FilterFeatures(filter_features).to_include:
             raise value_error(
                 "MLPBlock", "filter_features", "name at least one column, or be None", "none"
             )

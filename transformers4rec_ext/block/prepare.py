@@ -41,9 +41,10 @@ class GPT2Prepare(TransformerPrepare):
 
     Notes
     -----
-    No padding mask is needed. Sessions are padded on the right, so every padded position comes
+    No padding mask is needed where sessions are padded on the right: every padded position comes
     after all items of its row, and causal attention never looks there; what comes out *at* a
-    padded position has no target and is not read.
+    padded position has no target and is not read. What is padded on the left is seen, in training
+    as later.
 
     The mask is given, though GPT-2 would make the same one, because transformers 5 otherwise
     looks for packed sequences first, and to do so waits for the device at every step.

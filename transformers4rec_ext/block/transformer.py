@@ -60,8 +60,8 @@ class TransformerBlock(BlockBase):
 
     Notes
     -----
-    Padding is not masked: causal attention never looks at what is padded on the right, and models
-    that see both sides see it as upstream's do.
+    Padding is not masked: causal attention never looks at what is padded on the right; what is
+    padded on the left is seen, as models that see both sides see all of it.
 
     Examples
     --------

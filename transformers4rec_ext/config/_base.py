@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import difflib
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from transformers4rec_ext._errors import value_error
+from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.block.base import SequentialBlock
 from transformers4rec_ext.block.mlp import MLPBlock
 from transformers4rec_ext.block.transformer import TransformerBlock, new_model
 from transformers4rec_ext.features.sequence import TabularSequenceFeatures
 from transformers4rec_ext.registry import Registry
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 transformer_registry = Registry("transformer")
+
+#: Arguments of every configuration that are attributes of it only where they are given.
+_OF_ALL = {"attn_implementation", "is_causal", "torch_dtype"}
 
 
 class T4RecConfig:
@@ -26,10 +34,34 @@ class T4RecConfig:
         """Return a configuration; every architecture defines its own arguments."""
         raise NotImplementedError(f"{cls.__name__} must define build(...)")
 
+    @classmethod
+    def _of_fields(cls, fields: Mapping[str, Any], further: Mapping[str, Any]) -> Self:
+        """Return the configuration of ``fields``, some of them replaced by ``further``.
+
+        Raises
+        ------
+        TypeError
+            For a name that is no field: Hugging Face's classes keep it, and their models do not
+            read it. What a model of one's own reads can be set on the configuration returned.
+        """
+        known = _hugging_face_class(cls)()
+        unknown = [n for n in further if not hasattr(known, n) and n not in _OF_ALL]
+        if unknown:
+            names = [*inspect.signature(cls.build).parameters, *vars(known)]
+            close = difflib.get_close_matches(unknown[0], names, n=1)
+            raise type_error(
+                f"{cls.__name__}.build",
+                "arguments",
+                f"be its own or fields of transformers.{type(known).__name__}",
+                unknown,
+                f"Did you mean {close[0]!r}?" if close else "",
+            )
+        return cls(**{**fields, **further})
+
     @property
     def transformers_config_cls(self) -> type:
         """The Hugging Face configuration class underneath."""
-        return next(cls for cls in type(self).__mro__ if cls.__module__.startswith("transformers."))
+        return _hugging_face_class(type(self))
 
     def to_huggingface_torch_model(self) -> nn.Module:
         """Return a freshly initialised model of this configuration, without a head.
@@ -93,6 +125,10 @@ class T4RecConfig:
             loss_reduction=loss_reduction,
         )
         return head.to_model(**kwargs)
+
+
+def _hugging_face_class(cls: type) -> type:
+    return next(base for base in cls.__mro__ if base.__module__.startswith("transformers."))
 
 
 def check_sizes(function: str, d_model: int, n_head: int, **positive: int) -> None:

@@ -64,6 +64,8 @@ class BertLikeConfig(T4RecConfig):
         ValueError
             If a size is not positive, ``n_head`` does not divide ``d_model``, ``pad_token`` is
             negative or transformers does not know ``hidden_act``.
+        TypeError
+            If another argument is no field of the configuration.
 
         Examples
         --------
@@ -90,7 +92,7 @@ class BertLikeConfig(T4RecConfig):
             **attention_fields(log_attention_weights),
         }
         cls._adapt(fields)
-        return cls(**{**fields, **kwargs})
+        return cls._of_fields(fields, kwargs)
 
     @classmethod
     def _adapt(cls, fields: dict[str, Any]) -> None:

@@ -80,4 +80,4 @@ class GPT2Config(T4RecConfig, transformers.GPT2Config):
             # Items have their own table; the transformer's is never looked at.
             "vocab_size": 1,
         }
-        return cls(**{**fields, **attention_fields(log_attention_weights), **kwargs})
+        return cls._of_fields({**fields, **attention_fields(log_attention_weights)}, kwargs)

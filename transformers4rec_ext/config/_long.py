@@ -114,7 +114,7 @@ class ReformerConfig(T4RecConfig, transformers.ReformerConfig):
             "axial_pos_shape": axes,
             "vocab_size": 1,
         }
-        return cls(**{**fields, **kwargs})
+        return cls._of_fields(fields, kwargs)
 
 
 def _axes(length: int, first: int) -> list[int]:

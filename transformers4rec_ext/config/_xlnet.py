@@ -81,4 +81,4 @@ class XLNetConfig(T4RecConfig, transformers.XLNetConfig):
             "mem_len": mem_len,
             "vocab_size": 1,
         }
-        return cls(**{**fields, **kwargs})
+        return cls._of_fields(fields, kwargs)

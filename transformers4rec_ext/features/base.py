@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.schema import Schema
 from transformers4rec_ext.tabular.base import TabularBlock
@@ -52,6 +53,8 @@ def built(
 
     Of the further ``arguments`` of a builder "batch_size" is the B of the sizes.
     """
+    function = f"{type(block).__name__}.from_schema"
+    _checks.length(function, "max_sequence_length", max_sequence_length)
     block.set_schema(schema)
     if automatic_build:
         batch_size = arguments.get("batch_size", -1)
@@ -100,6 +103,6 @@ def refuse_unknown_columns(
     if not isinstance(given, Mapping):
         expectation = "be a mapping from column name"
         raise type_error(function, argument, expectation, type(given).__name__)
-    unknown = sorted(set(given) - set(columns))
+    unknown = sorted(set(given) - set(columns), key=str)
     if unknown:
         raise value_error(function, argument, f"name columns among {list(columns)}", unknown)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext._recipe import builder
 from transformers4rec_ext.features.base import (
@@ -177,6 +178,7 @@ class EmbeddingFeatures(InputBlock):
         dims |= dict(embedding_dims or {})
         if not cardinalities:
             return None
+        _checks.length(f"{cls.__name__}.from_schema", "max_sequence_length", max_sequence_length)
         config = {
             name: FeatureConfig(
                 TableConfig(size, dims[name], initializers.get(name), combiner, name=name),

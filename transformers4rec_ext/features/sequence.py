@@ -249,7 +249,7 @@ class TabularSequenceFeatures(TabularFeatures):
         Parameters
         ----------
         inputs : mapping from column name to tensor
-            Ids int64 and numbers [B, T], padded on the right with 0, or [B] for the whole session.
+            Ids int64 and numbers [B, T], padded with 0, or [B] for the whole session.
         training, testing : bool
             Neither: inference. Both: training.
         masked : MaskedItems, optional

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext._recipe import Recorded
 
@@ -75,6 +76,7 @@ class FeatureConfig(Recorded):
     ----------
     table : TableConfig
     max_sequence_length : int
+        The T of sizes; 0 where it is unknown.
     name : str, optional
     """
 
@@ -83,6 +85,7 @@ class FeatureConfig(Recorded):
     ) -> None:
         if not isinstance(table, TableConfig):
             raise type_error("FeatureConfig", "table", "be a TableConfig", type(table).__name__)
+        _checks.integer("FeatureConfig", "max_sequence_length", max_sequence_length, minimum=0)
         self.table = table
         self.max_sequence_length = max_sequence_length
         self.name = name
@@ -246,15 +249,14 @@ class PretrainedEmbeddingsInitializer(Recorded, nn.Module):
 
 def checked_config(function: str, feature_config: Any) -> dict[str, FeatureConfig]:
     """Return a mapping from column name to FeatureConfig as a dict, if it is one and not empty."""
+    expectation = "be a mapping from column name to FeatureConfig"
     if not isinstance(feature_config, Mapping) or not all(
         isinstance(feature, FeatureConfig) for feature in feature_config.values()
     ):
-        raise type_error(
-            function,
-            "feature_config",
-            "be a mapping from column name to FeatureConfig",
-            type(feature_config).__name__,
-        )
+        raise type_error(function, "feature_config", expectation, type(feature_config).__name__)
+    others = [name for name in feature_config if not isinstance(name, str)]
+    if others:
+        raise type_error(function, "feature_config", expectation, f"names {others}")
     if not feature_config:
         raise value_error(function, "feature_config", "have at least one column", "none")
     return dict(feature_config)

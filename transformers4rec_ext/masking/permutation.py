@@ -58,7 +58,7 @@ def permutation_targets(
     Parameters
     ----------
     item_ids : Tensor, int64, [B, T]
-        Sessions, padded on the right with ``padding_idx``.
+        Sessions, padded with ``padding_idx``.
     padding_idx : int
     mode : {"training", "testing", "inference"}
         "training": spans of items (or all, with ``permute_all``), at least one of a session of two

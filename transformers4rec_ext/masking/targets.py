@@ -22,7 +22,7 @@ def causal_targets(
     Parameters
     ----------
     item_ids : Tensor, int64, [B, T]
-        Sessions, padded on the right with ``padding_idx``.
+        Sessions, padded with ``padding_idx``.
     padding_idx : int
     last_only : bool
         Keep the last target of every row only. Then every item is visible, not just those with
@@ -75,7 +75,7 @@ def masked_targets(
     Parameters
     ----------
     item_ids : Tensor, int64, [B, T]
-        Sessions, padded on the right with ``padding_idx``.
+        Sessions, padded with ``padding_idx``.
     padding_idx : int
     mode : {"training", "testing", "inference"}
         "training": one position of each session, drawn uniformly, and every other one with
@@ -123,7 +123,7 @@ def masked_targets(
 def _appended(item_ids: Tensor, is_item: Tensor, padding_idx: int) -> MaskingInfo:
     """Return the position after the last item of each row as the one hidden, [B, T + 1]."""
     places = torch.arange(item_ids.shape[1] + 1, device=item_ids.device)
-    schema = places == is_item.sum(1, keepdim=True)
+    schema = places == end_of(is_item).unsqueeze(1)
     # Shifted by one, the last item stands where the next one is asked for.
     shifted = torch.nn.functional.pad(item_ids, (1, 0), value=padding_idx)
     return MaskingInfo(schema, torch.where(schema, shifted, padding_idx))
@@ -133,6 +133,11 @@ def last_of(chosen: Tensor) -> Tensor:
     """Return the last True of each row of ``chosen``, bool [B, T]."""
     # Counted from the right, it is the one that brings the count to 1.
     return chosen & (chosen.flip(1).cumsum(1).flip(1) == 1)
+
+
+def end_of(chosen: Tensor) -> Tensor:
+    """Return the position after the last True of each row of ``chosen``, int64 [B]; 0 of none."""
+    return (chosen.flip(1).cumsum(1) > 0).sum(1)
 
 
 def one_of(chosen: Tensor, noise: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from transformers4rec_ext._errors import value_error
+from transformers4rec_ext.masking.targets import end_of
 
 _FUNCTION = "NextItemPredictionTask.forward"
 #: The label of a row that has none, where all rows are kept.
@@ -55,8 +56,8 @@ def _check_shape(x: torch.Tensor, targets: torch.Tensor) -> None:
 def last_rows(x: torch.Tensor, item_ids: torch.Tensor | None, padding_idx: int) -> torch.Tensor:
     """Return the rows [B, D] of ``x`` [B, T, D] that predict what follows ``item_ids``.
 
-    The last item's position in each right-padded session; one further where the masking appended
-    a [MASK], which shows in the time dimension.
+    The last item's position in each session, wherever it is padded; one further where the masking
+    appended a [MASK], which shows in the time dimension.
 
     Raises
     ------
@@ -75,6 +76,6 @@ def last_rows(x: torch.Tensor, item_ids: torch.Tensor | None, padding_idx: int) 
             "Give a session without items one position of padding.",
         )
     appended = x.shape[1] - item_ids.shape[1]
-    last = (item_ids != padding_idx).sum(dim=1) - 1 + appended
+    last = end_of(item_ids != padding_idx) - 1 + appended
     # A session of padding alone has no last item; its first position stands in.
     return x[torch.arange(x.shape[0], device=x.device), last.clamp(min=0)]

@@ -196,7 +196,7 @@ class Schema:
         """Return the named columns, in the order of the schema; an unknown name is an error."""
         if callable(names):
             return self._where(lambda column: names(column.name))
-        wanted = {names} if isinstance(names, str) else set(names)
+        wanted = _name_set("Schema.select_by_name", names)
         missing = sorted(wanted - set(self.column_names))
         if missing:
             raise value_error(
@@ -212,7 +212,7 @@ class Schema:
         """Return all columns but the named ones."""
         if callable(names):
             return self._where(lambda column: not names(column.name))
-        unwanted = {names} if isinstance(names, str) else set(names)
+        unwanted = _name_set("Schema.remove_by_name", names)
         return self._where(lambda column: column.name not in unwanted)
 
     def select_by_type(self, types: Any) -> Schema:
@@ -309,6 +309,13 @@ class Schema:
             if column.name == name:
                 return column
         raise KeyError(f"{name!r} is no column of the schema; the columns are {self.column_names}")
+
+
+def _name_set(function: str, names: str | Iterable[str]) -> set[str]:
+    found = [names] if isinstance(names, str) or not isinstance(names, Iterable) else list(names)
+    if not all(isinstance(name, str) for name in found):
+        raise type_error(function, "names", "be a column name, or several", repr(names))
+    return set(found)
 
 
 def _feature_type(value: Any) -> FeatureType:

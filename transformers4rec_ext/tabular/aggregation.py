@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transformers4rec_ext._errors import value_error
+from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.config.schema import requires_schema
 from transformers4rec_ext.schema import Schema
 from transformers4rec_ext.tabular.steps import TabularAggregation, tabular_aggregation_registry
@@ -31,9 +31,13 @@ def along_time(inputs: TabularData) -> dict[str, Tensor]:
     Raises
     ------
     ValueError   if there is no column, two sequences differ in B or T, or a column has another B.
+    TypeError    if a name is no str.
     """
     if not inputs:
         raise value_error("TabularAggregation", "inputs", "have at least one column", "none")
+    if not all(isinstance(name, str) for name in inputs):
+        expectation = "be a dict from column name to tensor"
+        raise type_error("TabularAggregation", "inputs", expectation, f"names {list(inputs)}")
     sequences = {name: column for name, column in inputs.items() if column.ndim >= 3}
     first = next(iter(sequences.values()), None)
     if first is None:

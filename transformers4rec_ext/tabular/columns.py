@@ -29,7 +29,7 @@ class ColumnModules(nn.ModuleDict):
             raise value_error(
                 "ColumnModules",
                 "names",
-                "be non-empty and have no dot, which torch uses to separate modules",
+                "be str, not empty and without a dot, which torch uses to separate modules",
                 repr(name),
                 "Rename the column.",
             )
@@ -49,7 +49,7 @@ def columns_of(function: str, inputs: Any, names: Iterable[str]) -> dict[str, An
     missing = [name for name in names if name not in inputs]
     if missing:
         expected = f"have the column {missing[0]!r}" if len(missing) == 1 else f"have {missing}"
-        raise value_error(function, "inputs", expected, f"columns {sorted(inputs)}")
+        raise value_error(function, "inputs", expected, f"columns {sorted(inputs, key=str)}")
     return {name: inputs[name] for name in names}
 
 

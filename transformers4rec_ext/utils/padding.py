@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transformers4rec_ext._errors import value_error
+from transformers4rec_ext import _checks
+from transformers4rec_ext._errors import type_error, value_error
 
 VALUES, OFFSETS = "__values", "__offsets"
 
@@ -34,7 +35,9 @@ def pad_inputs(
 
     Raises
     ------
-    ValueError   if one half of a ragged column is missing or its offsets do not fit.
+    ValueError   if one half of a ragged column is missing or its offsets do not fit, or
+                 ``max_sequence_length`` is below 1.
+    TypeError    if a name is no str.
 
     Examples
     --------
@@ -42,6 +45,7 @@ def pad_inputs(
     >>> pad_inputs(ragged)
     {'a': tensor([[1, 2], [3, 0]])}
     """
+    _checks.length(function, "max_sequence_length", max_sequence_length)
     offsets = ragged_columns(inputs, function)
     halves = {name + half for name in offsets for half in (VALUES, OFFSETS)}
     padded = {name: value for name, value in inputs.items() if name not in halves}
@@ -72,8 +76,12 @@ def pad_batch(batch: Mapping[str, Tensor], padding_lengths: Mapping[str, int]) -
 
     Raises
     ------
-    ValueError   if a ragged column has no length, one of its halves is missing or does not fit.
+    ValueError   if a ragged column has no length, one of its halves is missing or does not fit,
+                 or a length is below 1.
+    TypeError    if a name is no str.
     """
+    for name, length in padding_lengths.items():
+        _checks.integer("pad_batch", f"padding_lengths[{name!r}]", length, minimum=1)
     padded: dict[str, Tensor] = {}
     offsets = ragged_columns(batch, "pad_batch")
     for name in offsets:
@@ -107,6 +115,9 @@ def pad_dense(value: Tensor, length: int, fill: int = 0) -> Tensor:
 
 def ragged_columns(inputs: Mapping[str, Tensor], function: str) -> dict[str, Tensor]:
     """Return the offsets of the ragged columns, by name; both halves must be there."""
+    if not all(isinstance(name, str) for name in inputs):
+        others = [name for name in inputs if not isinstance(name, str)]
+        raise type_error(function, "inputs", "have column names that are str", others)
     offsets = {
         name.removesuffix(OFFSETS): value
         for name, value in inputs.items()

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.block.sizes import OutputSizeMixin
 from transformers4rec_ext.config.schema import requires_schema
@@ -126,6 +127,7 @@ def get_output_sizes_from_schema(
     that is a vector, so ``[B, T, D]`` or ``[B, D]``. T is ``max_sequence_length``, or the longest
     list by the schema.
     """
+    _checks.length("get_output_sizes_from_schema", "max_sequence_length", max_sequence_length)
     sizes = {}
     for column in as_schema(schema, "get_output_sizes_from_schema"):
         time = [max_sequence_length or column.max_length or -1] if column.is_list else []
