@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
-import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from benchmarks import cases, timing
+from benchmarks import cases, harness, inputs
+from benchmarks.harness import Provider, Session
 from benchmarks.peers import linear_cross_entropy as peers
 from transformers4rec_ext import functional
 from transformers4rec_ext.ops.tiles import items as tiles
 
-Provider = Callable[[], Any]
 CHUNK_ROWS = 64
 
 
 def whole_gemms(hidden: torch.Tensor, weight: torch.Tensor) -> Provider:
     """Return the floor: the three matrix products on whole, preallocated matrices."""
-    scores = torch.empty(len(hidden), len(weight))
+    scores = hidden.new_empty(len(hidden), len(weight))
     grad_hidden, grad_weight = torch.empty_like(hidden), torch.empty_like(weight)
 
     def run() -> None:
@@ -33,16 +31,17 @@ def whole_gemms(hidden: torch.Tensor, weight: torch.Tensor) -> Provider:
 
 def chunked_gemms(hidden: torch.Tensor, weight: torch.Tensor) -> Provider:
     """Return the same three products in chunks of rows, as whoever saves memory runs them."""
-    scores = torch.empty(CHUNK_ROWS, len(weight))
+    scores = hidden.new_empty(CHUNK_ROWS, len(weight))
     grad_hidden, grad_weight = torch.empty_like(hidden), torch.empty_like(weight)
 
     def run() -> None:
         grad_weight.zero_()
         for first in range(0, len(hidden), CHUNK_ROWS):
             rows = slice(first, first + CHUNK_ROWS)
-            torch.mm(hidden[rows], weight.T, out=scores)
-            torch.mm(scores, weight, out=grad_hidden[rows])
-            grad_weight.addmm_(scores.T, hidden[rows])
+            part = scores[: len(hidden[rows])]
+            torch.mm(hidden[rows], weight.T, out=part)
+            torch.mm(part, weight, out=grad_hidden[rows])
+            grad_weight.addmm_(part.T, hidden[rows])
 
     return run
 
@@ -51,7 +50,7 @@ def own_gemms(hidden: torch.Tensor, weight: torch.Tensor) -> Provider:
     """Return the products that the fused op runs, in its tiles: four, less the scores it keeps."""
     num_rows, num_items = len(hidden), len(weight)
     step, kept = tiles.tile_items(num_rows, num_items), tiles.kept_items(num_rows, num_items)
-    scores = torch.empty(num_rows, step)
+    scores = hidden.new_empty(num_rows, step)
     grad_hidden, grad_rows = torch.zeros_like(hidden), hidden.new_empty(hidden.shape[1], step)
 
     def run() -> None:
@@ -69,12 +68,18 @@ def own_gemms(hidden: torch.Tensor, weight: torch.Tensor) -> Provider:
     return run
 
 
-def providers(case: cases.FullCase) -> tuple[dict[str, Provider], list[torch.Tensor]]:
-    """Return what is timed, having checked that all compute the same loss, and the parameters."""
-    generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(case.rows, case.width, generator=generator).requires_grad_()
-    weight = (0.1 * torch.randn(case.items, case.width, generator=generator)).requires_grad_()
-    targets = torch.randint(case.items, (case.rows,), generator=generator)
+def providers(case: cases.FullCase, session: Session) -> dict[str, Provider]:
+    """Return what is timed, having checked that all compute the same loss."""
+    hidden, weight, targets = inputs.scoring(case, session.device)
+    scores, table = 4 * case.rows * case.items, weight.nbytes
+    found: dict[str, Provider] = {}
+    if session.fits("gemms", case, scores + table):
+        found["gemms"] = whole_gemms(hidden.detach(), weight.detach())
+    found["own gemms"] = own_gemms(hidden.detach(), weight.detach())
+    if case.rows > CHUNK_ROWS:  # otherwise there is one chunk, and it has been measured
+        found["chunked gemms"] = chunked_gemms(hidden.detach(), weight.detach())
+    hidden.requires_grad_()
+    weight.requires_grad_()
 
     def step(loss: Callable[..., torch.Tensor], **options: Any) -> Provider:
         def run() -> float:
@@ -85,44 +90,37 @@ def providers(case: cases.FullCase) -> tuple[dict[str, Provider], list[torch.Ten
 
         return run
 
-    found = {
+    ours: dict[str, Provider] = {
         "fused": step(functional.linear_cross_entropy, backend="fused"),
         "fused with rank": step(
             lambda *inputs: functional.linear_cross_entropy(*inputs, return_rank=True)[0]
         ),
-        **{name: step(loss) for name, loss in peers.available().items()},
     }
-    expected = found["fused"]()
-    for name, run in found.items():
+    if session.fits("reference", case, 3 * scores + table):
+        ours["reference"] = step(functional.linear_cross_entropy, backend="reference")
+    cut = session.peer("cut-cross-entropy")
+    others = {
+        name: step(loss)
+        for name, loss in peers.available(cut).items()
+        if session.fits(name, case, 3 * scores + table)
+    }
+    theirs = session.upstream("full_softmax", case, needed=4 * scores + 2 * table)
+    losses = ours | others | theirs
+    expected = ours["fused"]()
+    for name, run in losses.items():
         if abs(run() - expected) > 1e-3 * abs(expected):
             raise AssertionError(f"{name} computes another loss than the fused op")
-    found["gemms"] = whole_gemms(hidden.detach(), weight.detach())
-    found["own gemms"] = own_gemms(hidden.detach(), weight.detach())
-    found["chunked gemms"] = chunked_gemms(hidden.detach(), weight.detach())
-    return found, [hidden, weight]
+    return losses | found
 
 
-def main() -> None:
-    """Measure every case and write ``results/full_softmax.json``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each case (default: 5)")
-    options = parser.parse_args()
-    timing.keep_memory()
-    threads = os.cpu_count() or 1
-    torch.set_num_threads(threads)
-    rows = []
-    for case in cases.FULL_SOFTMAX:
-        found, _ = providers(case)
-        memory = {
-            name: timing.peak_mebibytes(run) for name, run in found.items() if "gemms" not in name
-        }
-        times = timing.interleaved(found, rounds=options.rounds)
-        rows.append({**case._asdict(), "seconds": times, "peak_mebibytes": memory})
-        floor = times["gemms"]["median"]
-        print(case, {name: f"{t['median'] / floor:.2f}" for name, t in times.items()}, flush=True)
-        del found
-    timing.save("full_softmax", threads, rows)
-
+BENCHMARK = harness.Benchmark(
+    name="full_softmax",
+    groups=cases.FULL_SOFTMAX,
+    providers=providers,
+    rounds={"tiny": 1, "quick": 3, "full": 5},
+    floor="own gemms",
+    no_memory=("gemms", "own gemms", "chunked gemms"),
+)
 
 if __name__ == "__main__":
-    main()
+    harness.main(BENCHMARK, __doc__)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
-import os
-from collections.abc import Callable
 from itertools import cycle
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks import cases, timing
+from benchmarks import cases, harness
+from benchmarks.harness import Provider, Session
 from benchmarks.peers import fbgemm_peer
+from transformers4rec_ext._backend import use_backend
 from transformers4rec_ext.optim import LazyAdagrad, LazyAdam
 
-Provider = Callable[[], Any]
 LR = 0.01
 BATCHES = 8  # different rows in every call, as in training: they are not in the cache already
 
@@ -23,19 +21,19 @@ BATCHES = 8  # different rows in every call, as in training: they are not in the
 class Batches:
     """Sets of ids of distinct rows, and one gradient of what they look up."""
 
-    def __init__(self, case: cases.OptimCase) -> None:
+    def __init__(self, case: cases.OptimCase, device: str) -> None:
         generator = torch.Generator().manual_seed(0)
         self.sets = [
-            torch.randperm(case.items, generator=generator)[: case.rows].clone()
+            torch.randperm(case.items, generator=generator)[: case.rows].to(device, copy=True)
             for _ in range(BATCHES)
         ]
-        self.grad = torch.randn(case.rows, case.width, generator=generator)
+        self.grad = torch.randn(case.rows, case.width, generator=generator).to(device)
 
 
-def table(case: cases.OptimCase) -> torch.nn.Parameter:
+def table(case: cases.OptimCase, device: str) -> torch.nn.Parameter:
     """Return the table, the same for everybody."""
     generator = torch.Generator().manual_seed(1)
-    return torch.nn.Parameter(torch.randn(case.items, case.width, generator=generator))
+    return torch.nn.Parameter(torch.randn(case.items, case.width, generator=generator).to(device))
 
 
 def whole(weight: Tensor, optimizer: Any, batches: Batches, *, sparse: bool) -> Provider:
@@ -67,10 +65,10 @@ def only_step(weight: Tensor, optimizer: Any, batches: Batches) -> Provider:
 
 def floors(case: cases.OptimCase, batches: Batches) -> dict[str, Provider]:
     """Return what moves the same bytes: rows gathered and scattered by torch, and a stream."""
-    tables = [torch.randn(case.items, case.width) for _ in range(3)]
-    buffer = torch.empty(case.rows, case.width)
+    tables = [batches.grad.new_ones(case.items, case.width) for _ in range(3)]
+    buffer = torch.empty_like(batches.grad)
     sets = cycle(batches.sets)
-    slabs = cycle(torch.randn(BATCHES, 3 * case.rows, case.width))
+    slabs = cycle(batches.grad.new_ones(BATCHES, 3 * case.rows, case.width))
 
     def rows() -> None:
         ids = next(sets)
@@ -81,12 +79,15 @@ def floors(case: cases.OptimCase, batches: Batches) -> dict[str, Provider]:
     return {"rows": rows, "stream": lambda: next(slabs).mul_(1.0)}
 
 
-def providers(case: cases.OptimCase, fbgemm: Any) -> dict[str, Provider]:
-    """Return what is timed; every optimizer has a table of its own."""
-    batches = Batches(case)
+def providers(case: cases.OptimCase, session: Session) -> dict[str, Provider]:
+    """Return what is timed, having checked it; every optimizer has a table of its own."""
+    fbgemm = session.peer("fbgemm", fbgemm_peer.load)
+    check(session.device, fbgemm)
+    batches = Batches(case, session.device)
     made: dict[str, tuple[Any, bool]] = {
         "ours": (LazyAdam, True),
         "ours, row-wise": (lambda p, lr: LazyAdam(p, lr, rowwise=True), True),
+        "ours, reference": (LazyAdam, True),
         "SparseAdam": (torch.optim.SparseAdam, True),
         "Adam": (torch.optim.Adam, False),
         "fused Adam": (lambda p, lr: torch.optim.Adam(p, lr, fused=True), False),
@@ -96,9 +97,10 @@ def providers(case: cases.OptimCase, fbgemm: Any) -> dict[str, Provider]:
     }
     found = floors(case, batches)
     for name, (make, sparse) in made.items():
-        weight = table(case)
+        weight = table(case, session.device)
         optimizer = make([weight], lr=LR)
-        found[name] = whole(weight, optimizer, batches, sparse=sparse)
+        run = whole(weight, optimizer, batches, sparse=sparse)
+        found[name] = _by_the_reference(run) if name == "ours, reference" else run
         if name in ("ours", "ours, row-wise", "SparseAdam"):
             found[f"{name}, step"] = only_step(weight, optimizer, batches)
     if fbgemm is not None:
@@ -108,48 +110,45 @@ def providers(case: cases.OptimCase, fbgemm: Any) -> dict[str, Provider]:
     return found
 
 
-def check(fbgemm: Any) -> None:
+def _by_the_reference(run: Provider) -> Provider:
+    def by_the_reference() -> None:
+        with use_backend("reference"):
+            run()
+
+    return by_the_reference
+
+
+def check(device: str, fbgemm: Any) -> None:
     """Raise unless those that follow one rule come to the same table."""
     case = cases.OptimCase(1000, 100, 64)
-    batches = Batches(case)
+    batches = Batches(case, device)
     for pair, tolerance in (
         ((lambda p: LazyAdagrad(p, LR), lambda p: torch.optim.Adagrad(p, LR)), 1e-5),
         ((lambda p: LazyAdam(p, LR), lambda p: torch.optim.SparseAdam(p, LR)), 1e-4),
     ):
         results = []
         for make in pair:
-            weight = table(case)
+            weight = table(case, device)
             whole(weight, make([weight]), batches, sparse=True)()
             results.append(weight.detach())
         torch.testing.assert_close(*results, rtol=0, atol=tolerance)
     if fbgemm is not None:
         peer = fbgemm_peer.RowwiseAdagrad(fbgemm, case.items, case.width, LR, 1e-10)
-        weight = table(case)
+        weight = table(case, device)
         peer.weight.copy_(weight.detach())
         peer(batches.sets[0], batches.grad)
         whole(weight, LazyAdagrad([weight], LR, rowwise=True), batches, sparse=True)()
         torch.testing.assert_close(peer.weight, weight.detach(), rtol=0, atol=1e-5)
 
 
-def main() -> None:
-    """Measure every case and write ``results/optim.json``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15, help="rounds of each case (default: 15)")
-    cores = os.cpu_count() or 1
-    parser.add_argument("--threads", type=int, default=cores, help=f"threads (default: {cores})")
-    parser.add_argument("--no-fbgemm", action="store_true", help="leave FBGEMM out")
-    options = parser.parse_args()
-    timing.keep_memory()
-    torch.set_num_threads(options.threads)
-    fbgemm = None if options.no_fbgemm else fbgemm_peer.load()
-    check(fbgemm)
-    rows = []
-    for case in cases.OPTIM:
-        times = timing.interleaved(providers(case, fbgemm), rounds=options.rounds)
-        rows.append({**case._asdict(), "seconds": times})
-        print(case, {name: f"{t['median'] * 1e3:.2f} ms" for name, t in times.items()}, flush=True)
-    timing.save("optim", options.threads, rows, fbgemm=fbgemm_peer.version() if fbgemm else None)
-
+BENCHMARK = harness.Benchmark(
+    name="optim",
+    groups=cases.OPTIM,
+    providers=providers,
+    rounds={"tiny": 1, "quick": 7, "full": 15},
+    floor="stream",
+    memory=False,
+)
 
 if __name__ == "__main__":
-    main()
+    harness.main(BENCHMARK, __doc__)

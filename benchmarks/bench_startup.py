@@ -1,19 +1,31 @@
-"""Cold build of the CPU kernels, and what importing the package adds to ``import torch``."""
+"""Cold build of the CPU kernels, and what importing the package adds to ``import torch``.
+
+The same of Transformers4Rec, in its environment: what its import adds.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-from benchmarks import timing
+from benchmarks import harness
 
 ROOT = Path(__file__).resolve().parent.parent
 _BUILT = ("csrc", "transformers4rec_ext", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+BUILDS = {"tiny": 0, "quick": 1, "full": 3}
+IMPORTS = {"tiny": 1, "quick": 3, "full": 7}
+STATEMENTS = {
+    "package": "import transformers4rec_ext",
+    "engine": "import transformers4rec_ext.functional",
+    "model API": "import transformers4rec_ext as tr; tr.Model; tr.NextItemPredictionTask",
+}
 
 
 def cold_build() -> float:
@@ -37,28 +49,38 @@ def cold_build() -> float:
         return time.perf_counter() - start
 
 
-def _import_seconds(statement: str) -> float:
+def import_seconds(python: str, statement: str) -> float:
+    """Return the seconds that a statement takes in a new process that has imported torch."""
     code = (
         f"import time, torch; start = time.perf_counter(); {statement}; "
         "print(time.perf_counter() - start)"
     )
-    return float(subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True))
+    command = [python, "-W", "ignore", "-c", code]
+    return float(subprocess.check_output(command, cwd=ROOT, text=True).split()[-1])
 
 
 def main() -> None:
-    """Measure and write ``results/startup.json``."""
-    imports = {
-        "package": "import transformers4rec_ext",
-        "engine": "import transformers4rec_ext.functional",
-        "model API": "import transformers4rec_ext as tr; tr.Model; tr.NextItemPredictionTask",
-    }
-    rows = [{"what": "cold build", "seconds": sorted(cold_build() for _ in range(3))[1]}]
-    for name, statement in imports.items():
-        samples = sorted(_import_seconds(statement) for _ in range(7))
-        rows.append({"what": f"import, {name}", "seconds": samples[3]})
-    for row in rows:
-        print(row, flush=True)
-    timing.save("startup", os.cpu_count() or 1, rows)
+    """Measure and write the results."""
+    options = harness.parser(__doc__).parse_args()
+    start = time.perf_counter()
+    rows: list[dict[str, Any]] = []
+
+    def add(what: str, samples: list[float]) -> None:
+        rows.append({"what": what, "seconds": statistics.median(samples)})
+        print(rows[-1], flush=True)
+
+    if builds := BUILDS[options.scale]:
+        add("cold build", [cold_build() for _ in range(builds)])
+    repeats = range(options.rounds or IMPORTS[options.scale])
+    for name, statement in STATEMENTS.items():
+        add(f"import, {name}", [import_seconds(sys.executable, statement) for _ in repeats])
+    session = harness.Session(options, os.cpu_count() or 1)
+    session.close()
+    if "transformers4rec" in session.versions:
+        statement = "import transformers4rec.torch"
+        samples = [import_seconds(options.upstream, statement) for _ in repeats]
+        add("import, Transformers4Rec", samples)
+    harness.save("startup", options, session, rows, start, len(repeats))
 
 
 if __name__ == "__main__":

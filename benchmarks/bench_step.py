@@ -1,56 +1,44 @@
 """A whole training step: candidates, forward, backward, optimizer.
 
-What does the catalogue cost? Ours has row gradients and LazyAdam; upstream's formulas have dense
-gradients and torch's Adam. Both train the same tied 2-layer GPT-2 on the same sessions.
+What does the catalogue cost? Ours has row gradients and LazyAdam; the same network with dense
+gradients and torch's Adam is the reference, and Transformers4Rec trains the same network too.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-from collections.abc import Callable
-from typing import Any
-
 import torch
 
-from benchmarks import cases, timing
-from benchmarks.peers import upstream
+from benchmarks import cases, harness, inputs
+from benchmarks.harness import Provider, Session
+from benchmarks.peers.remote import Remote
+from transformers4rec_ext._backend import use_backend
 from transformers4rec_ext.model.model import Model
 from transformers4rec_ext.optim import LazyAdam
 from transformers4rec_ext.training.config import RunConfig
 from transformers4rec_ext.training.network import ITEM, build_model
 
-Provider = Callable[[], Any]
-MOST_ITEMS_OF_UPSTREAM = 1_000_000  # 2^24 is its limit, and dense Adam needs six tables' memory
+LR = 1e-3
 
 
-def _model(case: cases.StepCase, sparse: bool) -> Model:
+def model(case: cases.StepCase, sparse: bool) -> Model:
+    """Return a tied GPT-2 with sampled softmax."""
     config = RunConfig(
         items_column="items",
         max_length=case.length - 1,
         d_model=case.width,
-        layers=2,
-        heads=2,
+        layers=cases.LAYERS,
+        heads=cases.HEADS,
+        dropout=cases.DROPOUT,
         num_negatives=case.samples,
         sparse=sparse,
     )
     return build_model(config, case.items)
 
 
-def _sessions(case: cases.StepCase) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(1, case.items, (case.sessions, case.length), generator=generator)
-
-
-def ours(case: cases.StepCase, rowwise: bool = False) -> Provider:
-    """Return our step."""
-    model, ids = _model(case, sparse=True), _sessions(case)
-    model.train()
-    optimizer = LazyAdam(model.parameters(), lr=1e-3, rowwise=rowwise)
-
-    def run() -> float:
+def _training(trained: Model, forward: Model, optimizer: torch.optim.Optimizer) -> Provider:
+    def run(ids: torch.Tensor) -> float:
         optimizer.zero_grad(set_to_none=True)
-        loss = model({ITEM: ids}, training=True)["loss"]
+        loss = forward({ITEM: ids}, training=True)["loss"]
         loss.backward()
         optimizer.step()
         return float(loss.detach())
@@ -58,60 +46,83 @@ def ours(case: cases.StepCase, rowwise: bool = False) -> Provider:
     return run
 
 
-def theirs(case: cases.StepCase) -> Provider:
-    """Return upstream's step, restated on the same body."""
-    model, ids = _model(case, sparse=False), _sessions(case)
-    model.train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    sampler = upstream.UpstreamSampler(case.items, case.samples)
-    body = model.heads[0].body
-    weight = body.inputs.item_embedding_table.weight
-    targets = ids[:, 1:].flatten()
+def ours(case: cases.StepCase, device: str) -> Provider:
+    """Return our step: row gradients, and an optimizer that touches these rows only."""
+    trained, ids = model(case, sparse=True).to(device).train(), inputs.sessions(case, device)
+    step = _training(trained, trained, LazyAdam(trained.parameters(), lr=LR))
+    return lambda: step(ids)
+
+
+def reference(case: cases.StepCase, device: str, compiled: bool) -> Provider:
+    """Return the step in plain PyTorch: dense gradients of the table, and torch's Adam.
+
+    The compiler is kept from the sampler, which draws until it has enough: Inductor's code of that
+    loop crashes (torch 2.13).
+    """
+    trained, ids = model(case, sparse=False).to(device).train(), inputs.sessions(case, device)
+    forward = trained
+    if compiled:
+        (task,) = trained.prediction_tasks
+        task.sampler.draw = torch.compiler.disable(task.sampler.draw)
+        forward = torch.compile(trained)
+    step = _training(trained, forward, torch.optim.Adam(trained.parameters(), lr=LR))
 
     def run() -> float:
-        optimizer.zero_grad(set_to_none=True)
-        hidden = body({ITEM: ids}, training=True)[:, :-1].flatten(end_dim=1)
-        drawn, target_log_q, log_q = sampler(targets)
-        loss = upstream.sampled_softmax(hidden, weight, targets, drawn, target_log_q, log_q)
-        loss.backward()
-        optimizer.step()
-        return float(loss.detach())
+        with use_backend("reference"):
+            return step(ids)
 
     return run
 
 
-def main() -> None:
-    """Measure every catalogue in one interleaved run and write ``results/step.json``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15, help="rounds (default: 15)")
-    parser.add_argument(
-        "--most-items", type=int, default=10_000_000, help="largest V (default: ten million)"
-    )
-    options = parser.parse_args()
-    timing.keep_memory()
-    threads = os.cpu_count() or 1
-    torch.set_num_threads(threads)
-    steps: dict[tuple[str, int], Provider] = {}
-    for case in cases.STEP:
-        if case.items > options.most_items:
-            continue
-        steps["ours", case.items] = ours(case)
-        if case.items <= MOST_ITEMS_OF_UPSTREAM:
-            steps["upstream", case.items] = theirs(case)
-    memory = {key: timing.peak_mebibytes(run) for key, run in steps.items()}
-    times = timing.interleaved(
-        {f"{name} {items}": run for (name, items), run in steps.items()}, rounds=options.rounds
-    )
-    rows = []
-    for case in cases.STEP:
-        names = [name for name, items in steps if items == case.items]
-        if names:
-            seconds = {name: times[f"{name} {case.items}"] for name in names}
-            peaks = {name: memory[name, case.items] for name in names}
-            rows.append({**case._asdict(), "seconds": seconds, "peak_mebibytes": peaks})
-            print(case.items, {n: f"{s['median'] * 1e3:.1f} ms" for n, s in seconds.items()}, peaks)
-    timing.save("step", threads, rows)
+def floor(case: cases.StepCase, device: str) -> Provider:
+    """Return what no step can leave out, whatever the catalogue: the body and the loss's GEMMs.
 
+    Forward and backward of the transformer from given embeddings, and the three products of its
+    hidden states with the rows of S candidates.
+    """
+    body = model(case._replace(items=case.samples + 2), sparse=False).to(device).train()
+    transformer = body.heads[0].body[1]
+    embedded = torch.randn(case.sessions, case.length, case.width, device=device)
+    rows = torch.randn(case.samples, case.width, device=device)
+    embedded.requires_grad_()
+    grad = torch.randn(case.sessions * (case.length - 1), case.samples, device=device)
+
+    def run() -> None:
+        hidden = transformer(embedded)[:, :-1].flatten(end_dim=1)
+        hidden @ rows.T
+        grad.T @ hidden.detach()
+        hidden.backward(grad @ rows)
+        embedded.grad = None
+        body.zero_grad(set_to_none=True)
+
+    return run
+
+
+def providers(case: cases.StepCase, session: Session) -> dict[str, Provider]:
+    """Return what is timed, having checked that the networks have as many parameters."""
+    table = 4 * case.items * case.width
+    found = {"floor": floor(case, session.device), "ours": ours(case, session.device)}
+    # table, gradients of its two uses, and two moments
+    if session.fits("reference", case, 6 * table):
+        found["reference"] = reference(case, session.device, compiled=False)
+    if session.fits("compiled reference", case, 6 * table):
+        found["compiled reference"] = reference(case, session.device, compiled=True)
+    theirs: dict[str, Remote] = session.upstream("step", case, needed=6 * table)
+    for run in theirs.values():
+        parameters = sum(p.numel() for p in model(case, sparse=False).parameters())
+        assert run() == parameters, "Transformers4Rec trains another network than ours"
+    for run in found.values():
+        run()  # moments are made in the first step, and the next case must find them
+    return found | theirs
+
+
+BENCHMARK = harness.Benchmark(
+    name="step",
+    groups=cases.STEP,
+    providers=providers,
+    rounds={"tiny": 1, "quick": 5, "full": 15},
+    floor="floor",
+)
 
 if __name__ == "__main__":
-    main()
+    harness.main(BENCHMARK, __doc__)

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import sys
+import importlib
 from typing import Any
 
 import torch
 
 
 def load() -> Any:
-    """Return the module, or None (with one line that says why) where it does not load."""
-    try:
-        from fbgemm_gpu import split_table_batched_embeddings_ops_training as module
-    except (ImportError, OSError) as error:  # absent, or built for another torch
-        print(f"FBGEMM is left out: {error}", file=sys.stderr)
-        return None
-    return module
-
-
-def version() -> str:
-    """Return the installed release."""
-    return importlib.metadata.version("fbgemm-gpu-cpu")
+    """Import the part that is used; ImportError or OSError where it is built for another torch."""
+    return importlib.import_module("fbgemm_gpu.split_table_batched_embeddings_ops_training")
 
 
 class RowwiseAdagrad:
@@ -30,7 +19,7 @@ class RowwiseAdagrad:
     Parameters
     ----------
     module : module
-        What `load` returned.
+        What `load` returns.
     items, width : int
         V and D.
     lr, eps : float

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,13 +34,12 @@ def _torch_chunked(rows: int) -> Loss:
     return loss
 
 
-def available() -> dict[str, Loss]:
-    """Return the peers that this environment has, by name."""
+def available(cut_cross_entropy: Any) -> dict[str, Loss]:
+    """Return the peers that this environment has, by name; the module may be None."""
     found: dict[str, Loss] = {"eager": eager, "torch.compile": torch.compile(eager)}
     if hasattr(torch.nn, "LinearCrossEntropyOptions"):
         found |= {f"torch, {rows} rows a chunk": _torch_chunked(rows) for rows in TORCH_CHUNKS}
-    if importlib.util.find_spec("cut_cross_entropy"):
-        from cut_cross_entropy import linear_cross_entropy
-
-        found["cut-cross-entropy"] = partial(linear_cross_entropy, impl="torch_compile")
+    if cut_cross_entropy is not None:
+        loss = cut_cross_entropy.linear_cross_entropy
+        found["cut-cross-entropy"] = partial(loss, impl="torch_compile")
     return found
