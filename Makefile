@@ -9,7 +9,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 SOURCES := pyproject.toml setup.py transformers4rec_ext/_build.py $(shell find csrc -type f)
 CXX_FILES := $(shell find csrc tests/native -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-upstream lint bench time-to-quality statistics wheel cuda-report clean
+.PHONY: demo test test-upstream lint bench bench-full bench-cuda time-to-quality statistics wheel cuda-report clean
 
 demo: $(VENV)/installed
 	python -m transformers4rec_ext demo --out demo_run
@@ -41,9 +41,25 @@ wheel: $(VENV)/installed
 cuda-report: $(VENV)/installed-dev
 	python -m benchmarks.registers $(CHECK)
 
-# Writes benchmarks/results/*.json; the peers, in the same process, live in an environment of its own.
-bench: $(VENV)-bench/installed
-	$(VENV)-bench/bin/python benchmarks/run.py
+# Minutes on an idle machine; benchmarks/results/quick/README.md then has the tables and pictures. ARGS="--only step" and
+# the like are handed on. The peers live in two environments of their own; what cannot be installed is left out, and said.
+bench:
+	@$(BENCHMARKS) --scale quick $(ARGS)
+
+# An hour or more: benchmarks/results/*.json and *.png, and the tables of the documents. Started again, it goes on.
+bench-full:
+	@$(BENCHMARKS) --scale full $(ARGS)
+
+# On a GPU, with the torch that TORCH_SPEC chooses: benchmarks/results/cuda/README.md.
+bench-cuda: $(VENV)/installed
+	python -m benchmarks.run --scale full --device cuda $(ARGS)
+
+BENCHMARKS = for name in bench upstream; do \
+	  $(MAKE) $(VENV)-$$name/installed || echo "left out: the peers of $(VENV)-$$name, which cannot be made"; \
+	done; \
+	python=$(VENV)-bench/bin/python; \
+	test -e $(VENV)-bench/installed || { $(MAKE) $(VENV)/installed && python=$(BIN)/python; } || exit; \
+	$$python -m benchmarks.run --upstream $(abspath $(VENV)-upstream/bin/python)
 
 # Minutes of training to NDCG@10 of 0.15 on MovieLens-1M, beside SASRec in plain PyTorch: hours on an idle machine, and
 # may be killed and started again. The data are in T4R_EXT_SHARED.
@@ -68,9 +84,10 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
 	touch $@
 
+# The torch that FBGEMM 1.8 was built for, and that of the other environment.
 $(VENV)-bench/installed: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)-bench
-	$(VENV)-bench/bin/python -m pip install --quiet "$(TORCH_SPEC)" "setuptools>=77" ninja pybind11 tensorflow-cpu faiss-cpu triton "fbgemm-gpu-cpu==1.8.*"
+	$(VENV)-bench/bin/python -m pip install --quiet torch==2.13.0 "setuptools>=77" ninja pybind11 tensorflow-cpu faiss-cpu triton "fbgemm-gpu-cpu==1.8.*"
 	$(VENV)-bench/bin/python -m pip install --quiet --no-deps cut-cross-entropy
 	PATH=$(abspath $(VENV)-bench/bin):$$PATH $(VENV)-bench/bin/python -m pip install --no-build-isolation --editable .
 	touch $@

@@ -82,6 +82,7 @@ def floors(case: cases.OptimCase, batches: Batches) -> dict[str, Provider]:
 def providers(case: cases.OptimCase, session: Session) -> dict[str, Provider]:
     """Return what is timed, having checked it; every optimizer has a table of its own."""
     fbgemm = session.peer("fbgemm", fbgemm_peer.load)
+    torch.sparse.check_sparse_tensor_invariants.disable()  # said once, instead of a warning
     check(session.device, fbgemm)
     batches = Batches(case, session.device)
     made: dict[str, tuple[Any, bool]] = {

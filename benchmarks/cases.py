@@ -130,7 +130,9 @@ OPTIM: Groups = {
 }
 # one group: whether a step costs more in a larger catalogue is read off the same rounds
 STEP: Groups = {
-    "tiny": [[StepCase(items, sessions=4, length=5, width=16, samples=20) for items in (500, 1000)]],
+    "tiny": [
+        [StepCase(items, sessions=4, length=5, width=16, samples=20) for items in (500, 1000)]
+    ],
     "quick": [[StepCase(items) for items in (10_000, 100_000, MILLION)]],
     "full": [[StepCase(items) for items in (10_000, 100_000, MILLION, 10 * MILLION)]],
 }

@@ -1,4 +1,4 @@
-"""What all benchmarks have in common: options, peers that may be absent, rounds, progress, results."""
+"""What all benchmarks have in common: options, peers that may be absent, rounds, results."""
 
 from __future__ import annotations
 

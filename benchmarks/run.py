@@ -1,8 +1,8 @@
 """Run the benchmarks, each in a process of its own, then draw the pictures and write the tables.
 
-A benchmark that has been measured at this commit and scale is not measured again (``--again`` does),
-so that an interrupted run goes on where it was. One that fails does not keep the others from
-running; the command then fails at the end.
+A benchmark that has been measured at this commit and scale is not measured again, so that an
+interrupted run goes on where it was; ``--again`` does measure it. One that fails does not keep the
+others from running; the command then fails at the end.
 """
 
 from __future__ import annotations

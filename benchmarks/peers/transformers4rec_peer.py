@@ -125,9 +125,9 @@ def model(case: cases.StepCase) -> Any:
         total_seq_length=case.length,
         dropout=cases.DROPOUT,
         initializer_range=0.02,
-        layer_norm_eps=1e-8,
     )
-    config.attn_pdrop = 0.0
+    # as ours has them; `build` cannot be told, or does not hand them on
+    config.update({"attn_pdrop": 0.0, "layer_norm_epsilon": 1e-8})
     transformer = upstream.TransformerBlock(config, masking=features.masking)
     task = upstream.NextItemPredictionTask(
         weight_tying=True, sampled_softmax=True, max_n_samples=case.samples
@@ -137,7 +137,7 @@ def model(case: cases.StepCase) -> Any:
 
 
 def step(case: cases.StepCase, device: str) -> Run:
-    """Return a training step of its model by torch's Adam; a call returns its parameters' number."""
+    """Return a training step of its model by Adam; a call returns how many parameters it has."""
     trained = model(case).to(device).train()
     optimizer = torch.optim.Adam(trained.parameters(), lr=1e-3)
     parameters = sum(parameter.numel() for parameter in trained.parameters())

@@ -1,8 +1,9 @@
-"""Upstream's formulas (NVIDIA Transformers4Rec 23.12), restated: what a step costs there.
+"""Upstream's formulas (NVIDIA Transformers4Rec 23.12), restated, for the statistics.
 
-Not its code: a table of V probabilities, `torch.multinomial` over it, `unique` and a cut; dense
-logits with a mask, and dense gradients of the item table. `make test-upstream` holds it to the
-package itself: the same seed gives the same candidates, log q, losses and gradients.
+Those count and average thousands of draws beside ours, in one process; its speed and memory are
+those of the package itself (`transformers4rec_peer`). Not its code: a table of V probabilities,
+`torch.multinomial` over it, `unique` and a cut; logits with a mask. `make test-upstream` holds it
+to the package: the same seed gives the same candidates, log q, losses and gradients.
 """
 
 from __future__ import annotations
