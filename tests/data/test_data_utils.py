@@ -168,9 +168,9 @@ def test_it_feeds_a_model():
             "schema must tag at least one column",
         ),
         (
-            lambda: PyarrowDataLoader.from_schema(MUSIC.schema, MUSIC.path, 4, 8, transforms=[]),
+            lambda: PyarrowDataLoader.from_schema(MUSIC.schema, MUSIC.path, 4, 8, seed_fn=None),
             TypeError,
-            "PyarrowDataLoader: arguments must be of files and batches; got 'transforms'",
+            "PyarrowDataLoader: arguments must be of files and batches; got 'seed_fn'",
         ),
         (
             lambda: PyarrowDataLoader(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from transformers4rec_ext.data.catalogue import Catalogue
 from transformers4rec_ext.data.contexts import ContextBatch, Contexts, held_out, whole_sessions
 from transformers4rec_ext.data.dataset import ParquetDataset
+from transformers4rec_ext.data.embeddings import EmbeddingOperator
 from transformers4rec_ext.data.files import RowGroup
 from transformers4rec_ext.data.loader import SessionLoader
 from transformers4rec_ext.data.parquet import ParquetSessions, SessionChunk
@@ -21,6 +22,7 @@ __all__ = [
     "Catalogue",
     "ContextBatch",
     "Contexts",
+    "EmbeddingOperator",
     "ParquetDataset",
     "ParquetLoader",
     "ParquetSessions",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from transformers4rec_ext import _checks
-from transformers4rec_ext._errors import value_error
+from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.data.columns import Column, ParquetColumns
 from transformers4rec_ext.data.files import Paths, RowGroup
 from transformers4rec_ext.schema import Schema, Tags, as_schema
@@ -22,6 +23,7 @@ _INPUT_TAGS = (Tags.CATEGORICAL, Tags.CONTINUOUS, Tags.EMBEDDING)
 SHUFFLE_ROWS = 65_536
 
 Batch = tuple[dict[str, Tensor], dict[str, Tensor] | None]
+Transform = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
 class ParquetLoader(DataLoader[Batch]):
@@ -55,6 +57,9 @@ class ParquetLoader(DataLoader[Batch]):
     rank, world_size : int
         This process and how many there are. A step's batches of all processes are the batch of
         ``world_size * batch_size`` rows that one process alone would get, in order.
+    transforms : sequence of callables
+        Each makes new inputs of the inputs of a batch, such as
+        :class:`~transformers4rec_ext.data.EmbeddingOperator`; where there are workers, they do.
     **options
         Of ``torch.utils.data.DataLoader``: ``num_workers``, ``pin_memory``, ...
 
@@ -85,8 +90,18 @@ class ParquetLoader(DataLoader[Batch]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        transforms: Sequence[Transform] = (),
         **options: Any,
     ) -> None:
+        for transform in transforms:
+            if not callable(transform):
+                raise type_error(
+                    _NAME,
+                    "transforms",
+                    "be functions from the inputs of a batch to new ones",
+                    type(transform).__name__,
+                    "For vectors by id there is transformers4rec_ext.data.EmbeddingOperator.",
+                )
         for argument, value, least in (
             ("batch_size", batch_size, 1),
             ("max_sequence_length", max_sequence_length, 1),
@@ -110,7 +125,8 @@ class ParquetLoader(DataLoader[Batch]):
             shared = RankBatches(self.positions, batch_size, drop_last, rank, world_size)
             batches = {"batch_sampler": shared}
         own = torch.Generator().manual_seed(seed)
-        super().__init__(rows, collate_fn=_as_it_is, generator=own, **batches, **options)
+        finish = partial(_transformed, list(transforms))
+        super().__init__(rows, collate_fn=finish, generator=own, **batches, **options)
 
     def set_epoch(self, epoch: int) -> None:
         """Make ``epoch`` the one that is iterated next."""
@@ -314,8 +330,11 @@ def input_and_target_names(schema: Schema) -> tuple[list[str], list[str]]:
     return inputs, targets
 
 
-def _as_it_is(batch: Any) -> Any:
-    return batch
+def _transformed(transforms: list[Transform], batch: Batch) -> Batch:
+    inputs, targets = batch
+    for transform in transforms:
+        inputs = transform(inputs)
+    return inputs, targets
 
 
 def _stacked(parts: list[Batch]) -> Batch:

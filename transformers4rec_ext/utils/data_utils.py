@@ -50,7 +50,6 @@ _UNUSED = {
     "reader_kwargs": "files are read by pyarrow",
     "seed_fn": "use seed",
     "device": "Model.fit, Model.evaluate and Trainer move batches to the model's device",
-    "transforms": "wrap the loader in one of your own",
     "collate_fn": "wrap the loader in one of your own",
     "list_features": "list columns are known by the file",
     "lists": "list columns are known by the file",
@@ -127,6 +126,7 @@ class _FileLoader(T4RecDataLoader, ParquetLoader):
         *,
         global_size: int | None = None,
         global_rank: int | None = None,
+        transforms: Sequence[Any] | None = None,
         **options: Any,
     ) -> None:
         for argument in options:
@@ -139,12 +139,14 @@ class _FileLoader(T4RecDataLoader, ParquetLoader):
                     f"Leave it out: {_UNUSED[argument]}.",
                 )
         self.schema = schema
+        self.transforms = list(transforms or ())
         super().__init__(
             paths_or_dataset,
             schema,
             batch_size,
             rank=global_rank or 0,
             world_size=global_size or 1,
+            transforms=self.transforms,
             **options,
         )
 
@@ -168,9 +170,13 @@ class _FileLoader(T4RecDataLoader, ParquetLoader):
 
     @property
     def output_schema(self) -> Schema:
-        """The columns of a batch, targets among them."""
+        """The columns of a batch: targets, and what ``transforms`` with such a method add."""
         inputs, targets = input_and_target_names(self.schema)
-        return self.schema.select_by_name([*inputs, *targets])
+        schema = self.schema.select_by_name([*inputs, *targets])
+        for transform in self.transforms:
+            if hasattr(transform, "output_schema"):
+                schema = transform.output_schema(schema)
+        return schema
 
 
 @dataloader_registry.register_with_multiple_names(
@@ -196,6 +202,8 @@ class MerlinDataLoader(_FileLoader):
         Needed without ``conts`` and ``cats``. With it ids are held against their domain.
     global_size, global_rank : int, optional
         How many processes there are and which one this is.
+    transforms : sequence of callables, optional
+        See ``ParquetLoader``.
     **options
         Of ``ParquetLoader`` (``seed``) and torch's ``DataLoader``.
 
