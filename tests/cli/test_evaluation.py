@@ -101,6 +101,12 @@ def test_metrics_by_hand() -> None:
     assert metrics["mrr"] == pytest.approx((1 + 1 / 3 + 1 / 6 + 1 / 100) / 4)
     assert set(summarize(torch.tensor([MISSED, MISSED])).values()) == {0.0}
     assert summarize(torch.tensor([MISSED, 2]))["mrr"] == 0.25
+    for k in (5, 10, 20):  # the last place that counts, and the first that does not
+        inside, outside = summarize(torch.tensor([k])), summarize(torch.tensor([k + 1]))
+        assert inside[f"recall_at_{k}"] == 1
+        assert inside[f"ndcg_at_{k}"] == pytest.approx(1 / math.log2(k + 1))
+        assert inside[f"mrr_at_{k}"] == pytest.approx(1 / k)
+        assert {outside[f"{name}_at_{k}"] for name in ("recall", "ndcg", "mrr")} == {0.0}
     with pytest.raises(ValueError, match="hold at least one held-out item"):
         summarize(torch.zeros(0, dtype=torch.int64))
 
