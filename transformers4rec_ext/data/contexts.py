@@ -80,10 +80,11 @@ class Contexts(NamedTuple):
         order = np.argsort(stop - start, kind="stable")
         place = np.argsort(order)[read]  # of each context's row among those that are read
         by_place = np.argsort(place, kind="stable")
+        sorted_place = place[by_place]
         for begin in range(0, len(order), batch_size):
             chosen = order[begin : begin + batch_size]
             longest = min(int((stop - start)[chosen].max()), max_length)
-            low, high = np.searchsorted(place[by_place], [begin, begin + batch_size])
+            low, high = np.searchsorted(sorted_place, [begin, begin + batch_size])
             inside = by_place[low:high]
             rows = known[inside]
             position = np.minimum(lengths[rows], max_length) - 1
