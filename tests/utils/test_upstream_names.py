@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import transformers4rec_ext as tr
+from transformers4rec_ext.data import synthetic
 from transformers4rec_ext.typing import TabularData, TensorOrTabularData
 from transformers4rec_ext.utils import examples_utils, torch_utils
 
@@ -88,6 +89,8 @@ def test_types_of_a_batch():
         (torch_utils, "MappingTransformerMasking", "It is upstream's; which maskings an archi"),
         (torch_utils, "nothing", "module .* has no attribute 'nothing'"),
         (examples_utils, "visualize_response", r"a server of Merlin .*; model\(batch, top_k=k\)"),
+        (synthetic, "generate_item_interactions", "It is upstream's; write_sessions makes a parq"),
+        (synthetic, "nothing", "module .* has no attribute 'nothing'"),
         (examples_utils, "nothing", "module .* has no attribute 'nothing'"),
     ],
 )
