@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import race_report, scaling, summary, tables
+from benchmarks.quality import report as quality
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -129,8 +130,15 @@ COUNTED: dict[str, Callable[[], str]] = {
     "inclusion": inclusion,
     "probabilities": probabilities,
     "gradients": gradients,
+    **quality.TABLES,
 }
-DOCUMENTS = ("README.md", "benchmarks/README.md", "benchmarks/statistics.md", "docs/kernels.md")
+DOCUMENTS = (
+    "README.md",
+    "benchmarks/README.md",
+    "benchmarks/statistics.md",
+    "benchmarks/quality.md",
+    "docs/kernels.md",
+)
 
 
 def render(text: str) -> str:

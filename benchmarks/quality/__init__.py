@@ -1,0 +1,1 @@
+"""How good the recommendations are: every loss on real data, from the command line."""

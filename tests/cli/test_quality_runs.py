@@ -1,0 +1,101 @@
+"""benchmarks.quality trains by the command line, goes on after a stop, and keeps what it found."""
+
+import argparse
+import json
+
+import pytest
+
+import transformers4rec_ext as tr
+from benchmarks import report
+from benchmarks.quality import __main__ as runner
+from benchmarks.quality import matrix, records
+from benchmarks.quality import report as quality
+
+TINY = matrix.Dataset(
+    "tiny",
+    "Tiny",
+    ("--exclude-seen", "--epochs", "2", "--d-model", "8", "--max-length", "5"),
+    (("somebody", matrix.METRIC, 0.5),),
+)
+RUN = matrix.Run(TINY, matrix.FULL, 0)
+
+
+@pytest.fixture
+def options(tmp_path, monkeypatch):
+    """Options of the runner for a small set, whose records stay out of the repository."""
+    folder = tmp_path / "data" / "tiny"
+    folder.mkdir(parents=True)
+    sessions = tr.data.synthetic_sessions(40, 50, seed=0)
+    tr.data.write_sessions(folder / "interactions.parquet", sessions, items_column="items")
+    monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
+    monkeypatch.setattr(report, "write", lambda: None)
+    return argparse.Namespace(data=tmp_path / "data", runs=tmp_path / "runs", threads=1)
+
+
+def test_a_run_leaves_a_record_a_picture_and_rows(options):
+    assert "Not run yet" in quality.table(TINY)
+    assert runner._state(RUN, options.runs) == "not begun"
+    assert runner.train(RUN, options)
+    record = records.read(RUN)
+    assert record["epochs"] == len(record["validation"]) == 2
+    assert runner._state(RUN, options.runs).startswith("done, test NDCG@10 0.")
+    assert (records.FOLDER / "tiny.png").stat().st_size > 0
+    shown = f"| full softmax | 1 | {record['model']['ndcg_at_10']:.4f} |"
+    assert shown in quality.table(TINY)
+
+
+def test_a_stopped_run_goes_on(options, monkeypatch):
+    commands = []
+    run = runner.subprocess.run
+
+    def stop(command, **kwargs):
+        commands.append(command)
+        return run([*command, "--no-such-option"], **kwargs)
+
+    monkeypatch.setattr(runner.subprocess, "run", stop)
+    assert not runner.train(RUN, options)
+    assert records.read(RUN) is None
+    (options.runs / RUN.name / "checkpoint.safetensors").touch()
+    assert not runner.train(RUN, options)
+    assert "--resume" not in commands[0]
+    assert "--resume" in commands[1]
+
+
+def test_a_run_that_another_process_holds_is_passed_over(options, capsys):
+    (options.runs / RUN.name).mkdir(parents=True)
+    with runner._held(options.runs / RUN.name) as mine:
+        assert mine
+        assert runner.train(RUN, options)
+    assert "another process" in capsys.readouterr().out
+    assert records.read(RUN) is None
+
+
+def test_a_record_with_other_options_than_now_does_not_count(options):
+    path = records.path_of(RUN)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"config": RUN.config()}))
+    assert records.read(RUN) is not None
+    path.write_text(json.dumps({"config": {**RUN.config(), "dropout": 0.77}}))
+    assert records.read(RUN) is None
+
+
+def test_the_plan_has_every_objective_once_and_more_seeds_of_the_headline_rows():
+    plan = matrix.plan({"ml-1m": "uniform-1000"})
+    assert len(set(plan)) == len(plan)
+    sets, objectives = len(matrix.DATASETS), len(matrix.OBJECTIVES)
+    assert len(plan) == sets * objectives + 2 * (sets + 1)
+    assert all(run.seed == 0 for run in plan[: sets * objectives])
+    again = [run for run in plan if run.dataset.name == "ml-1m" and run.seed == 2]
+    assert {run.objective.name for run in again} == {"full", "uniform-1000"}
+
+
+def test_the_best_sampled_objective_is_known_when_all_have_run(options):
+    for place, objective in enumerate(matrix.OBJECTIVES):
+        assert records.best_sampled(TINY) is None
+        run = RUN._replace(objective=objective)
+        path = records.path_of(run)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # the full softmax validates best, and is not asked
+        score = 1.0 if objective is matrix.FULL else place % 5 / 10
+        path.write_text(json.dumps({"config": run.config(), "validation": [0.0, score]}))
+    assert records.best_sampled(TINY) == matrix.OBJECTIVES[4].name
