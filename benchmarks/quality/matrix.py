@@ -18,6 +18,8 @@ class Dataset(NamedTuple):
     name: str
     title: str
     options: tuple[str, ...]
+    metrics: tuple[tuple[str, str], ...]
+    """What its tables show, and by which name; the first decides their order."""
     bars: tuple[tuple[str, str, float], ...]
     """What others reach: label, metric, value; sources in benchmarks/quality.md."""
 
@@ -58,11 +60,15 @@ class Run(NamedTuple):
 
 
 _LEAVE_ONE_OUT = ("--exclude-seen",)
+_OF_USERS = ((METRIC, "NDCG@10"), ("recall_at_10", "Recall@10"), ("mrr", "MRR"))
+_SESSIONS = ("--split-column", "split")
+_OF_SESSIONS = (("recall_at_20", "P@20"), ("mrr_at_20", "MRR@20"), (METRIC, "NDCG@10"))
 DATASETS = (
     Dataset(
         "ml-1m",
         "MovieLens-1M",
         (*_LEAVE_ONE_OUT, "--max-length", "200", "--batch-size", "32", "--epochs", "40"),
+        _OF_USERS,
         (
             ("best counted", METRIC, 0.1573),
             ("SASRec, full cross-entropy", METRIC, 0.1821),
@@ -73,19 +79,41 @@ DATASETS = (
         "amazon-beauty-bert4rec",
         "Amazon Beauty (BERT4Rec)",
         _LEAVE_ONE_OUT,
+        _OF_USERS,
         (("best counted", METRIC, 0.0313), ("SASRec, full cross-entropy", METRIC, 0.0327)),
     ),
     Dataset(
         "amazon-beauty-s3rec",
         "Amazon Beauty (S3-Rec)",
         _LEAVE_ONE_OUT,
+        _OF_USERS,
         (("best counted", METRIC, 0.0478), ("SASRec, sampled softmax", METRIC, 0.0531)),
     ),
     Dataset(
         "amazon-sports-s3rec",
         "Amazon Sports (S3-Rec)",
         _LEAVE_ONE_OUT,
+        _OF_USERS,
         (("best counted", METRIC, 0.0279), ("eSASRec", METRIC, 0.0323)),
+    ),
+    Dataset(
+        "diginetica-gcegnn",
+        "Diginetica",
+        _SESSIONS,
+        _OF_SESSIONS,
+        (
+            ("SR-GNN", "recall_at_20", 0.5073),
+            ("SR-GNN", "mrr_at_20", 0.1759),
+            ("GCE-GNN", "recall_at_20", 0.5422),
+            ("GCE-GNN", "mrr_at_20", 0.1904),
+        ),
+    ),
+    Dataset(
+        "yoochoose1_64-cgenet",
+        "Yoochoose 1/64",
+        _SESSIONS,
+        _OF_SESSIONS,
+        (("SR-GNN", "recall_at_20", 0.7057), ("SR-GNN", "mrr_at_20", 0.3094)),
     ),
 )
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import markdown
 from benchmarks.quality import records
-from benchmarks.quality.matrix import DATASETS, METRIC, OBJECTIVES, SEEDS, Dataset, Objective, Run
+from benchmarks.quality.matrix import DATASETS, OBJECTIVES, SEEDS, Dataset, Objective, Run
 
 # Okabe & Ito (2008): told apart with any colour vision.
 _COLOURS = {
@@ -36,7 +36,7 @@ def _records(dataset: Dataset) -> dict[Objective, list[dict[str, Any]]]:
     return found
 
 
-def _mean(kept: list[dict[str, Any]], metric: str = METRIC) -> float:
+def _mean(kept: list[dict[str, Any]], metric: str) -> float:
     return statistics.fmean(record["model"][metric] for record in kept)
 
 
@@ -51,28 +51,36 @@ def table(dataset: Dataset) -> str:
     found = _records(dataset)
     if not found:
         return "Not run yet."
-    header = ["loss", "seeds", "NDCG@10", "Recall@10", "MRR", "best epoch", "minutes"]
+    names = [name for name, _ in dataset.metrics]
+    header = ["loss", "seeds", *(title for _, title in dataset.metrics), "best epoch", "minutes"]
     lines = []
-    for objective, kept in sorted(found.items(), key=lambda item: -_mean(item[1])):
+    for objective in reversed(_by_quality(dataset, found)):
+        kept = found[objective]
         epochs = ", ".join(f"{record['best_epoch']} of {record['epochs']}" for record in kept)
         minutes = statistics.fmean(record["training_seconds"] for record in kept) / 60
-        metrics = [_spread(kept, name) for name in (METRIC, "recall_at_10", "mrr")]
+        metrics = [_spread(kept, name) for name in names]
         lines.append([objective.title, str(len(kept)), *metrics, epochs, f"{minutes:.0f}"])
     popularity = next(iter(found.values()))[0]["popularity"]
-    chance = [f"{popularity[name]:.4f}" for name in (METRIC, "recall_at_10", "mrr")]
-    lines.append(["popularity", "", *chance, "", ""])
+    lines.append(["popularity", "", *(f"{popularity[name]:.4f}" for name in names), "", ""])
     command = f"All rows: `train interactions.parquet {' '.join(dataset.shared())}`"
     parts = [command, markdown.table(header, lines), _bars(dataset, found), _setting(found)]
     return "\n\n".join(parts)
 
 
+def _by_quality(dataset: Dataset, found: dict[Objective, list[dict[str, Any]]]) -> list[Objective]:
+    """Return the objectives that have run, the best one last."""
+    metric = dataset.metrics[0][0]
+    return sorted(found, key=lambda objective: _mean(found[objective], metric))
+
+
 def _bars(dataset: Dataset, found: dict[Objective, list[dict[str, Any]]]) -> str:
-    best = max(found, key=lambda objective: _mean(found[objective]))
+    best = _by_quality(dataset, found)[-1]
+    titles = dict(dataset.metrics)
     lines = [
-        [label, f"{value:.4f}", f"{_mean(found[best], metric) / value:.3f}"]
+        [label, titles[metric], f"{value:.4f}", f"{_mean(found[best], metric) / value:.3f}"]
         for label, metric, value in dataset.bars
     ]
-    return markdown.table(["to reach", "NDCG@10", f"{best.title} / it"], lines)
+    return markdown.table(["to reach", "metric", "theirs", f"{best.title} / theirs"], lines)
 
 
 def _setting(found: dict[Objective, list[dict[str, Any]]]) -> str:
@@ -94,7 +102,8 @@ def draw(dataset: Dataset) -> None:
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    order = sorted(found, key=lambda objective: _mean(found[objective]))
+    order = _by_quality(dataset, found)
+    shown, title = dataset.metrics[0]
     for place, objective in enumerate(order):
         kind, _, size = objective.name.rpartition("-")
         style = {"color": _COLOURS[kind or size], "linestyle": _LINES[size]}
@@ -102,19 +111,19 @@ def draw(dataset: Dataset) -> None:
         epochs = range(1, len(curve) + 1)
         left.plot(epochs, curve, linewidth=1.4, label=objective.title, **style)
         for record in found[objective]:
-            right.plot(record["model"][METRIC], place, "o", color=style["color"], markersize=6)
+            right.plot(record["model"][shown], place, "o", color=style["color"], markersize=6)
     left.set(title="validation NDCG@10", xlabel="epoch", ylim=(0, None))
     if order:
         left.legend(fontsize=7, loc="lower right", reverse=True)
     left.xaxis.get_major_locator().set_params(integer=True)
     for label, metric, value in dataset.bars:
-        if metric == METRIC:
+        if metric == shown:
             right.axvline(value, color="#555555", linestyle="--", linewidth=1)
             right.annotate(
                 label, (value, len(order) - 0.4), rotation=90, va="top", ha="right", fontsize=7
             )
     right.set_yticks(range(len(order)), [objective.title for objective in order], fontsize=8)
-    right.set(title="test NDCG@10 (each seed a dot)", ylim=(-0.6, len(order) - 0.3))
+    right.set(title=f"test {title} (each seed a dot)", ylim=(-0.6, len(order) - 0.3))
     for axis in (left, right):
         axis.grid(alpha=0.3)
     figure.suptitle(dataset.title)

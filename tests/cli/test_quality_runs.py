@@ -15,6 +15,7 @@ TINY = matrix.Dataset(
     "tiny",
     "Tiny",
     ("--exclude-seen", "--epochs", "2", "--d-model", "8", "--max-length", "5"),
+    ((matrix.METRIC, "NDCG@10"), ("recall_at_10", "Recall@10")),
     (("somebody", matrix.METRIC, 0.5),),
 )
 RUN = matrix.Run(TINY, matrix.FULL, 0)
