@@ -59,15 +59,29 @@ class Run(NamedTuple):
         return RunConfig(**{name: options[name] for name in names & options.keys()}).as_dict()
 
 
-_LEAVE_ONE_OUT = ("--exclude-seen",)
+_SCHEDULE = ("--schedule", "cosine", "--epochs", "40", "--patience", "0")
+_MOVIES = (
+    *("--exclude-seen", "--max-length", "200", "--batch-size", "32"),
+    *("--d-model", "64", "--heads", "1", "--dropout", "0.2"),
+    *_SCHEDULE,
+)
+_PURCHASES = (
+    *("--exclude-seen", "--max-length", "50", "--batch-size", "128"),
+    *("--d-model", "64", "--heads", "1", "--dropout", "0.5"),
+    *_SCHEDULE,
+)
 _OF_USERS = ((METRIC, "NDCG@10"), ("recall_at_10", "Recall@10"), ("mrr", "MRR"))
-_SESSIONS = ("--split-column", "split")
+_SESSIONS = (
+    *("--split-column", "split", "--max-length", "50", "--batch-size", "256"),
+    *("--d-model", "64", "--heads", "1", "--dropout", "0.2"),
+    *("--schedule", "cosine", "--epochs", "20", "--patience", "0"),
+)
 _OF_SESSIONS = (("recall_at_20", "P@20"), ("mrr_at_20", "MRR@20"), (METRIC, "NDCG@10"))
 DATASETS = (
     Dataset(
         "ml-1m",
         "MovieLens-1M",
-        (*_LEAVE_ONE_OUT, "--max-length", "200", "--batch-size", "32", "--epochs", "40"),
+        _MOVIES,
         _OF_USERS,
         (
             ("best counted", METRIC, 0.1573),
@@ -78,21 +92,21 @@ DATASETS = (
     Dataset(
         "amazon-beauty-bert4rec",
         "Amazon Beauty (BERT4Rec)",
-        _LEAVE_ONE_OUT,
+        _PURCHASES,
         _OF_USERS,
         (("best counted", METRIC, 0.0313), ("SASRec, full cross-entropy", METRIC, 0.0327)),
     ),
     Dataset(
         "amazon-beauty-s3rec",
         "Amazon Beauty (S3-Rec)",
-        _LEAVE_ONE_OUT,
+        _PURCHASES,
         _OF_USERS,
         (("best counted", METRIC, 0.0478), ("SASRec, sampled softmax", METRIC, 0.0531)),
     ),
     Dataset(
         "amazon-sports-s3rec",
         "Amazon Sports (S3-Rec)",
-        _LEAVE_ONE_OUT,
+        _PURCHASES,
         _OF_USERS,
         (("best counted", METRIC, 0.0279), ("eSASRec", METRIC, 0.0323)),
     ),

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks import markdown
+from benchmarks import tables
 from benchmarks.quality import records
 from benchmarks.quality.matrix import DATASETS, OBJECTIVES, SEEDS, Dataset, Objective, Run
 
@@ -63,7 +63,7 @@ def table(dataset: Dataset) -> str:
     popularity = next(iter(found.values()))[0]["popularity"]
     lines.append(["popularity", "", *(f"{popularity[name]:.4f}" for name in names), "", ""])
     command = f"All rows: `train interactions.parquet {' '.join(dataset.shared())}`"
-    parts = [command, markdown.table(header, lines), _bars(dataset, found), _setting(found)]
+    parts = [command, tables.table(header, lines), _bars(dataset, found), _setting(found)]
     return "\n\n".join(parts)
 
 
@@ -80,7 +80,7 @@ def _bars(dataset: Dataset, found: dict[Objective, list[dict[str, Any]]]) -> str
         [label, titles[metric], f"{value:.4f}", f"{_mean(found[best], metric) / value:.3f}"]
         for label, metric, value in dataset.bars
     ]
-    return markdown.table(["to reach", "metric", "theirs", f"{best.title} / theirs"], lines)
+    return tables.table(["to reach", "metric", "theirs", f"{best.title} / theirs"], lines)
 
 
 def _setting(found: dict[Objective, list[dict[str, Any]]]) -> str:
