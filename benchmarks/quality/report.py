@@ -63,7 +63,8 @@ def table(dataset: Dataset) -> str:
     popularity = next(iter(found.values()))[0]["popularity"]
     lines.append(["popularity", "", *(f"{popularity[name]:.4f}" for name in names), "", ""])
     command = f"All rows: `train interactions.parquet {' '.join(dataset.shared())}`"
-    parts = [command, tables.table(header, lines), _bars(dataset, found), _setting(found)]
+    picture = f"![validation by epoch, test by loss](results/quality/{dataset.name}.png)"
+    parts = [command, tables.table(header, lines), _bars(dataset, found), picture, _setting(found)]
     return "\n\n".join(parts)
 
 
@@ -93,7 +94,7 @@ def _setting(found: dict[Objective, list[dict[str, Any]]]) -> str:
             for machine in kept
         }
     )
-    return f"{'; '.join(machines)}."
+    return f"{'; '.join(machines)}. Minutes are those of machines that did other things as well."
 
 
 def draw(dataset: Dataset) -> None:
