@@ -10,7 +10,6 @@ import torch
 
 from benchmarks import cases, harness, inputs
 from benchmarks.harness import Provider, Session
-from benchmarks.peers.remote import Remote
 from transformers4rec_ext._backend import use_backend
 from transformers4rec_ext.model.model import Model
 from transformers4rec_ext.optim import LazyAdam
@@ -74,13 +73,24 @@ def reference(case: cases.StepCase, device: str, compiled: bool) -> Provider:
     return run
 
 
+def _small(case: cases.StepCase) -> cases.StepCase:
+    return case._replace(items=case.samples + 2)
+
+
+def parameters(case: cases.StepCase) -> int:
+    """Return how many parameters our network has, without making its table."""
+    small = _small(case)
+    rest = sum(p.numel() for p in model(small, sparse=False).parameters())
+    return rest + (case.items - small.items) * case.width
+
+
 def floor(case: cases.StepCase, device: str) -> Provider:
     """Return what no step can leave out, whatever the catalogue: the body and the loss's GEMMs.
 
     Forward and backward of the transformer from given embeddings, and the three products of its
     hidden states with the rows of S candidates.
     """
-    body = model(case._replace(items=case.samples + 2), sparse=False).to(device).train()
+    body = model(_small(case), sparse=False).to(device).train()
     transformer = body.heads[0].body[1]
     embedded = torch.randn(case.sessions, case.length, case.width, device=device)
     rows = torch.randn(case.samples, case.width, device=device)
@@ -100,19 +110,22 @@ def floor(case: cases.StepCase, device: str) -> Provider:
 
 def providers(case: cases.StepCase, session: Session) -> dict[str, Provider]:
     """Return what is timed, having checked that the networks have as many parameters."""
-    table = 4 * case.items * case.width
-    found = {"floor": floor(case, session.device), "ours": ours(case, session.device)}
-    # table, gradients of its two uses, and two moments
-    if session.fits("reference", case, 6 * table):
-        found["reference"] = reference(case, session.device, compiled=False)
-    if session.fits("compiled reference", case, 6 * table):
-        found["compiled reference"] = reference(case, session.device, compiled=True)
-    theirs: dict[str, Remote] = session.upstream("step", case, needed=6 * table)
+    dense = 6 * 4 * case.items * case.width  # table, gradients of its two uses, two moments
+    found: dict[str, Provider] = {}
+
+    def add(name: str, run: Provider) -> None:
+        run()  # moments are made in the first step; who asks for memory next must find them
+        found[name] = run
+
+    add("floor", floor(case, session.device))
+    add("ours", ours(case, session.device))
+    if session.fits("reference", case, dense):
+        add("reference", reference(case, session.device, compiled=False))
+    if session.fits("compiled reference", case, dense):
+        add("compiled reference", reference(case, session.device, compiled=True))
+    theirs = session.upstream("step", case, needed=dense)
     for run in theirs.values():
-        parameters = sum(p.numel() for p in model(case, sparse=False).parameters())
-        assert run() == parameters, "Transformers4Rec trains another network than ours"
-    for run in found.values():
-        run()  # moments are made in the first step, and the next case must find them
+        assert run() == parameters(case), "Transformers4Rec trains another network than ours"
     return found | theirs
 
 

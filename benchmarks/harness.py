@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import importlib.util
 import os
@@ -121,15 +122,21 @@ class Session:
         return False
 
     def upstream(self, kind: str, case: Any, needed: float) -> dict[str, Remote]:
-        """Return Transformers4Rec's provider of a case; nothing where it takes no part."""
+        """Return Transformers4Rec's provider of a case; nothing where it is absent or fails."""
         name = "transformers4rec"
         if self._worker is None or not self.fits(name, case, needed):
             return {}
         try:
-            return {name: self._worker.build(kind, case, self.device)}
+            made = self._worker.build(kind, case, self.device)
+            try:
+                made()
+            except WorkerError:
+                made.close()
+                raise
         except WorkerError as error:
             self.leave_out(f"{name} at {describe(case)}", str(error))
             return {}
+        return {name: made}
 
     def close(self) -> None:
         """End what was started."""
@@ -272,6 +279,10 @@ def _group(
     benchmark: Benchmark, session: Session, group: list[Any], rounds: int, label: str
 ) -> list[dict[str, Any]]:
     """Return the rows of one group, timed round after round."""
+    # a compiler that has seen the shapes of other cases makes code for any shape, which is slower,
+    # and after some gives up; and what it keeps holds their tensors
+    torch.compiler.reset()
+    gc.collect()
     made = []
     for case in group:
         print(f"[{label}] {describe(case)}: prepares", flush=True)

@@ -20,13 +20,13 @@ from benchmarks import harness, timing
 ROOT = Path(__file__).resolve().parent.parent
 #: What to expect of two idle cores, in minutes, by scale; the time that is left is guessed from it.
 MINUTES = {
-    "startup": {"tiny": 0.2, "quick": 0.7, "full": 2},
-    "sampler": {"tiny": 0.2, "quick": 0.4, "full": 2},
-    "sampled_softmax": {"tiny": 0.5, "quick": 1.5, "full": 12},
-    "full_softmax": {"tiny": 0.5, "quick": 1.5, "full": 12},
-    "evaluation": {"tiny": 0.2, "quick": 0.7, "full": 10},
-    "optim": {"tiny": 0.2, "quick": 0.5, "full": 5},
-    "step": {"tiny": 1, "quick": 2.5, "full": 5},
+    "startup": {"tiny": 0.2, "quick": 1, "full": 3},
+    "sampler": {"tiny": 0.2, "quick": 0.4, "full": 1.5},
+    "sampled_softmax": {"tiny": 0.5, "quick": 1.7, "full": 15},
+    "full_softmax": {"tiny": 0.5, "quick": 1, "full": 23},
+    "evaluation": {"tiny": 0.2, "quick": 1.2, "full": 22},
+    "optim": {"tiny": 0.2, "quick": 0.6, "full": 3},
+    "step": {"tiny": 1, "quick": 2, "full": 6},
 }
 
 

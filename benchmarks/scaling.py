@@ -15,6 +15,7 @@ from benchmarks import tables
 from benchmarks.plots import BLUE, GREY, VERMILION
 
 GREEN = "#009E73"
+PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
 UPSTREAM = {"transformers4rec": "Transformers4Rec", "upstream": "upstream's formulas"}
 
 
@@ -77,12 +78,16 @@ def _curves(rows: list[dict[str, Any]], panel: Panel, memory: bool) -> list[Curv
             ("tensorflow", "TensorFlow", GREEN, "^"),
             (panel.floor, panel.floor_label, GREY, ""),
         ]
-    found = []
+    found: list[Curve] = []
     for name, label, colour, marker in lines:
         points = [(row["items"], y) for row in rows if (y := _value(row, name, memory)) is not None]
         if points:
             items, values = zip(*points, strict=True)
             found.append(Curve(label, colour, marker, list(items), list(values)))
+    if memory:
+        items = [row["items"] for row in rows]
+        sizes = [4 * row["items"] * row["width"] / 2**20 for row in rows]
+        found.append(Curve("for scale: the item table", GREY, "", items, sizes))
     return found
 
 
@@ -116,7 +121,7 @@ def _draw_panel(axis: Any, curves: list[Curve], subtitle: str, title: str) -> No
     low, high = axis.get_ylim()
     axis.set_ylim(low, high * 1.6)
     left, right = axis.get_xlim()
-    axis.set_xlim(left, right * (right / left) ** 0.5)  # room for the labels
+    axis.set_xlim(left, right * (right / left) ** 0.6)  # room for the labels
     ticks = sorted({number for curve in curves for number in curve.items})
     axis.set_xticks(ticks, [tables.items(number) for number in ticks])
     axis.minorticks_off()
@@ -127,7 +132,7 @@ def _draw_panel(axis: Any, curves: list[Curve], subtitle: str, title: str) -> No
         axis.annotate(
             curve.label, (curve.items[-1], 10**height), xytext=(9, 0), textcoords="offset points",
             va="center", color=curve.colour, fontsize=9,
-            fontweight="bold" if curve.label == "ours" else "normal",
+            fontweight="bold" if curve.label == "ours" else "normal", bbox=PAPER,
         )  # fmt: skip
     _distance(axis, curves)
 
@@ -145,8 +150,9 @@ def _distance(axis: Any, curves: list[Curve]) -> None:
     arrow = {"arrowstyle": "<->", "color": VERMILION, "alpha": 0.6, "shrinkA": 5, "shrinkB": 5}
     axis.annotate("", (common, mine), (common, other), arrowprops=arrow)
     axis.annotate(
-        f"{tables.ratio(other / mine)}x ", (common, (mine * other) ** 0.5), ha="right",
-        va="center", fontsize=11, fontweight="bold", color=VERMILION,
+        f"{tables.ratio(other / mine)}x", (common, (mine * other) ** 0.5), ha="right",
+        xytext=(-5, 0), textcoords="offset points",
+        va="center", fontsize=11, fontweight="bold", color=VERMILION, bbox=PAPER,
     )  # fmt: skip
 
 

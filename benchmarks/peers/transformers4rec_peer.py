@@ -7,6 +7,7 @@ install beside current torch, transformers and numpy.
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
@@ -24,7 +25,8 @@ _ITEM = "item_id"
 
 def versions() -> dict[str, str]:
     """Return the releases of the package and of what it runs on."""
-    return {name: version(name) for name in ("transformers4rec", "torch", "transformers")}
+    found = {name: version(name) for name in ("transformers4rec", "torch", "transformers")}
+    return {**found, "python": platform.python_version()}
 
 
 def sampler(case: cases.SamplerCase, device: str) -> Run:

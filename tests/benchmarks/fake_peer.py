@@ -40,4 +40,16 @@ def death(case: Case, device: str) -> Callable[[], Any]:
     return lambda: os._exit(9)
 
 
-BUILDERS = {"sleeper": (sleeper, Case), "refusal": (refusal, Case), "death": (death, Case)}
+def failure(case: Case, device: str) -> Callable[[], Any]:
+    def run() -> None:
+        raise RuntimeError("number of categories cannot exceed 2^24")
+
+    return run
+
+
+BUILDERS = {
+    "sleeper": (sleeper, Case),
+    "refusal": (refusal, Case),
+    "death": (death, Case),
+    "failure": (failure, Case),
+}

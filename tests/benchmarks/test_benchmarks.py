@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from benchmarks import cases, harness, report, run, tables, timing
+from tests.benchmarks import fake_peer
 
 NAMES = [name for name in run.MINUTES if name != "startup"]
 Run = Callable[..., dict[str, Any]]
@@ -76,6 +77,20 @@ def test_a_peer_is_left_out_with_a_reason(capsys: pytest.CaptureFixture[str]) ->
     assert session.peer("faiss") is None
     assert "on the CPU only, not on cuda" in session.left_out["faiss"]
     assert "left out: faiss" in capsys.readouterr().err
+
+
+def test_a_peer_that_fails_is_left_out_of_that_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "UPSTREAM", "tests.benchmarks.fake_peer")
+    session = harness.Session(harness.parser(None).parse_args(["--upstream", sys.executable]), 1)
+    case = fake_peer.Case(0)
+    assert session.upstream("failure", case, needed=0) == {}
+    assert session.upstream("death", case, needed=2.0**60) == {}
+    (found,) = session.upstream("sleeper", case, needed=0).values()
+    assert found() == 2
+    session.close()
+    assert session.versions["transformers4rec"] == {"fake": "1.0"}
+    (why,) = session.left_out.values()
+    assert why == "RuntimeError: number of categories cannot exceed 2^24"
 
 
 def test_a_library_that_does_not_load_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
