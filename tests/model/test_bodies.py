@@ -249,21 +249,6 @@ def test_a_block_keeps_its_causality_when_copied(architecture):
             block.set_masking(item_features("mlm").masking)
 
 
-# The attributes kept for code written for upstream; the exported program does not read them.
-@pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")
-@pytest.mark.parametrize(("architecture", "masking"), [("xlnet-bi", "plm"), ("albert", "clm")])
-def test_serving_is_exported_for_any_number_of_sessions(architecture, masking):
-    model = _model(architecture, masking).eval()
-    model.top_k = 3
-    sizes = {"inputs": {"item_id": {0: torch.export.Dim("B", min=2, max=64)}}}
-    batch = {"item_id": sessions((6, 4, 2))}
-    program = torch.export.export(model, (batch,), dynamic_shapes=sizes)
-    for lengths in ((6, 4, 2), (1, 6, 3, 5, 2)):
-        batch = {"item_id": sessions(lengths)}
-        for found, expected in zip(program.module()(batch), model(batch), strict=True):
-            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-
-
 def test_a_causal_longformer_of_several_windows():
     config = tr.LongformerConfig.build(D, 2, 2, 20, attention_window=4, intermediate_size=16)
     block = tr.TransformerBlock(config, masking=item_features("clm").masking).eval()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from body_helpers import ACCEPTED, ARCHITECTURES, item_features, sessions
 from task_helpers import D, T, batch, sequence_inputs
 
 from transformers4rec_ext import data
@@ -37,6 +38,35 @@ def test_export_with_any_number_of_sessions(top_k: int | None) -> None:
     half = {"item_id": batch()["item_id"][:2]}
     for each in (batch(), half):
         _close(program.module()(each), model(each))
+
+
+NOT_EXPORTED = pytest.mark.xfail(
+    strict=True, reason="reversible layers of transformers' own take the batch for a constant"
+)
+PAIRS = [
+    pytest.param(name, masking, marks=NOT_EXPORTED if name == "reformer" else ())
+    for name in (
+        *("gpt2", "xlnet-bi", "bert", "roberta"),
+        *("electra", "albert", "longformer", "reformer"),
+    )
+    for masking in sorted(ACCEPTED[name] - {"rtd"})  # which serves as mlm
+] + [("llama", "clm"), ("modernbert", "mlm")]
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")
+@pytest.mark.parametrize(("architecture", "masking"), PAIRS)
+def test_export_of_every_architecture(architecture: str, masking: str) -> None:
+    """Those of docs/architecture.md, "Compiling and exporting"."""
+    features = item_features(masking)
+    transformer = TransformerBlock(ARCHITECTURES[architecture](), masking=features.masking)
+    task = NextItemPredictionTask(weight_tying=True)
+    model = Model(Head(SequentialBlock(features, transformer), task), top_k=3).eval()
+    shapes = {"inputs": {"item_id": {0: torch.export.Dim("B", min=2, max=64)}}}
+    given = {"item_id": sessions((6, 4, 2))}
+    program = torch.export.export(model, (given,), dynamic_shapes=shapes).module()
+    for lengths in ((6, 4, 2), (1, 6, 3, 5, 2)):
+        given = {"item_id": sessions(lengths)}
+        _close(program(given), model(given))
 
 
 # Shapes become tensors while tracing, and comparing them warns; the rest is torch's trace itself

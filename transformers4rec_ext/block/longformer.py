@@ -1,4 +1,7 @@
-"""Longformer's attention, kept from later positions. Imports transformers: import it late."""
+"""Longformer's attention, without global positions or later ones.
+
+Imports transformers: import it late.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,39 @@ from torch import Tensor
 from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
 
 
-class CausalLongformerSelfAttention(LongformerSelfAttention):
+class LocalLongformerSelfAttention(LongformerSelfAttention):
+    """Attention that torch.export can trace: to a window of positions, none of them global.
+
+    Transformers looks in the mask whether there is a global position, which no mask of a block
+    asks for. While that is not known, because the values are not, there is none; an exported
+    program checks it.
+    """
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        is_index_masked: Tensor | None = None,
+        is_index_global_attn: Tensor | None = None,
+        is_global_attn: Any = None,
+        output_attentions: bool = False,
+    ) -> Any:
+        """Attend as the base does."""
+        if torch.compiler.is_compiling():
+            torch._check(
+                torch.sym_not(is_global_attn), lambda: "compiled, it has no global positions"
+            )
+        return super().forward(
+            hidden_states,
+            attention_mask=attention_mask,
+            is_index_masked=is_index_masked,
+            is_index_global_attn=is_index_global_attn,
+            is_global_attn=is_global_attn,
+            output_attentions=output_attentions,
+        )
+
+
+class CausalLongformerSelfAttention(LocalLongformerSelfAttention):
     """Attention to a window of earlier positions, and to the position itself."""
 
     def _sliding_chunks_query_key_matmul(
@@ -21,9 +56,16 @@ class CausalLongformerSelfAttention(LongformerSelfAttention):
         return scores.masked_fill(distance > 0, -torch.inf)
 
 
+def set_local(transformer: Any) -> None:
+    """Let torch.export trace every attention of a Longformer."""
+    for module in transformer.modules():
+        if type(module) is LongformerSelfAttention:
+            module.__class__ = LocalLongformerSelfAttention
+
+
 def set_causal(transformer: Any, causal: bool) -> None:
     """Make every attention of a Longformer causal, or no more so."""
-    classes = (LongformerSelfAttention, CausalLongformerSelfAttention)
+    classes = (LocalLongformerSelfAttention, CausalLongformerSelfAttention)
     for module in transformer.modules():
         if type(module) in classes:
             module.__class__ = classes[causal]

@@ -37,6 +37,14 @@ def _first(outputs: Any) -> Tensor:
     return hidden
 
 
+def _in_dtype(dtype: torch.dtype, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return ``arguments`` with masks of 0 and 1, made in float32, as precise as the model is."""
+    return {
+        name: value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+        for name, value in arguments.items()
+    }
+
+
 class TransformerBlock(BlockBase):
     """A Hugging Face transformer over embeddings: [B, T, D] to [B, T, D].
 
@@ -145,7 +153,7 @@ class TransformerBlock(BlockBase):
             What the masking made of this batch; without it what the masking remembers is used.
         """
         self._check_inputs(inputs_embeds)
-        of_masking = self._masking_arguments(masked)
+        of_masking = _in_dtype(inputs_embeds.dtype, self._masking_arguments(masked))
         batch, length = inputs_embeds.shape[:2]
         if batch == 0 or length == 0:
             # The models reshape with -1, which nothing determines here: run one position, keep none
@@ -290,4 +298,17 @@ def _as_model(transformer: Any) -> Any:
             'For example GPT2Config.build(...), or TransformerBlock.from_registry("gpt2", ...).',
         )
     check_takes_embeddings(transformer)
+    _exchange_attention(transformer)
     return transformer
+
+
+def _exchange_attention(transformer: Any) -> None:
+    """Put our attention in the place of what of transformers' serves only some of the cases."""
+    if transformer.config.model_type == "xlnet":
+        from transformers4rec_ext.block.xlnet import take_any_dtype
+
+        take_any_dtype(transformer)
+    elif transformer.config.model_type == "longformer":
+        from transformers4rec_ext.block.longformer import set_local
+
+        set_local(transformer)
