@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -10,6 +12,7 @@ import torch
 from torch import nn
 
 import transformers4rec_ext as tr
+from transformers4rec_ext._lazy import submodules
 from transformers4rec_ext.data import synthetic
 from transformers4rec_ext.typing import TabularData, TensorOrTabularData
 from transformers4rec_ext.utils import examples_utils, torch_utils
@@ -97,3 +100,22 @@ def test_types_of_a_batch():
 def test_a_name_that_is_not_here_says_what_to_use(module, name, text):
     with pytest.raises(AttributeError, match=text):
         getattr(module, name)
+
+
+def test_submodules_are_there_after_the_import_of_the_package():
+    names = ("block.mlp", "config.transformer", "features.sequence", "tabular.base")
+    names += ("utils.data_utils", "utils.padding", "model.head", "masking.causal")
+    asked = "; ".join(f"tr.{name}" for name in names)
+    code = f"import transformers4rec_ext as tr; {asked}; hasattr(tr.utils, '__wrapped__')"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match=r"module 'transformers4rec_ext\.utils' has no attri"):
+        _ = tr.utils.nothing
+
+
+def test_a_submodule_that_lacks_another_module_says_which(tmp_path, monkeypatch):
+    (tmp_path / "lazy_package").mkdir()
+    (tmp_path / "lazy_package" / "__init__.py").write_text("")
+    (tmp_path / "lazy_package" / "part.py").write_text("import module_that_is_absent")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="module_that_is_absent"):
+        submodules("lazy_package")("part")
