@@ -252,7 +252,6 @@ def test_the_section_waits_for_a_recorded_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report, "RESULTS", tmp_path)
-    monkeypatch.setattr(report, "TABLES", {"time_to_quality": report.time_to_quality})
     text = "a\n<!-- table: time_to_quality -->\n\n<!-- end: time_to_quality -->\nb\n"
     assert report.render(text) == text
     (tmp_path / "time_to_quality.json").write_text(json.dumps(_content()))
