@@ -179,7 +179,7 @@ def test_negatives_that_popularity_cannot_find(tmp_path: Path, fails: Fails) -> 
 
 def test_resume_keeps_and_checks_them(sessions_file: Path, tmp_path: Path, fails: Fails) -> None:
     whole, halved = tmp_path / "whole", tmp_path / "halved"
-    choice = ["--loss=gbce", "--num-negatives=15"]
+    choice = ["--loss=gbce", "--num-negatives=15", "--schedule=constant"]
     assert _train(sessions_file, whole, *choice, "--epochs=2") == 0
     assert _train(sessions_file, halved, *choice, "--epochs=1") == 0
     (halved / "metrics.json").unlink()  # as if it had been killed after the first epoch

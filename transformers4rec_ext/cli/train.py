@@ -80,6 +80,7 @@ examples:
       --split-column split --loss full --out runs/diginetica
   python -m transformers4rec_ext train --resume --out runs/first
 """
+_ENDS = "the cosine schedule ends with the last epoch"
 # What may differ between the beginning and the continuation of a run.
 _FREE_ON_RESUME = {"epochs", "patience", "checkpoint_every"}
 
@@ -173,16 +174,16 @@ _LOSSES = ("full", "sampled", "corrected", "bce", "gbce")
 _SAMPLERS = ("log-uniform", "uniform", "popularity", "in-batch", "mixed")
 _DEFAULTS: dict[str, Any] = {
     "seed": 0,
-    "epochs": 20,
+    "epochs": 40,
     "batch_size": 128,
     "max_length": 50,
     "d_model": 64,
     "layers": 2,
-    "heads": 2,
+    "heads": 1,
     "inner": 0,
-    "dropout": 0.1,
+    "dropout": 0.2,
     "lr": 1e-3,
-    "schedule": "constant",
+    "schedule": "cosine",
     "clip": 1.0,
     "loss": "sampled",
     "body": "gpt2",
@@ -273,7 +274,8 @@ def _prepare_resume(folder: RunFolder, options: argparse.Namespace) -> bool:
     changed = _changed(config, _given(options))
     if folder.status() == "finished":
         if "epochs" not in changed:
-            shared.say(f"{options.out} is finished; nothing to resume (more --epochs would be)")
+            more = "more --epochs would be" if config.schedule == "constant" else _ENDS
+            shared.say(f"{options.out} is finished; nothing to resume ({more})")
             return False
         (folder.path / "metrics.json").unlink()
     if changed:
@@ -284,13 +286,15 @@ def _prepare_resume(folder: RunFolder, options: argparse.Namespace) -> bool:
 def _changed(config: RunConfig, given: dict[str, Any]) -> dict[str, Any]:
     changed = {name: new for name, new in given.items() if getattr(config, name) != new}
     for name in changed:
-        if name not in _FREE_ON_RESUME or (name == "epochs" and config.schedule != "constant"):
+        ends = name == "epochs" and config.schedule != "constant"
+        if ends or name not in _FREE_ON_RESUME:
+            hint = "Leave it out to resume, or start another run."
             raise value_error(
                 "train",
                 f"--{name.replace('_', '-')}",
                 f"be {getattr(config, name)!r} as the run began",
                 repr(given[name]),
-                "Leave it out to resume, or start another run.",
+                f"{_ENDS.capitalize()}. {hint}" if ends else hint,
             )
     return changed
 
