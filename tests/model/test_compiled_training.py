@@ -65,6 +65,56 @@ def test_steps_with_row_gradients() -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("masking", ["causal", "rtd"])
+@pytest.mark.parametrize("loss", [torch.nn.CrossEntropyLoss(), torch.nn.MultiMarginLoss()])
+def test_testing_with_scores(masking: str, loss: torch.nn.Module) -> None:
+    """Of batches of several numbers of labels, none among them."""
+    inputs = sequence_inputs(masking=masking, d_output=D)
+    body = tr.SequentialBlock(inputs, tr.MLPBlock([D]))
+    model = tr.Model(tr.Head(body, tr.NextItemPredictionTask(loss)))
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    for ids in (batch()["item_id"], torch.zeros(4, T, dtype=torch.int64)):
+        expected, found = (each({"item_id": ids}, testing=True) for each in (model, compiled))
+        for key in ("loss", "labels", "predictions"):
+            torch.testing.assert_close(found[key], expected[key], rtol=1e-6, atol=0)
+            assert found[key].isfinite().all()
+
+
+def _batches_of_labels(*labels: int) -> list[dict[str, torch.Tensor]]:
+    """Return batches of one shape, each with one session of that many labels."""
+    ids = [torch.zeros(2, T, dtype=torch.int64) for _ in labels]
+    for each, count in zip(ids, labels, strict=True):
+        each[0, : count + 1] = torch.arange(1, count + 2)
+    return [{"item_id": each} for each in ids]
+
+
+@pytest.mark.parametrize(
+    "task", [{}, SAMPLED, {"weight_tying": True, "sparse_grad": True, **SAMPLED}]
+)
+def test_static_shapes_are_one_graph(task: dict[str, Any]) -> None:
+    """Of whatever number of labels, and none of its shapes depends on that number."""
+    graphs = []
+
+    def keep(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    inputs = sequence_inputs()
+    body = tr.SequentialBlock(inputs, tr.MLPBlock([D]))
+    static = tr.Model(tr.Head(body, tr.NextItemPredictionTask(**task, static_shapes=True)))
+    counted = tr.Model(tr.Head(body, tr.NextItemPredictionTask(**task)))
+    counted.load_state_dict(static.state_dict())
+    compiled = torch.compile(static, fullgraph=True, backend=keep)
+    for each in _batches_of_labels(5, 1, 0, 3):
+        torch.manual_seed(1)
+        found = compiled(each, training=True)
+        assert found["labels"].shape == (2 * T,)
+        torch.manual_seed(1)
+        torch.testing.assert_close(found["loss"], counted(each, training=True)["loss"])
+    assert len(graphs) == 1
+    assert "nonzero" not in graphs[0].code
+
+
 # torch looks at the .grad of what it is given, which here is computed.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_the_transformer_alone_beside_row_gradients() -> None:

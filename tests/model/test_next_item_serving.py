@@ -163,8 +163,11 @@ def test_custom_metrics_work_beside_ours() -> None:
     assert computed["next-item/recall_at_2"] == 0.5
 
 
-def test_no_predictions_no_metrics_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    model, task = parts(sampled_softmax=True, max_n_samples=5)
+@pytest.mark.parametrize("sampled", [True, False])
+def test_no_predictions_no_metrics_said_once(
+    sampled: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, task = parts(sampled_softmax=sampled, max_n_samples=5)
     with caplog.at_level(logging.INFO, logger="transformers4rec_ext"):
         for _ in range(3):
             output = model(batch(), training=True)
@@ -172,6 +175,9 @@ def test_no_predictions_no_metrics_said_once(caplog: pytest.LogCaptureFixture) -
     assert [r.message for r in caplog.records] == [
         "next-item: sampled training returns no predictions, so it has no metrics. If you need "
         "them, use CrossEntropyLoss and return_predictions=True."
+        if sampled
+        else "next-item: training returns no predictions, so it has no metrics. If you need them, "
+        'call the model with returns="ranks".'
     ]
 
 

@@ -260,7 +260,7 @@ def test_base_refuses() -> None:
         ([[1.0]], None, TypeError, r"inputs must be a torch\.Tensor; got list"),
         (torch.ones(2, D, dtype=torch.int64), None, TypeError, "inputs must be floating"),
         (torch.ones(D), None, ValueError, r"inputs must be \[B, D\] or \[B, T, D\]; got \[8\]"),
-        (torch.ones(2, D), None, ValueError, "targets must be given .* named 'r'"),
+        (torch.ones(2, D), None, ValueError, "targets must be given .* named 'r'. Give tar"),
         (torch.ones(2, D), [1.0, 2.0], TypeError, r"targets must be a torch\.Tensor; got list"),
         (torch.ones(2, D), torch.ones(2, 1), ValueError, r"shape \[2\]; got \[2, 1\]"),
     ],
@@ -280,6 +280,15 @@ def test_binary_targets_out_of_range(wrong: float) -> None:
     # A loss of one's own may have other labels.
     own = built(BinaryClassificationTask("c", loss=torch.nn.MSELoss()))
     assert own(x, targets=torch.tensor([2, -1, 0]), training=True)["loss"].isfinite()
+
+
+def test_binary_predictions_that_are_no_numbers() -> None:
+    """Of a NaN in a column, which torch reports in words about its loss."""
+    task = built(BinaryClassificationTask("c"))
+    x = torch.randn(3, D)
+    x[1, 0] = torch.nan
+    with pytest.raises(ValueError, match="predictions must be numbers; got NaN"):
+        task(x, targets=torch.ones(3), training=True)
 
 
 def test_targets_per_position() -> None:

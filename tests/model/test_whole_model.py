@@ -272,9 +272,11 @@ def test_a_file_calls_nothing_else(change: Any, message: str, tmp_path: Path) ->
         tr.Model.from_pretrained(tmp_path)
 
 
-def test_a_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        tr.Model.from_pretrained(tmp_path / "none")
+def test_a_folder_of_something_else(tmp_path: Path) -> None:
+    next_item_model().save(tmp_path)
+    for folder in (tmp_path / "none", tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"path must hold config\.json.*load_weights"):
+            tr.Model.from_pretrained(folder)
 
 
 def test_large_tables_take_no_memory() -> None:

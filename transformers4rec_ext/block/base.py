@@ -326,13 +326,12 @@ _ARGUMENTS: dict[type, frozenset[str]] = {}
 
 def named_arguments(module: nn.Module) -> frozenset[str]:
     """Return the names of the arguments of a module's forward, which is read once per class."""
-    if "forward" in module.__dict__:
+    # Compiled, nothing may depend on the classes met so far: a new one would compile it again.
+    if torch.compiler.is_compiling() or "forward" in module.__dict__:
         return frozenset(inspect.signature(module.forward).parameters)
-    known = _ARGUMENTS.get(type(module))
-    if known is None:
-        known = frozenset(inspect.signature(module.forward).parameters)
-        _ARGUMENTS[type(module)] = known
-    return known
+    if type(module) not in _ARGUMENTS:
+        _ARGUMENTS[type(module)] = frozenset(inspect.signature(module.forward).parameters)
+    return _ARGUMENTS[type(module)]
 
 
 def _share_masking(modules: Sequence[nn.Module]) -> None:

@@ -1,4 +1,4 @@
-"""What a next-item task computes over all items, and how it is asked for it."""
+"""What a next-item task computes of scores and over all items, and how it is asked for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import torch
 
 from transformers4rec_ext import _checks, functional
 from transformers4rec_ext._errors import value_error
+from transformers4rec_ext.losses import CandidateLoss, smoothed_cross_entropy
 from transformers4rec_ext.model._ranking import Ranks
+from transformers4rec_ext.model._sampling import is_plain
+from transformers4rec_ext.model._summary import in_float32
 
 #: What the task's ``returns=`` may be: with a training or testing flag, and without one.
 WITH_FLAG = ("predictions", "ranks", "loss")
@@ -66,6 +69,32 @@ def full_loss(
         hidden, weights, labels, return_rank=True, padding_idx=padding_idx, **options
     )
     return value, Ranks(rank)
+
+
+def loss_of_scores(
+    loss: Any, scores: torch.Tensor, labels: torch.Tensor, sampled: bool
+) -> torch.Tensor:
+    """Return any loss of ``scores`` [N, C], in at least float32; 0 with gradient of no rows.
+
+    Parameters
+    ----------
+    sampled : bool
+        Whether the task samples, so that a score may be that of an excluded candidate, -inf.
+    """
+    compiling = torch.compiler.is_compiling()  # then N is not known here
+    if not compiling and labels.numel() == 0:
+        return scores.float().sum()  # a mean over nothing would be NaN
+    scores = in_float32(scores)
+    value: torch.Tensor
+    with torch.autocast(device_type=scores.device.type, enabled=False):
+        if isinstance(loss, CandidateLoss):
+            value = loss.over_all_items(scores, labels)
+        elif sampled and is_plain(loss, smoothed=True):
+            # An excluded candidate would make torch's smoothed loss infinite.
+            value = smoothed_cross_entropy(scores, labels, loss.label_smoothing, loss.reduction)
+        else:
+            value = loss(scores, labels)
+    return torch.where(torch.ones_like(labels).any(), value, scores.sum()) if compiling else value
 
 
 def best_items(

@@ -9,13 +9,14 @@ import torch
 from torchmetrics import Metric
 
 from transformers4rec_ext import _checks
-from transformers4rec_ext.losses import CandidateLoss, smoothed_cross_entropy
+from transformers4rec_ext.losses import CandidateLoss
 from transformers4rec_ext.masking import MaskedItems, read_targets
 from transformers4rec_ext.model._all_items import (
     best_items,
     best_of_scores,
     check_returns,
     full_loss,
+    loss_of_scores,
     wanted,
 )
 from transformers4rec_ext.model._output import (
@@ -37,7 +38,7 @@ from transformers4rec_ext.model._sampling import (
     say_no_predictions,
 )
 from transformers4rec_ext.model._upstream import join_upstream
-from transformers4rec_ext.model.base import PredictionTask, in_float32
+from transformers4rec_ext.model.base import PredictionTask
 from transformers4rec_ext.ranking_metric import AvgPrecisionAt, NDCGAt, RecallAt
 from transformers4rec_ext.samplers import CandidateSampler
 
@@ -323,7 +324,8 @@ class NextItemPredictionTask(PredictionTask):
         """
         if predictions is None:
             if not self._told_no_predictions:
-                say_no_predictions(self.task_name)
+                samples = self.sampled_softmax or isinstance(self.loss, CandidateLoss)
+                say_no_predictions(self.task_name, bool(samples))
                 self._told_no_predictions = True
             return {}
         if targets.numel() == 0:
@@ -385,15 +387,4 @@ class NextItemPredictionTask(PredictionTask):
         return {"loss": self._loss(logits, labels), "labels": labels, "predictions": logits}
 
     def _loss(self, x: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        if targets.numel() == 0:
-            return x.float().sum()  # a mean over nothing would be NaN
-        x = in_float32(x)
-        with torch.autocast(device_type=x.device.type, enabled=False):
-            loss = self.loss
-            if isinstance(loss, CandidateLoss):
-                return loss.over_all_items(x, targets)
-            if self.sampled_softmax and is_plain(loss, smoothed=True):
-                # An excluded candidate would make torch's smoothed loss infinite.
-                return smoothed_cross_entropy(x, targets, loss.label_smoothing, loss.reduction)
-            result: torch.Tensor = loss(x, targets)
-            return result
+        return loss_of_scores(self.loss, x, targets, bool(self.sampled_softmax))

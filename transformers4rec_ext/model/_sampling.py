@@ -106,12 +106,16 @@ def masking_of(inputs: Any) -> Any:
     return masking
 
 
-def say_no_predictions(task_name: str) -> None:
+def say_no_predictions(task_name: str, sampled: bool) -> None:
     """Log why training has no metrics."""
+    how = 'call the model with returns="ranks"'
+    if sampled:
+        how = "use CrossEntropyLoss and return_predictions=True"
     LOG.info(
-        "%s: sampled training returns no predictions, so it has no metrics. If you "
-        "need them, use CrossEntropyLoss and return_predictions=True.",
+        "%s: %straining returns no predictions, so it has no metrics. If you need them, %s.",
         task_name,
+        "sampled " if sampled else "",
+        how,
     )
 
 

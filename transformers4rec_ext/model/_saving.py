@@ -147,6 +147,12 @@ class Saving(Recorded, torch.nn.Module):
                             not to be called.
         """
         folder = Path(path)
+        if not (folder / _CONFIG).is_file():
+            raise FileNotFoundError(
+                f"Model.from_pretrained: path must hold {_CONFIG}, as Model.save_pretrained writes "
+                f"it; {folder} does not. Weights that Model.save wrote go into a model of your own "
+                "making: load_state_dict of a .pt file, load_weights of safetensors."
+            )
         try:
             config = json.loads((folder / _CONFIG).read_text())
             version, parameters = config["version"], config["parameters"]

@@ -329,7 +329,9 @@ class PredictionTask(LossMixin, MetricsMixin, Recorded, torch.nn.Module):
     def _check_targets(self, x: torch.Tensor, targets: object) -> torch.Tensor:
         function = f"{type(self).__name__}.forward"
         if targets is None:
-            hint = f"The batch has none named {self.target_name!r}." if self.target_name else ""
+            hint = "Give targets=..., or let the loader yield (inputs, targets)."
+            if self.target_name:
+                hint = f"The call has none named {self.target_name!r}. {hint}"
             raise value_error(function, "targets", "be given when training or testing", None, hint)
         if not isinstance(targets, torch.Tensor):
             raise type_error(function, "targets", "be a torch.Tensor", type(targets).__name__)

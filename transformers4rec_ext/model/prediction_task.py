@@ -138,6 +138,20 @@ class BinaryClassificationTask(_ScalarTask):
     def _metric_targets(self, targets: torch.Tensor) -> torch.Tensor:
         return targets.int()
 
+    def _loss(self, x: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        try:
+            return super()._loss(x, targets)
+        except RuntimeError as error:  # torch's words for it do not name what is wrong
+            if not x.isnan().any():
+                raise
+            raise value_error(
+                f"{type(self).__name__}.forward",
+                "predictions",
+                "be numbers",
+                "NaN",
+                "A column of the batch holds NaN, or the weights do: training diverged.",
+            ) from error
+
 
 class RegressionTask(_ScalarTask):
     """Predict a number per session; with ``summary_type=None`` one per position.
