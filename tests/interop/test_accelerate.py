@@ -134,7 +134,10 @@ def test_a_task_of_ones_own_keeps_its_class() -> None:
     assert head(BATCH, training=True)["predictions"].shape == (8, V)
 
 
-@pytest.mark.parametrize("options", [{}, {"weight_tying": True}, {"sampled_softmax": True}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"weight_tying": True}, {"sampled_softmax": True}, {"static_shapes": True}],
+)
 def test_our_task_in_upstreams_head(options: dict[str, Any]) -> None:
     head = Head(tr.NextItemPredictionTask(**options))
     assert isinstance(_task(head), TASKS.NextItemPredictionTask)

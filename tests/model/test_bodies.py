@@ -95,6 +95,17 @@ def test_a_reformer_has_room_for_one_more_than_its_longest_session(total, first)
         assert block.train(mode)(torch.randn(1, total + 1, D)).shape == (1, total + 1, 2 * D)
 
 
+def test_a_reformers_positions_are_those_of_transformers():
+    from transformers.models.reformer.modeling_reformer import AxialPositionEmbeddings
+
+    block = tr.TransformerBlock(tr.ReformerConfig.build(D, 2, 1, 20)).eval()
+    spread(block)
+    positions = block.transformer.embeddings.position_embeddings
+    for length in (24, 7):
+        ids = torch.arange(length).expand(3, -1)
+        assert torch.equal(positions(ids), AxialPositionEmbeddings.forward(positions, ids))
+
+
 def test_a_reformer_of_several_chunks():
     """At 100 positions it attends in chunks, always at the length its positions are made for."""
     config = tr.ReformerConfig.build(D, 2, 4, total_seq_length=100)

@@ -298,12 +298,12 @@ def _as_model(transformer: Any) -> Any:
             'For example GPT2Config.build(...), or TransformerBlock.from_registry("gpt2", ...).',
         )
     check_takes_embeddings(transformer)
-    _exchange_attention(transformer)
+    _exchange_parts(transformer)
     return transformer
 
 
-def _exchange_attention(transformer: Any) -> None:
-    """Put our attention in the place of what of transformers' serves only some of the cases."""
+def _exchange_parts(transformer: Any) -> None:
+    """Put parts of ours in the place of transformers' that serve only some of the cases."""
     if transformer.config.model_type == "xlnet":
         from transformers4rec_ext.block.xlnet import take_any_dtype
 
@@ -312,3 +312,7 @@ def _exchange_attention(transformer: Any) -> None:
         from transformers4rec_ext.block.longformer import set_local
 
         set_local(transformer)
+    elif transformer.config.model_type == "reformer":
+        from transformers4rec_ext.block.reformer import look_up_at_once
+
+        look_up_at_once(transformer)
