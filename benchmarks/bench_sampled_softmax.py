@@ -30,7 +30,6 @@ def providers(case: cases.SoftmaxCase, session: Session) -> dict[str, Provider]:
     """Return what is timed, having checked that all compute the same loss."""
     hidden, weight, targets = inputs.scoring(case, session.device)
     ids, log_q, target_log_q = inputs.candidates(case, targets)
-    corrections = {"target_log_q": target_log_q, "candidate_log_q": log_q}
     table = weight.nbytes
     found = {"gemms": gemms(hidden.detach(), weight[ids])}
     hidden.requires_grad_()
@@ -54,7 +53,8 @@ def providers(case: cases.SoftmaxCase, session: Session) -> dict[str, Provider]:
             ids,
             sparse_grad=backend == "fused",
             backend=backend,
-            **corrections,
+            target_log_q=target_log_q,
+            candidate_log_q=log_q,
         )
 
     compiled = torch.compile(ours)

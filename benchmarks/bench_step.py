@@ -6,7 +6,11 @@ gradients and torch's Adam is the reference, and Transformers4Rec trains the sam
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from benchmarks import cases, harness, inputs
 from benchmarks.harness import Provider, Session
@@ -34,8 +38,10 @@ def model(case: cases.StepCase, sparse: bool) -> Model:
     return build_model(config, case.items)
 
 
-def _training(trained: Model, forward: Model, optimizer: torch.optim.Optimizer) -> Provider:
-    def run(ids: torch.Tensor) -> float:
+def _training(forward: Any, optimizer: torch.optim.Optimizer) -> Callable[[Tensor], float]:
+    """Return a step from ids [B, T] to the loss."""
+
+    def run(ids: Tensor) -> float:
         optimizer.zero_grad(set_to_none=True)
         loss = forward({ITEM: ids}, training=True)["loss"]
         loss.backward()
@@ -48,7 +54,7 @@ def _training(trained: Model, forward: Model, optimizer: torch.optim.Optimizer) 
 def ours(case: cases.StepCase, device: str) -> Provider:
     """Return our step: row gradients, and an optimizer that touches these rows only."""
     trained, ids = model(case, sparse=True).to(device).train(), inputs.sessions(case, device)
-    step = _training(trained, trained, LazyAdam(trained.parameters(), lr=LR))
+    step = _training(trained, LazyAdam(trained.parameters(), lr=LR))
     return lambda: step(ids)
 
 
@@ -59,12 +65,12 @@ def reference(case: cases.StepCase, device: str, compiled: bool) -> Provider:
     loop crashes (torch 2.13).
     """
     trained, ids = model(case, sparse=False).to(device).train(), inputs.sessions(case, device)
-    forward = trained
+    forward: Any = trained
     if compiled:
         (task,) = trained.prediction_tasks
         task.sampler.draw = torch.compiler.disable(task.sampler.draw)
         forward = torch.compile(trained)
-    step = _training(trained, forward, torch.optim.Adam(trained.parameters(), lr=LR))
+    step = _training(forward, torch.optim.Adam(trained.parameters(), lr=LR))
 
     def run() -> float:
         with use_backend("reference"):
@@ -91,7 +97,7 @@ def floor(case: cases.StepCase, device: str) -> Provider:
     hidden states with the rows of S candidates.
     """
     body = model(_small(case), sparse=False).to(device).train()
-    transformer = body.heads[0].body[1]
+    transformer: Any = body.heads[0].body[1]  # type: ignore[index]
     embedded = torch.randn(case.sessions, case.length, case.width, device=device)
     rows = torch.randn(case.samples, case.width, device=device)
     embedded.requires_grad_()

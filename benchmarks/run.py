@@ -19,7 +19,7 @@ from benchmarks import harness, timing
 
 ROOT = Path(__file__).resolve().parent.parent
 #: What to expect of two idle cores, in minutes, by scale; the time that is left is guessed from it.
-MINUTES = {
+MINUTES: dict[str, dict[str, float]] = {
     "startup": {"tiny": 0.2, "quick": 1, "full": 3},
     "sampler": {"tiny": 0.2, "quick": 0.4, "full": 1.5},
     "sampled_softmax": {"tiny": 0.5, "quick": 1.7, "full": 15},

@@ -82,8 +82,8 @@ def _curves(rows: list[dict[str, Any]], panel: Panel, memory: bool) -> list[Curv
     for name, label, colour, marker in lines:
         points = [(row["items"], y) for row in rows if (y := _value(row, name, memory)) is not None]
         if points:
-            items, values = zip(*points, strict=True)
-            found.append(Curve(label, colour, marker, list(items), list(values)))
+            items, values = ([point[at] for point in points] for at in (0, 1))
+            found.append(Curve(label, colour, marker, items, values))
     if memory:
         items = [row["items"] for row in rows]
         sizes = [4 * row["items"] * row["width"] / 2**20 for row in rows]
