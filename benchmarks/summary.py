@@ -55,12 +55,6 @@ def _size(row: dict[str, Any]) -> str:
     )
 
 
-def _time(seconds: float) -> str:
-    if seconds < 1e-3:
-        return f"{seconds * 1e6:.0f} us"
-    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.2f} s"
-
-
 def _rows(load: Callable[[str], dict[str, Any] | None]) -> list[list[str]]:
     rows = []
     for line in LINES:
@@ -76,7 +70,7 @@ def _rows(load: Callable[[str], dict[str, Any] | None]) -> list[list[str]]:
         rows.append(
             [
                 f"{line.what} ({_size(row)})",
-                _time(times[line.ours]),
+                tables.time(times[line.ours]),
                 floor,
                 tables.ratio(times[rival] / times[line.ours]) + note,
                 *memory,

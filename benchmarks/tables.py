@@ -54,6 +54,16 @@ def ratio(value: float | None) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
+def time(seconds: float) -> str:
+    """Return a time in three figures."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} us"
+    if seconds < 1:
+        digits = 0 if seconds >= 0.1 else 1 if seconds >= 0.01 else 2
+        return f"{seconds * 1e3:.{digits}f} ms"
+    return f"{seconds:.2f} s"
+
+
 def machine(content: Content) -> str:
     """Return the line that says where, with what and from which commit."""
     found = content["environment"]
@@ -149,7 +159,7 @@ def full_softmax(content: Content) -> str:
         for name, seconds in times.items():
             floors = [ratio(_over(times, name, floor)) for floor in ("gemms", "chunked gemms")]
             what, memory = NAMES.get(name, name), _mebibytes(row, name)
-            rows.append([_shape(row), what, f"{seconds * 1e3:.0f} ms", *floors, memory])
+            rows.append([_shape(row), what, time(seconds), *floors, memory])
     header = ["shape", "what", "time", "/ 3 GEMMs", "/ 3 GEMMs in chunks", "peak extra memory"]
     return f"{table(header, rows)}\n\n{machine(content)}"
 
@@ -166,7 +176,7 @@ def evaluation(content: Content) -> str:
         for name, seconds in times.items():
             over = ratio(_over(times, name, "gemm"))
             what, memory = (NAMES | more).get(name, name), _mebibytes(row, name)
-            rows.append([_shape(row), what, f"{seconds * 1e3:.0f} ms", over, memory])
+            rows.append([_shape(row), what, time(seconds), over, memory])
     header = ["shape", "what", "time", "/ GEMM", "peak extra memory"]
     return f"{table(header, rows)}\n\n{machine(content)}"
 
@@ -206,8 +216,8 @@ def optim(content: Content) -> str:
             alone = name.endswith(", step") or name in ("rows", "stream")
             whole = "-" if alone else ratio(seconds / times["SparseAdam"])
             only = ratio(seconds / times["SparseAdam, step"]) if alone else "-"
-            time = f"{seconds * 1e3:.2f} ms"
-            rows.append([_shape(row), NAMES.get(name, name), time, whole, only])
+            what = NAMES.get(name, name)
+            rows.append([_shape(row), what, f"{seconds * 1e3:.2f} ms", whole, only])
     header = ["shape", "what", "time", "/ SparseAdam", "/ its step alone"]
     return f"{table(header, rows)}\n\n{machine(content)}"
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks import report, scaling, summary
+from benchmarks import report, scaling, summary, tables
 
 
 def _row(items: int, **medians: float) -> dict[str, Any]:
@@ -77,7 +77,9 @@ def test_labels_do_not_overlap() -> None:
 
 def test_the_summary_takes_the_largest_catalogue_of_both(step: dict[str, Any]) -> None:
     text = summary.summary({"step": step}.get)
-    row = "| a training step (V=1M B=64 D=64 S=1000) | 20 ms | 2.00 | 30.0 | 1000 MiB | 1000 MiB |"
+    row = (
+        "| a training step (V=1M B=64 D=64 S=1000) | 20.0 ms | 2.00 | 30.0 | 1000 MiB | 1000 MiB |"
+    )
     assert text.splitlines()[-1] == row
     for each in step["rows"]:
         each["seconds"]["upstream"] = each["seconds"].pop("transformers4rec", None)
@@ -85,3 +87,9 @@ def test_the_summary_takes_the_largest_catalogue_of_both(step: dict[str, Any]) -
     text = summary.summary({"step": step}.get)
     assert "| 30.0 [1] |" in text
     assert text.endswith("[1] its formulas, restated on our body.")
+
+
+def test_times_have_three_figures() -> None:
+    seconds = [12e-6, 2.96e-3, 53.7e-3, 0.549, 1.271]
+    expected = ["12 us", "2.96 ms", "53.7 ms", "549 ms", "1.27 s"]
+    assert [tables.time(each) for each in seconds] == expected
