@@ -221,6 +221,11 @@ def test_to_model_works_by_what_the_argument_can_do():
         (lambda: MLPBlock([4]).build({"a": [1]}), ValueError, "Give the input block an aggregat"),
         (lambda: SequentialBlock(MLPBlock([4])), ValueError, "must follow a block whose"),
         (lambda: SequentialBlock(3), TypeError, "args must be blocks or modules; got int"),
+        (
+            lambda: SequentialBlock(nn.Linear(3, 4)).output_size([-1, 7]),
+            ValueError,
+            "in_features must be D=7, the width it is given; got in_features=3",
+        ),
         (lambda: Block(3, [1]), TypeError, "module must be an nn.Module; got int"),
     ],
 )

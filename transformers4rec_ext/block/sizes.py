@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from transformers4rec_ext._errors import value_error
 from transformers4rec_ext._recipe import Recorded
 from transformers4rec_ext.config.schema import SchemaMixin
 from transformers4rec_ext.schema import Schema
@@ -60,12 +61,22 @@ def as_size(size: Sequence[int | None]) -> torch.Size:
 
 
 def module_output_size(module: nn.Module, input_size: Any) -> Any:
-    """Return the size of ``module``'s output for ``input_size``, or None where it is unknown."""
+    """Return the size of ``module``'s output for ``input_size``, or None where it is unknown.
+
+    Raises
+    ------
+    ValueError
+        If it is a ``Linear`` of another width than the input's.
+    """
     if isinstance(module, OutputSizeMixin):
         size = module.output_size(input_size)
         return as_size(size) if isinstance(size, list | tuple) else size
     if input_size is None or isinstance(input_size, Mapping):
         return None
     if isinstance(module, nn.Linear):
+        width = input_size[-1]
+        if width not in (-1, None, module.in_features):
+            got = f"in_features={module.in_features}"
+            raise value_error("Linear", "in_features", f"be D={width}, the width it is given", got)
         return torch.Size([*input_size[:-1], module.out_features])
     return torch.Size(input_size) if isinstance(module, _SAME_SIZE) else None
