@@ -191,6 +191,13 @@ def test_fit_without_train_changes_nothing() -> None:
     assert model.heads[0].body.grad_enabled is False
 
 
+def test_fit_refuses_a_model_that_is_all_frozen() -> None:
+    model = regression_model().requires_grad_(False)
+    with pytest.raises(ValueError, match="model must have a parameter to learn; got none"):
+        model.fit(data(1), verbose=False)
+    assert model.fit(data(1), train=False, verbose=False).shape == (1,)
+
+
 def test_fit_resets_metrics_every_epoch() -> None:
     # D22
     seen = []

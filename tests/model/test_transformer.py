@@ -180,6 +180,19 @@ def test_a_model_without_weights_cannot_be_looked_at():
     assert block.masking is None
 
 
+def test_inference_mode_leaves_nothing_to_look_at():
+    block = TransformerBlock(ARCHITECTURES["plain-gpt2"]())
+    with torch.inference_mode():
+        made_inside = TransformerBlock(ARCHITECTURES["plain-gpt2"]())
+        with pytest.raises(ValueError, match="masking must be set outside of torch"):
+            block.set_masking(CausalLanguageModeling(D))
+    with pytest.raises(ValueError, match="masking must be set outside of torch"):
+        made_inside.set_masking(CausalLanguageModeling(D))
+    block.set_masking(CausalLanguageModeling(D))
+    with torch.inference_mode():
+        assert block(torch.randn(2, T, D)).shape == (2, T, D)
+
+
 class Bidirectional(MaskSequence):
     """A masking of one's own, which is not causal."""
 

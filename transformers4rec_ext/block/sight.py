@@ -118,6 +118,14 @@ def _sees_later_with(transformer: Any, run: Run, width: int, way: CausalArgument
             "a model on the meta device",
             "Make it on another device.",
         )
+    if torch.is_inference_mode_enabled() or like.is_inference():
+        raise value_error(
+            "TransformerBlock",
+            "masking",
+            "be set outside of torch.inference_mode",
+            "a model that is made inside of it",
+            "What positions see is measured by gradients. Make the model before, call it inside.",
+        )
     with in_mode(transformer, training=False):
         return sees_later(hidden, width, like)
 

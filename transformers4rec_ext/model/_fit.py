@@ -39,6 +39,9 @@ def progress(loader: Iterable[Any], verbose: bool, text: str) -> Iterable[Any]:
 
 
 def make_optimizer(optimizer: Any, model: torch.nn.Module, **options: Any) -> Any:
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        hint = "fit(train=False) measures without learning; requires_grad_() takes a freeze back."
+        raise value_error("Model.fit", "model", "have a parameter to learn", "none", hint)
     if optimizer is torch.optim.Adam and has_row_gradients(model):
         optimizer = LazyAdam
     if inspect.isclass(optimizer) or (callable(optimizer) and not hasattr(optimizer, "step")):
