@@ -91,9 +91,10 @@ def time_to_quality(content: dict[str, Any], path: Path) -> None:
     axis.text(0.995, target, f"{target} ", ha="right", va="bottom", color=GREY,
               transform=axis.get_yaxis_transform())  # fmt: skip
     machine = content["environment"]
+    threads = f"{machine['threads']} thread{'s' * (machine['threads'] != 1)}"
     axis.set(
         title="How long does training take until the model recommends well?",
-        xlabel=f"minutes of training ({machine['threads']} threads of {machine['cpu']})",
+        xlabel=f"minutes of training ({threads} of {machine['cpu']})",
         ylabel="test NDCG@10, MovieLens-1M",
     )
     axis.set_xlim(left=0)
