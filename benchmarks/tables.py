@@ -166,10 +166,7 @@ def full_softmax(content: Content) -> str:
 
 def evaluation(content: Content) -> str:
     """Return the table of rank and top-k: time over that of the GEMM, and peak memory."""
-    more = {
-        "upstream": "upstream's formulas (scores, one-hot labels, top-k)",
-        "transformers4rec": "Transformers4Rec (scores, its three metrics)",
-    }
+    more = {"transformers4rec": "Transformers4Rec (scores, its three metrics)"}
     rows = []
     for row in content["rows"]:
         times = medians(row)
