@@ -65,7 +65,7 @@ class Given:
 def ours(given: Given, key: str, name: str, **sizes: int) -> Contender:
     """Return the command line's model; the rate is constant, since the end is not known."""
     seed = given.options.seed
-    config = RunConfig("items", seed=seed, heads=1, dropout=0.2, exclude_seen=True, **sizes)
+    config = RunConfig("items", seed=seed, schedule="constant", exclude_seen=True, **sizes)
     torch.manual_seed(seed)
     loader = SessionLoader(
         given.sessions,

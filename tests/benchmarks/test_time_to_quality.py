@@ -124,7 +124,7 @@ def test_a_killed_turn_is_repeated_and_no_other(
 def test_ours_is_the_command_lines(file: Path, tmp_path: Path, uninterrupted: Path) -> None:
     folder = RunFolder(tmp_path)
     config = RunConfig(
-        "items", seed=3, heads=1, dropout=0.2, batch_size=32, max_length=8, epochs=2, patience=0
+        "items", seed=3, schedule="constant", batch_size=32, max_length=8, epochs=2, patience=0
     )
     begin_run(folder, config, ParquetSessions(file, "items"))
     assert train_run(folder, progress=False, say=lambda line: None) is not None
