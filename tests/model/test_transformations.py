@@ -207,6 +207,23 @@ def test_dropout():
         (lambda: tr.StochasticSwapNoise(replacement_prob="x"), TypeError, "be a number; got str"),
         (lambda: tr.StochasticSwapNoise("x"), TypeError, "schema must be a Schema"),
         (lambda: tr.TabularDropout(2), ValueError, "TabularDropout: dropout_rate must lie in"),
+        (
+            lambda: tr.TabularDropout(0.5)(COLUMNS),
+            TypeError,
+            r"inputs\['ids'\] must be a tensor of real numbers; got torch.int64. Of ids it can be",
+        ),
+        (
+            lambda: tr.TabularLayerNorm({"ids": 80})(COLUMNS),
+            TypeError,
+            r"inputs\['ids'\] must be a tensor of real numbers; got torch.int64. Of ids it can be",
+        ),
+        (
+            lambda: tr.TabularFeatures.from_schema(
+                tr.Schema.from_item_column("item_id", num_items=9), pre="layer-norm"
+            ),
+            ValueError,
+            r"TabularLayerNorm: inputs must be of known width; got columns \['item_id'\]. Of ids",
+        ),
     ],
 )
 def test_bad_arguments(make, error, text):

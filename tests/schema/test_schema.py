@@ -176,6 +176,8 @@ def test_item_id_must_be_unambiguous():
         (lambda: IntDomain(-1, 1), ValueError, "IntDomain: min and max must satisfy"),
         (lambda: IntDomain(1, 2.0), TypeError, "IntDomain: max must be an int; got 2.0"),
         (lambda: ColumnSchema(""), ValueError, "name must be a non-empty str"),
+        (lambda: ColumnSchema("a", 3), TypeError, "tags must be a tag or several, as str; got 3"),
+        (lambda: Schema().select_by_tag(3), TypeError, "tags must be a tag or several.*; got 3"),
         (lambda: ColumnSchema("a", dtype="int32"), ValueError, "dtype must be one of"),
         (lambda: ColumnSchema("a", max_length=0), ValueError, "max_length must be at least 1"),
         (

@@ -59,8 +59,9 @@ class EmbeddingFeatures(InputBlock):
     ------
     ValueError
         When called, if a column is missing or not [B] or [B, T]; of tensors on the CPU also if an
-        id has no row in its table (elsewhere torch stops at a device-side assertion: run the batch
-        on the CPU to have the column and the id named).
+        id has no row in its table (of tensors that are on a GPU already torch stops at a
+        device-side assertion, so ``fit``, ``evaluate`` and the Trainer look at batches on the CPU
+        before they move them).
     TypeError
         When called, if a column does not hold integers.
 
@@ -239,17 +240,40 @@ class EmbeddingFeatures(InputBlock):
         try:
             vectors: Tensor = self.embedding_tables[name](ids)
         except (IndexError, RuntimeError):  # CPU only, and free of charge; CUDA asserts
-            rows = self.feature_config[name].table.vocabulary_size
-            if ids.device.type != "cpu" or ids.numel() == 0 or _within(ids, rows):
+            error = self._without_row(name, name, ids)
+            if error is None:
                 raise
-            raise value_error(
-                type(self).__name__,
-                f"inputs[{name!r}]",
-                f"hold ids from 0 to {rows - 1}",
-                f"{int(ids.min())} to {int(ids.max())}",
-                "The table has int_domain.max + 1 rows; correct the schema or the ids.",
-            ) from None
+            raise error from None
         return vectors
+
+    def check_ids(self, inputs: Mapping[str, Any]) -> None:
+        """Raise ValueError if an id of a batch that is on the CPU has no row in its table.
+
+        For a batch that is about to go to a GPU, which would name neither column nor id. With a
+        ``pre``, which may make other ids, nothing is checked.
+        """
+        if self.pre is not None:
+            return
+        for name in self.feature_config:
+            for key in (name, f"{name}__values"):
+                column = inputs.get(key)
+                if isinstance(column, Tensor) and not column.is_floating_point():
+                    error = self._without_row(name, key, column)
+                    if error is not None:
+                        raise error
+
+    def _without_row(self, name: str, key: str, ids: Tensor) -> ValueError | None:
+        """Return the error of ids on the CPU that the table of column ``name`` has no rows for."""
+        rows = self.feature_config[name].table.vocabulary_size
+        if ids.device.type != "cpu" or ids.numel() == 0 or _within(ids, rows):
+            return None
+        return value_error(
+            type(self).__name__,
+            f"inputs[{key!r}]",
+            f"hold ids from 0 to {rows - 1}",
+            f"{int(ids.min())} to {int(ids.max())}",
+            "The table has int_domain.max + 1 rows; correct the schema or the ids.",
+        )
 
     def forward_output_size(self, input_sizes: Any) -> dict[str, torch.Size]:
         """Return ``{column: [B, D]}``; B is -1 without sizes of the input."""

@@ -182,6 +182,11 @@ class TabularFeatures(MergeTabular):
         self.to_merge["continuous_module"] = projected
         return self
 
+    def check_ids(self, inputs: Mapping[str, Any]) -> None:
+        """Raise ValueError if an id of a batch that is on the CPU has no row in its table."""
+        if self.pre is None and isinstance(self.categorical_module, EmbeddingFeatures):
+            self.categorical_module.check_ids(inputs)
+
     def _module(self, name: str) -> Any:
         return dict(self.to_merge.items()).get(name)
 

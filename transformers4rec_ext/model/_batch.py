@@ -70,6 +70,29 @@ def num_rows(batch: Any) -> int:
     return 0
 
 
+def on_device(model: Any, batch: Any, device: torch.device) -> tuple[Any, Any]:
+    """Return inputs and targets of a batch on ``device``.
+
+    Raises
+    ------
+    ValueError
+        If the batch is on the CPU, ``device`` is another, and an id has no row in its table: the
+        other device would stop at an assertion that names neither column nor id.
+    """
+    inputs, targets = split_batch(batch)
+    if device.type != "cpu":
+        check_ids(model, inputs)
+    return to_device(inputs, device), to_device(targets, device)
+
+
+def check_ids(model: Any, inputs: Any) -> None:
+    """Let the input blocks of the model's heads look at the ids of a batch on the CPU."""
+    for head in getattr(model, "heads", ()):
+        check = getattr(getattr(head.body, "inputs", None), "check_ids", None)
+        if check is not None and isinstance(inputs, Mapping):
+            check(inputs)
+
+
 def to_device(value: Any, device: torch.device) -> Any:
     """Move a tensor, or the tensors of a mapping, to ``device``."""
     if isinstance(value, torch.Tensor):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from transformers4rec_ext._errors import type_error, value_error
-from transformers4rec_ext.model._batch import split_batch, to_device
+from transformers4rec_ext.model._batch import on_device, to_device
 from transformers4rec_ext.optim import LazyAdam
 
 
@@ -69,14 +69,10 @@ def run_batch(
     flags: dict[str, Any],
     default_targets: Any = None,
 ) -> dict[str, Any]:
-    inputs, targets = split_batch(batch)
-    targets = default_targets if targets is None else targets
+    inputs, targets = on_device(model, batch, device)
+    targets = to_device(default_targets, device) if targets is None else targets
     with torch.autocast(device.type, enabled=amp):
-        output: dict[str, Any] = model(
-            to_device(inputs, device),
-            targets=to_device(targets, device),
-            **flags,
-        )
+        output: dict[str, Any] = model(inputs, targets=targets, **flags)
     return output
 
 

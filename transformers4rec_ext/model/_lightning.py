@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from transformers4rec_ext.model._batch import num_rows, split_batch
+from transformers4rec_ext.model._batch import check_ids, num_rows, split_batch
 from transformers4rec_ext.model._fit import make_optimizer, process_metrics
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
@@ -27,6 +27,11 @@ def as_lightning(model: Any) -> Any:
 
         def forward(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             return self.parent(inputs, *args, **kwargs)
+
+        def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            if self.device.type != "cpu":
+                check_ids(self.parent, split_batch(batch)[0])
+            return batch
 
         def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
             inputs, targets = split_batch(batch)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum
 
+from transformers4rec_ext._errors import type_error
+
 
 class Tags(str, Enum):
     """The meaning of a column. A plain string works wherever a tag is asked for."""
@@ -59,6 +61,8 @@ def tag_names(tags: Tag | Iterable[Tag] | None) -> tuple[str, ...]:
         return ()
     if isinstance(tags, str | Enum):  # members of Tags are both
         tags = (tags,)
+    if not isinstance(tags, Iterable):
+        raise type_error("tag_names", "tags", "be a tag or several, as str", repr(tags))
     names = (str(tag.value if isinstance(tag, Enum) else tag).lower() for tag in tags)
     return tuple(dict.fromkeys(names))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from transformers4rec_ext._checks import fraction
-from transformers4rec_ext._errors import value_error
+from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.schema import Schema
 from transformers4rec_ext.tabular.columns import ColumnModules
 from transformers4rec_ext.tabular.steps import (
@@ -19,6 +19,8 @@ from transformers4rec_ext.tabular.steps import (
 )
 
 LOG = logging.getLogger("transformers4rec_ext")
+
+_AFTER = "Of ids it can be the post of their block, which sees vectors; pre sees the ids."
 
 
 @tabular_transformation_registry.register_with_multiple_names("stochastic-swap-noise", "ssn")
@@ -170,14 +172,26 @@ class TabularLayerNorm(TabularTransformation):
     def forward(self, inputs: Any, **kwargs: Any) -> Any:
         """Return the columns, normalised where there is a norm."""
         norms = self.feature_layer_norm
+        for name in norms.keys() & inputs.keys():
+            _check_real(type(self).__name__, name, inputs[name])
         return {
             name: norms[name](column) if name in norms else column
             for name, column in inputs.items()
         }
 
     def build(self, input_size: Any, schema: Schema | None = None, **kwargs: Any) -> Any:
-        """Make norms for the columns that have none yet; return the transformation."""
+        """Make norms for the columns that have none yet; return the transformation.
+
+        Raises
+        ------
+        ValueError   if the width of a column is not known, as that of ids is before their lookup.
+        """
         if isinstance(input_size, Mapping):
+            unknown = sorted(name for name, size in input_size.items() if size[-1] < 1)
+            if unknown:
+                raise value_error(
+                    type(self).__name__, "inputs", "be of known width", f"columns {unknown}", _AFTER
+                )
             self._add({name: size[-1] for name, size in input_size.items()})
         return super().build(input_size, schema=schema, **kwargs)
 
@@ -200,4 +214,14 @@ class TabularDropout(TabularTransformation):
         """Return ``inputs``, a dict of columns or one tensor, with dropout."""
         if not isinstance(inputs, Mapping):
             return self.dropout(inputs)
+        if self.training and self.dropout.p > 0:
+            for name, column in inputs.items():
+                _check_real(type(self).__name__, name, column)
         return {name: self.dropout(column) for name, column in inputs.items()}
+
+
+def _check_real(function: str, name: str, column: Tensor) -> None:
+    if not column.is_floating_point():
+        raise type_error(
+            function, f"inputs[{name!r}]", "be a tensor of real numbers", column.dtype, _AFTER
+        )

@@ -15,7 +15,7 @@ from transformers import trainer_utils
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext._modes import in_mode
 from transformers4rec_ext.model._all_items import best_of_scores
-from transformers4rec_ext.model._batch import num_rows, split_batch, to_device
+from transformers4rec_ext.model._batch import num_rows
 from transformers4rec_ext.model._fit import process_metrics
 from transformers4rec_ext.model.prediction_task import NextItemPredictionTask
 
@@ -163,12 +163,6 @@ def recommend(trainer: Any, model: Any, inputs: Mapping[str, Tensor], targets: A
     name = next_item_task(trainer.model).task_name
     scores, ids = outputs[name]
     return {**outputs, name: (ids, scores)}
-
-
-def prepared(batch: Any, device: torch.device) -> tuple[Any, Any]:
-    """Return inputs and targets of a batch on ``device``."""
-    inputs, targets = split_batch(batch)
-    return to_device(inputs, device), to_device(targets, device)
 
 
 def as_array(tensor: Tensor) -> np.ndarray:

@@ -14,7 +14,7 @@ from transformers.trainer_utils import SchedulerType
 
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.config.trainer import T4RecTrainingArguments
-from transformers4rec_ext.model._batch import num_rows
+from transformers4rec_ext.model._batch import num_rows, on_device
 from transformers4rec_ext.model._fit import has_row_gradients
 from transformers4rec_ext.model._positions import IGNORED
 from transformers4rec_ext.model.model import Model
@@ -201,6 +201,9 @@ class Trainer(Checkpoints):
             options.setdefault("num_cycles", num_cycles)
         return get_scheduler(kind, optimizer, num_warmup_steps, num_training_steps, options)
 
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        return super()._prepare_inputs(on_device(self.model, inputs, self.args.device))
+
     def compute_loss(
         self,
         model: Any,
@@ -217,7 +220,7 @@ class Trainer(Checkpoints):
         return_outputs : bool
         num_items_in_batch : not used: the model's loss is a mean over its labels
         """
-        columns, targets = evaluation.prepared(inputs, self.args.device)
+        columns, targets = on_device(self.model, inputs, self.args.device)
         with self.accelerator.autocast():
             outputs = model(columns, targets=targets, training=True)
         loss = outputs["loss"]
@@ -317,7 +320,7 @@ class Trainer(Checkpoints):
         With one, its predictions are the ranks of the labels, or None with
         ``prediction_loss_only``; scores where a metric, or ``log_predictions``, wants them.
         """
-        columns, targets = evaluation.prepared(inputs, self.args.device)
+        columns, targets = on_device(self.model, inputs, self.args.device)
         with torch.no_grad(), self.accelerator.autocast():
             if not (training or testing):
                 return None, evaluation.recommend(self, model, columns, targets), None, None
