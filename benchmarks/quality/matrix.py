@@ -59,16 +59,15 @@ class Run(NamedTuple):
         return RunConfig(**{name: options[name] for name in names & options.keys()}).as_dict()
 
 
-_SCHEDULE = ("--schedule", "cosine", "--epochs", "40", "--patience", "0")
 _MOVIES = (
-    *("--exclude-seen", "--max-length", "200", "--batch-size", "32"),
-    *("--d-model", "64", "--heads", "1", "--dropout", "0.2"),
-    *_SCHEDULE,
+    *("--exclude-seen", "--max-length", "100", "--batch-size", "32"),
+    *("--d-model", "128", "--heads", "2", "--dropout", "0.3"),
+    *("--schedule", "cosine", "--epochs", "30", "--patience", "0"),
 )
 _PURCHASES = (
     *("--exclude-seen", "--max-length", "50", "--batch-size", "128"),
     *("--d-model", "64", "--heads", "1", "--dropout", "0.5"),
-    *_SCHEDULE,
+    *("--schedule", "cosine", "--epochs", "40", "--patience", "0"),
 )
 _OF_USERS = ((METRIC, "NDCG@10"), ("recall_at_10", "Recall@10"), ("mrr", "MRR"))
 _SESSIONS = (
