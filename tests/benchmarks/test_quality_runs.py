@@ -100,3 +100,12 @@ def test_the_best_sampled_objective_is_known_when_all_have_run(options):
         score = 1.0 if objective is matrix.FULL else place % 5 / 10
         path.write_text(json.dumps({"config": run.config(), "validation": [0.0, score]}))
     assert records.best_sampled(TINY) == matrix.OBJECTIVES[4].name
+
+
+def test_what_is_recorded_has_the_options_of_today():
+    runs = {records.path_of(run): run for run in matrix.plan({}, everything=True)}
+    recorded = sorted(records.FOLDER.glob("*/*.json"))
+    assert recorded
+    for path in recorded:
+        assert path in runs, f"{path} is of no run"
+        assert records.read(runs[path]) is not None, f"{path} has other options than its run"

@@ -17,7 +17,8 @@ from transformers4rec_ext.training.run import RunFolder
 
 TINY = [
     "--epochs=3", "--batch-size=32", "--max-length=8", "--d-model=8", "--layers=1", "--heads=1",
-    "--num-negatives=20", "--lr=0.01", "--checkpoint-every=4", "--threads=1", "--no-progress",
+    "--num-negatives=20", "--lr=0.01", "--checkpoint-every=4", "--schedule=constant", "--threads=1",
+    "--no-progress",
 ]  # fmt: skip
 
 

@@ -188,14 +188,14 @@ def test_overwrite_and_finished_runs(
     assert main(train) == 2
     assert "hold no run; got the finished" in capsys.readouterr().err
     assert main(["train", "--resume", f"--out={out}"]) == 0
-    assert "nothing to resume (the cosine schedule ends with" in capsys.readouterr().out
-    assert main(["train", "--resume", f"--out={out}", "--epochs=4", "--no-progress"]) == 2
-    assert "--epochs must be 3 as the run began; got 4. The cosine" in capsys.readouterr().err
-    assert main([*train, "--epochs=1", "--schedule=constant", "--overwrite"]) == 0
-    assert main(["train", "--resume", f"--out={out}"]) == 0
     assert "nothing to resume (more --epochs would be)" in capsys.readouterr().out
-    assert main(["train", "--resume", f"--out={out}", "--epochs=2", "--no-progress"]) == 0
-    assert json.loads((out / "metrics.json").read_text())["epochs"] == 2
+    assert main(["train", "--resume", f"--out={out}", "--epochs=4", "--no-progress"]) == 0
+    assert json.loads((out / "metrics.json").read_text())["epochs"] == 4
+    assert main([*train, "--epochs=1", "--schedule=cosine", "--overwrite"]) == 0
+    assert main(["train", "--resume", f"--out={out}"]) == 0
+    assert "nothing to resume (the cosine schedule ends with" in capsys.readouterr().out
+    assert main(["train", "--resume", f"--out={out}", "--epochs=2", "--no-progress"]) == 2
+    assert "--epochs must be 1 as the run began; got 2. The cosine" in capsys.readouterr().err
     assert main([*train, "--epochs=1", "--overwrite"]) == 0
     assert json.loads((out / "metrics.json").read_text())["epochs"] == 1
     assert (out / "notes.txt").read_text() == "mine"
