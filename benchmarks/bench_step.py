@@ -15,6 +15,7 @@ from torch import Tensor
 from benchmarks import cases, harness, inputs
 from benchmarks.harness import Provider, Session
 from transformers4rec_ext._backend import use_backend
+from transformers4rec_ext.block.base import SequentialBlock
 from transformers4rec_ext.model.model import Model
 from transformers4rec_ext.optim import LazyAdam
 from transformers4rec_ext.training.config import RunConfig
@@ -96,8 +97,9 @@ def floor(case: cases.StepCase, device: str) -> Provider:
     Forward and backward of the transformer from given embeddings, and the three products of its
     hidden states with the rows of S candidates.
     """
-    body = model(_small(case), sparse=False).to(device).train()
-    transformer: Any = body.heads[0].body[1]  # type: ignore[index]
+    body = model(_small(case), sparse=False).to(device).train().heads[0].body
+    assert isinstance(body, SequentialBlock)
+    transformer = body[1]
     embedded = torch.randn(case.sessions, case.length, case.width, device=device)
     rows = torch.randn(case.samples, case.width, device=device)
     embedded.requires_grad_()

@@ -351,16 +351,7 @@ class PyarrowDataLoader(_FileLoader):
         targets: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Return the loader of the columns that ``schema`` tags, or of those that are named.
-
-        Parameters
-        ----------
-        schema : Schema
-        paths_or_dataset, batch_size, max_sequence_length, **kwargs
-            As for the class.
-        continuous_features, categorical_features, targets : sequence of str, optional
-            By default the columns tagged continuous, categorical, target.
-        """
+        """As :meth:`MerlinDataLoader.from_schema`; ``targets`` may be given by position."""
         chosen = _chosen(
             "PyarrowDataLoader", schema, continuous_features, categorical_features, targets
         )
