@@ -114,19 +114,14 @@ DATASETS = (
         "Diginetica",
         _SESSIONS,
         _OF_SESSIONS,
-        (
-            ("SR-GNN", "recall_at_20", 0.5073),
-            ("SR-GNN", "mrr_at_20", 0.1759),
-            ("GCE-GNN", "recall_at_20", 0.5422),
-            ("GCE-GNN", "mrr_at_20", 0.1904),
-        ),
+        (),
     ),
     Dataset(
         "yoochoose1_64-cgenet",
         "Yoochoose 1/64",
         _SESSIONS,
         _OF_SESSIONS,
-        (("SR-GNN", "recall_at_20", 0.7057), ("SR-GNN", "mrr_at_20", 0.3094)),
+        (),
     ),
 )
 

@@ -64,7 +64,8 @@ def table(dataset: Dataset) -> str:
     lines.append(["popularity", "", *(f"{popularity[name]:.4f}" for name in names), "", ""])
     command = f"All rows: `train interactions.parquet {' '.join(dataset.shared())}`"
     picture = f"![validation by epoch, test by loss](results/quality/{dataset.name}.png)"
-    parts = [command, tables.table(header, lines), _bars(dataset, found), picture, _setting(found)]
+    bars = [_bars(dataset, found)] if dataset.bars else []
+    parts = [command, tables.table(header, lines), *bars, picture, _setting(found)]
     return "\n\n".join(parts)
 
 
