@@ -204,9 +204,11 @@ def test_damaged_or_missing_run_files(
     assert not (tmp_path / "recs.parquet").exists()
 
 
-def test_damaged_checkpoint(tmp_path: Path, finished: Path, fails: Fails) -> None:
+def test_damaged_end_of_a_run(tmp_path: Path, finished: Path, fails: Fails) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
+    (run / "metrics.json").write_text('{"epochs": 3}')
+    assert "metrics.json must be as `train` wrote it" in fails("train", "--resume", f"--out={run}")
     (run / "metrics.json").unlink()
     content = (run / "checkpoint.safetensors").read_bytes()
     (run / "checkpoint.safetensors").write_bytes(content[: len(content) // 2])

@@ -97,6 +97,27 @@ def test_asked_to_stop(tmp_path: Path, sessions_file: Path, uninterrupted: RunFo
     assert_same_run(tmp_path, uninterrupted.path)
 
 
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_run_that_patience_ended_goes_on_with_more_of_it(
+    tmp_path: Path, sessions_file: Path, capsys: pytest.CaptureFixture[str], schedule: str
+) -> None:
+    still = ["--epochs=4", "--lr=1e-9", f"--schedule={schedule}"]  # one epoch is like another
+    whole = begin(tmp_path / "whole", sessions_file, *still, "--patience=0")
+    assert _run(whole)["epochs"] == 4
+    stopped = begin(tmp_path / "stopped", sessions_file, *still, "--patience=1")
+    before = _run(stopped)
+    assert before["epochs"] < 4
+    resume = ["train", "--resume", f"--out={stopped.path}", "--threads=1", "--no-progress"]
+    capsys.readouterr()
+    assert main(resume) == main([*resume, "--patience=1"]) == 0
+    hint = "a --patience above 1, or 0 for all epochs, would be"
+    told = f"{stopped.path} is finished; nothing to resume ({hint})"
+    assert capsys.readouterr().out.splitlines() == [told, told]
+    assert stopped.status() == "finished"
+    assert main([*resume, "--patience=0"]) == 0
+    assert_same_run(stopped.path, whole.path)
+
+
 def test_what_a_kill_left_half_written_is_removed(tmp_path: Path, sessions_file: Path) -> None:
     folder = begin(tmp_path, sessions_file)
     assert _run(folder, should_stop=lambda: True) is None

@@ -68,7 +68,8 @@ back on the way out. Metrics rank the target among all items; ties count against
 The folder --out receives run.json, catalogue.parquet (your ids by rank), model.safetensors
 (weights of the best validation NDCG@10), checkpoint.safetensors, log.jsonl, and at the end
 metrics.json and curves.png. A run that was killed or stopped continues with --resume as if it had
-not been.
+not been; so does one that --patience ended, with a larger one. --schedule constant goes on after
+the last epoch as well, with more --epochs; the cosine schedule ends there.
 
 examples:
   python -m transformers4rec_ext train sessions.parquet --items-column item_id --out runs/first
@@ -272,14 +273,18 @@ def _prepare_resume(folder: RunFolder, options: argparse.Namespace) -> bool:
             "train", "FILE.parquet", f"be those of the run ({', '.join(map(str, known))})", "others"
         )
     changed = _changed(config, _given(options))
+    config = dataclasses.replace(config, **changed)
     if folder.status() == "finished":
-        if "epochs" not in changed:
-            more = "more --epochs would be" if config.schedule == "constant" else _ENDS
+        end = folder.end()
+        if end.ended(config):
+            more = _ENDS if config.schedule == "cosine" else "more --epochs would be"
+            if end.epoch < config.epochs:
+                more = f"a --patience above {config.patience}, or 0 for all epochs, would be"
             shared.say(f"{options.out} is finished; nothing to resume ({more})")
             return False
         (folder.path / "metrics.json").unlink()
     if changed:
-        folder.describe(dataclasses.replace(config, **changed), known)
+        folder.describe(config, known)
     return True
 
 

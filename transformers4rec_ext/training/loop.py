@@ -36,9 +36,10 @@ class Position:
     seconds: float = 0.0
     log_bytes: int = 0
 
-    def stale(self, patience: int) -> bool:
-        """Whether validation has not improved for ``patience`` epochs."""
-        return patience > 0 and self.epoch - self.best_epoch >= patience
+    def ended(self, config: RunConfig) -> bool:
+        """Whether all epochs are done, or validation has not improved for ``patience`` of them."""
+        stale = self.epoch - self.best_epoch >= config.patience > 0
+        return stale or self.epoch >= config.epochs
 
 
 @dataclass
@@ -121,9 +122,7 @@ class TrainingLoop:
         log = RunLog(Path(self.folder) / "log.jsonl", self.position.log_bytes)
         started = time.monotonic() - self.position.seconds
         try:
-            while self.position.epoch < self.config.epochs and not self.position.stale(
-                self.config.patience
-            ):
+            while not self.position.ended(self.config):
                 if not self._train_epoch(log, started):
                     return False
                 self._end_epoch(log, started)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from transformers4rec_ext.model.model import Model
 from transformers4rec_ext.training.config import RunConfig
 from transformers4rec_ext.training.evaluation import held_out_ranks, summarize
 from transformers4rec_ext.training.log import plot_curves, read_log
-from transformers4rec_ext.training.loop import TrainingLoop
+from transformers4rec_ext.training.loop import Position, TrainingLoop
 from transformers4rec_ext.training.network import build_model, evaluating, model_query
 from transformers4rec_ext.training.objective import make_sampler
 
@@ -88,13 +89,22 @@ class RunFolder:
         path = self.path / "run.json"
         if not path.is_file():
             raise FileNotFoundError(f"RunFolder: path must hold a run; {path} does not exist.")
-        try:
+        with _written_by_train(path):
             known = json.loads(path.read_text(encoding="utf-8"))
             return RunConfig.from_dict(known["config"]), known["files"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise value_error(
-                "RunFolder", "run.json", "be as `train` wrote it", f"{path} ({error})"
-            ) from error
+
+    def end(self) -> Position:
+        """Return where a finished run ended: the epochs of ``metrics.json``.
+
+        Raises
+        ------
+        ValueError
+            If ``metrics.json`` is damaged.
+        """
+        path = self.path / "metrics.json"
+        with _written_by_train(path):
+            result = json.loads(path.read_text(encoding="utf-8"))
+            return Position(epoch=int(result["epochs"]), best_epoch=int(result["best_epoch"]))
 
     def sessions(self) -> ParquetSessions:
         """Open the data files of the run, after checking that they are still the same.
@@ -134,6 +144,17 @@ class RunFolder:
             file.fill(model.state_dict())
         model.eval()
         return config, catalogue, model
+
+
+@contextmanager
+def _written_by_train(path: Path) -> Iterator[None]:
+    """Say of an error which file of a run is not as it should be."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        raise value_error(
+            "RunFolder", path.name, "be as `train` wrote it", f"{path} ({error})"
+        ) from error
 
 
 def open_sessions(config: RunConfig, files: Paths) -> ParquetSessions:
