@@ -56,16 +56,5 @@ class CausalLongformerSelfAttention(LocalLongformerSelfAttention):
         return scores.masked_fill(distance > 0, -torch.inf)
 
 
-def set_local(transformer: Any) -> None:
-    """Let torch.export trace every attention of a Longformer."""
-    for module in transformer.modules():
-        if type(module) is LongformerSelfAttention:
-            module.__class__ = LocalLongformerSelfAttention
-
-
-def set_causal(transformer: Any, causal: bool) -> None:
-    """Make every attention of a Longformer causal, or no more so."""
-    classes = (LocalLongformerSelfAttention, CausalLongformerSelfAttention)
-    for module in transformer.modules():
-        if type(module) in classes:
-            module.__class__ = classes[causal]
+PARTS: dict[type, type] = {LongformerSelfAttention: LocalLongformerSelfAttention}
+CAUSAL: dict[type, type] = {LocalLongformerSelfAttention: CausalLongformerSelfAttention}

@@ -24,8 +24,4 @@ class TableAxialPositionEmbeddings(AxialPositionEmbeddings):
         return torch.cat(axes, dim=-1).flatten(end_dim=-2)[position_ids]
 
 
-def look_up_at_once(transformer: Any) -> None:
-    """Let a Reformer look up the positions of all sessions at once."""
-    for module in transformer.modules():
-        if type(module) is AxialPositionEmbeddings:
-            module.__class__ = TableAxialPositionEmbeddings
+PARTS = {AxialPositionEmbeddings: TableAxialPositionEmbeddings}

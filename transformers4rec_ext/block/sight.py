@@ -16,6 +16,7 @@ from torch import Tensor
 
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext._modes import in_mode
+from transformers4rec_ext.block.exchange import exchange
 from transformers4rec_ext.block.prepare import causal_mask, longest_input
 from transformers4rec_ext.masking import MaskSequence
 
@@ -96,12 +97,12 @@ def causal_arguments_of(transformer: Any, run: Run, width: int) -> CausalArgumen
 
 def _causal_longformer(transformer: Any, run: Run, width: int) -> CausalArguments | None:
     # Its mask cannot say which query may look at which key, so its attention is exchanged.
-    from transformers4rec_ext.block.longformer import set_causal
+    from transformers4rec_ext.block.longformer import CAUSAL
 
-    set_causal(transformer, True)
+    exchange(transformer, CAUSAL)
     if not _sees_later_with(transformer, run, width, no_arguments):
         return no_arguments
-    set_causal(transformer, False)
+    exchange(transformer, {causal: local for local, causal in CAUSAL.items()})
     return None
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext._recipe import recorded
 from transformers4rec_ext.block.base import BlockBase
+from transformers4rec_ext.block.exchange import exchange_parts
 from transformers4rec_ext.block.prepare import (
     PREPARE_MODULES,
     GPT2Prepare,
@@ -298,21 +299,5 @@ def _as_model(transformer: Any) -> Any:
             'For example GPT2Config.build(...), or TransformerBlock.from_registry("gpt2", ...).',
         )
     check_takes_embeddings(transformer)
-    _exchange_parts(transformer)
+    exchange_parts(transformer)
     return transformer
-
-
-def _exchange_parts(transformer: Any) -> None:
-    """Put parts of ours in the place of transformers' that serve only some of the cases."""
-    if transformer.config.model_type == "xlnet":
-        from transformers4rec_ext.block.xlnet import take_any_dtype
-
-        take_any_dtype(transformer)
-    elif transformer.config.model_type == "longformer":
-        from transformers4rec_ext.block.longformer import set_local
-
-        set_local(transformer)
-    elif transformer.config.model_type == "reformer":
-        from transformers4rec_ext.block.reformer import look_up_at_once
-
-        look_up_at_once(transformer)

@@ -30,8 +30,4 @@ class TypedXLNetRelativeAttention(XLNetRelativeAttention):
         return super().forward(h, g, attn_mask_h, attn_mask_g, positions, *args, **kwargs)
 
 
-def take_any_dtype(transformer: Any) -> None:
-    """Let the attention of an XLNet in two streams be of any dtype."""
-    for module in transformer.modules():
-        if type(module) is XLNetRelativeAttention:
-            module.__class__ = TypedXLNetRelativeAttention
+PARTS = {XLNetRelativeAttention: TypedXLNetRelativeAttention}
