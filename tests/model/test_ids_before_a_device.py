@@ -50,6 +50,42 @@ def test_a_batch_that_is_there_already_is_not_looked_at() -> None:
     assert on_device(_model(), WRONG, torch.device("cpu"))[0]["item_id"] is WRONG["item_id"]
 
 
+def test_numbers_are_no_ids() -> None:
+    prices = {"price": torch.tensor([3, 20])}
+    config = {"price": tr.FeatureConfig(tr.TableConfig(5, 4, name="price"))}
+    inputs = tr.SoftEmbeddingFeatures(config, aggregation="concat")
+    body = tr.SequentialBlock(inputs, torch.nn.Linear(4, 4), output_size=[-1, 4])
+    model = tr.Model(tr.Head(body, tr.RegressionTask("price", summary_type=None)))
+    assert inputs(prices).shape == (2, 4)
+    assert on_device(model, prices, META)[0]["price"].device == META
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        torch.nested.nested_tensor([torch.tensor([1, 10]), torch.tensor([3])], layout=torch.jagged),
+        WRONG["item_id"].to_sparse(),
+        WRONG["item_id"].bool(),
+        WRONG["item_id"].to(torch.complex64),
+    ],
+    ids=["nested", "sparse", "bool", "complex"],
+)
+def test_what_is_no_column_of_ids_is_left_to_the_model_to_name(column: Tensor) -> None:
+    model = _model()
+    inputs, _ = on_device(model, {"item_id": column}, META)
+    with pytest.raises(TypeError, match=r"inputs\['item_id'\] must be"):
+        model(inputs)
+
+
+def test_two_heads_of_one_body_look_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = _model().heads[0].body
+    heads = [tr.Head(body, tr.NextItemPredictionTask(task_name=name)) for name in ("a", "b")]
+    looks: list[Any] = []
+    monkeypatch.setattr(tr.TabularSequenceFeatures, "check_ids", lambda _, x: looks.append(x))
+    on_device(tr.Model(*heads), SESSIONS, META)
+    assert looks == [SESSIONS]
+
+
 class Hashed(tr.TabularTransformation):
     """Makes ids that the table has of any."""
 

@@ -30,7 +30,13 @@ from transformers4rec_ext.features.tables import (
 )
 from transformers4rec_ext.schema import Schema, Tag, as_schema
 from transformers4rec_ext.tabular.base import TabularAggregationType, TabularTransformationsType
-from transformers4rec_ext.tabular.columns import ColumnModules, columns_of, ids_of
+from transformers4rec_ext.tabular.columns import (
+    ColumnModules,
+    columns_of,
+    holds_ids,
+    ids_of,
+    is_dense,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -250,14 +256,15 @@ class EmbeddingFeatures(InputBlock):
         """Raise ValueError if an id of a batch that is on the CPU has no row in its table.
 
         For a batch that is about to go to a GPU, which would name neither column nor id. With a
-        ``pre``, which may make other ids, nothing is checked.
+        ``pre``, which may make other ids, nothing is checked; nor what is no column of ids, which
+        the call names.
         """
         if self.pre is not None:
             return
         for name in self.feature_config:
             for key in (name, f"{name}__values"):
                 column = inputs.get(key)
-                if isinstance(column, Tensor) and not column.is_floating_point():
+                if holds_ids(column) and is_dense(column):
                     error = self._without_row(name, key, column)
                     if error is not None:
                         raise error
@@ -265,13 +272,16 @@ class EmbeddingFeatures(InputBlock):
     def _without_row(self, name: str, key: str, ids: Tensor) -> ValueError | None:
         """Return the error of ids on the CPU that the table of column ``name`` has no rows for."""
         rows = self.feature_config[name].table.vocabulary_size
-        if ids.device.type != "cpu" or ids.numel() == 0 or _within(ids, rows):
+        if ids.device.type != "cpu" or ids.numel() == 0:
+            return None
+        lowest, highest = (int(value) for value in torch.aminmax(ids))
+        if lowest >= 0 and highest < rows:
             return None
         return value_error(
             type(self).__name__,
             f"inputs[{key!r}]",
             f"hold ids from 0 to {rows - 1}",
-            f"{int(ids.min())} to {int(ids.max())}",
+            f"{lowest} to {highest}",
             "The table has int_domain.max + 1 rows; correct the schema or the ids.",
         )
 
@@ -360,7 +370,3 @@ class SequenceEmbeddingFeatures(EmbeddingFeatures):
                 of_ids = list(input_sizes[name])
             sizes[name] = torch.Size([*of_ids, feature.table.dim])
         return sizes
-
-
-def _within(ids: Tensor, rows: int) -> bool:
-    return int(ids.min()) >= 0 and int(ids.max()) < rows

@@ -151,6 +151,9 @@ class SoftEmbeddingFeatures(EmbeddingFeatures):
         """Return a freshly initialised soft embedding."""
         return SoftEmbedding(table.vocabulary_size, table.dim, table.initializer)
 
+    def check_ids(self, inputs: Mapping[str, Any]) -> None:
+        """Do nothing: numbers are no ids, and any will do."""
+
     def _lookup(self, name: str, column: Any) -> Tensor:
         table: Any = self.embedding_tables[name]
         dtype = table.embedding_table.weight.dtype

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from transformers4rec_ext._errors import type_error
+from transformers4rec_ext.tabular.columns import is_dense
 from transformers4rec_ext.utils.padding import pad_inputs
 
 
@@ -33,7 +34,7 @@ def prepare_inputs(
             raise type_error(
                 "Model.forward", f"inputs[{name!r}]", "be a tensor", type(value).__name__
             )
-        if value.layout is not torch.strided or value.is_nested:
+        if not is_dense(value):
             raise type_error(
                 "Model.forward",
                 f"inputs[{name!r}]",
@@ -87,8 +88,12 @@ def on_device(model: Any, batch: Any, device: torch.device) -> tuple[Any, Any]:
 
 def check_ids(model: Any, inputs: Any) -> None:
     """Let the input blocks of the model's heads look at the ids of a batch on the CPU."""
-    for head in getattr(model, "heads", ()):
-        check = getattr(getattr(head.body, "inputs", None), "check_ids", None)
+    # Heads of one body look at it once.
+    blocks = dict.fromkeys(
+        getattr(head.body, "inputs", None) for head in getattr(model, "heads", ())
+    )
+    for block in blocks:
+        check = getattr(block, "check_ids", None)
         if check is not None and isinstance(inputs, Mapping):
             check(inputs)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -53,9 +53,19 @@ def columns_of(function: str, inputs: Any, names: Iterable[str]) -> dict[str, An
     return {name: inputs[name] for name in names}
 
 
+def holds_ids(column: Any) -> TypeGuard[Tensor]:
+    """Return whether a column of a batch is a tensor of integers."""
+    return isinstance(column, Tensor) and column.dtype in _INTEGERS
+
+
+def is_dense(column: Tensor) -> bool:
+    """Return whether a tensor is neither sparse nor nested."""
+    return column.layout is torch.strided and not column.is_nested
+
+
 def ids_of(function: str, name: str, column: Any) -> Tensor:
     """Return the column ``name`` of a batch as int64 ids [B, T] or [B]."""
-    if not isinstance(column, Tensor) or column.dtype not in _INTEGERS:
+    if not holds_ids(column):
         raise type_error(
             function,
             f"inputs[{name!r}]",
