@@ -36,7 +36,7 @@ def integer(function: str, argument: str, value: Any, *, minimum: int) -> int:
     return result
 
 
-def length(function: str, argument: str, value: Any) -> None:
+def positive_or_none(function: str, argument: str, value: Any) -> None:
     """Raise unless ``value`` is None or an int of at least 1."""
     if value is not None:
         integer(function, argument, value, minimum=1)

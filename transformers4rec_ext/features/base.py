@@ -54,7 +54,7 @@ def built(
     Of the further ``arguments`` of a builder "batch_size" is the B of the sizes.
     """
     function = f"{type(block).__name__}.from_schema"
-    _checks.length(function, "max_sequence_length", max_sequence_length)
+    _checks.positive_or_none(function, "max_sequence_length", max_sequence_length)
     block.set_schema(schema)
     if automatic_build:
         batch_size = arguments.get("batch_size", -1)

@@ -185,7 +185,9 @@ class EmbeddingFeatures(InputBlock):
         dims |= dict(embedding_dims or {})
         if not cardinalities:
             return None
-        _checks.length(f"{cls.__name__}.from_schema", "max_sequence_length", max_sequence_length)
+        _checks.positive_or_none(
+            f"{cls.__name__}.from_schema", "max_sequence_length", max_sequence_length
+        )
         config = {
             name: FeatureConfig(
                 TableConfig(size, dims[name], initializers.get(name), combiner, name=name),

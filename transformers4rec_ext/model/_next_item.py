@@ -126,10 +126,8 @@ class NextItemPredictionTask(PredictionTask):
         name = "NextItemPredictionTask"
         check_temperature(name, softmax_temperature)
         _checks.integer(name, "padding_idx", padding_idx, minimum=0)
-        if target_dim is not None:
-            _checks.integer(name, "target_dim", target_dim, minimum=1)
-        if max_n_samples is not None:
-            _checks.integer(name, "max_n_samples", max_n_samples, minimum=1)
+        _checks.positive_or_none(name, "target_dim", target_dim)
+        _checks.positive_or_none(name, "max_n_samples", max_n_samples)
         check_flags(
             name,
             weight_tying=weight_tying,

@@ -91,10 +91,8 @@ class Model(LossMixin, MetricsMixin, Saving):
         if not callable(optimizer):
             got = type(optimizer).__name__
             raise type_error("Model", "optimizer", "be a class that makes one of parameters", got)
-        if max_sequence_length is not None:
-            _checks.integer("Model", "max_sequence_length", max_sequence_length, minimum=1)
-        if top_k is not None:
-            _checks.integer("Model", "top_k", top_k, minimum=1)
+        _checks.positive_or_none("Model", "max_sequence_length", max_sequence_length)
+        _checks.positive_or_none("Model", "top_k", top_k)
         self.name = name
         self.heads = torch.nn.ModuleList(head)
         self.head_weights = head_weights or [1.0] * len(head)

@@ -45,7 +45,7 @@ def pad_inputs(
     >>> pad_inputs(ragged)
     {'a': tensor([[1, 2], [3, 0]])}
     """
-    _checks.length(function, "max_sequence_length", max_sequence_length)
+    _checks.positive_or_none(function, "max_sequence_length", max_sequence_length)
     offsets = ragged_columns(inputs, function)
     halves = {name + half for name in offsets for half in (VALUES, OFFSETS)}
     padded = {name: value for name, value in inputs.items() if name not in halves}

@@ -127,7 +127,9 @@ def get_output_sizes_from_schema(
     that is a vector, so ``[B, T, D]`` or ``[B, D]``. T is ``max_sequence_length``, or the longest
     list by the schema.
     """
-    _checks.length("get_output_sizes_from_schema", "max_sequence_length", max_sequence_length)
+    _checks.positive_or_none(
+        "get_output_sizes_from_schema", "max_sequence_length", max_sequence_length
+    )
     sizes = {}
     for column in as_schema(schema, "get_output_sizes_from_schema"):
         time = [max_sequence_length or column.max_length or -1] if column.is_list else []
