@@ -10,7 +10,6 @@ whose figure is at or above the target. Run it again after a kill: it loses at m
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -219,8 +218,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         seed=options.seed,
         data=given.facts(),
     )
-    content = json.loads((options.results / f"{NAME}.json").read_text())
-    plots.time_to_quality(content, options.results / f"{NAME}.png")
+    plots.time_to_quality(timing.load(NAME, options.results), options.results / f"{NAME}.png")
     if options.results == timing.RESULTS:
         report.write()
 

@@ -1,29 +1,38 @@
-"""Pictures of the recorded results."""
+"""Pictures of the recorded results, and what those of other modules have in common with them."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.timing import RESULTS
+from benchmarks import timing
 
 # Okabe & Ito (2008): told apart with any colour vision; markers differ too.
-BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#555555"
-_STYLES = [
-    *((BLUE, "o"), ("#56B4E9", "D"), (VERMILION, "s"), ("#E69F00", "^"), ("#CC79A7", "v")),
-]
+BLUE, SKY, GREEN, ORANGE, VERMILION = "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00"
+PURPLE, BLACK, GREY = "#CC79A7", "#000000", "#555555"
+_STYLES = [(BLUE, "o"), (SKY, "D"), (VERMILION, "s"), (ORANGE, "^"), (PURPLE, "v")]
 
 
-def sampled_distribution(path: Path = RESULTS / "statistics.png") -> None:
+def digest(results: Any) -> str:
+    """Return what a picture carries to tell of which results it was drawn."""
+    return hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()
+
+
+def save(figure: Figure, path: Path, results: Any, dpi: int = 110) -> None:
+    """Write a PNG that carries the `digest` of its results."""
+    figure.savefig(path, dpi=dpi, metadata={"Description": digest(results)})
+
+
+def sampled_distribution(path: Path = timing.RESULTS / "statistics.png") -> None:
     """Draw into a PNG how often an item is a candidate, by its rank, against what is claimed."""
-    curve = json.loads((RESULTS / "statistics.json").read_text())["curve"]
+    content = timing.load("statistics")
+    curve = content["curve"]
     figure = Figure(figsize=(10, 4.4), layout="constrained")
-    FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     _panel(left, curve, "ours", "transformers4rec_ext", BLUE, "o")
     _panel(right, curve, "upstream", "Transformers4Rec (its formulas)", VERMILION, "s")
@@ -42,7 +51,7 @@ def sampled_distribution(path: Path = RESULTS / "statistics.png") -> None:
         f"How often is an item a candidate? {curve['samples']:,} of {curve['items']:,} items, "
         f"{curve['draws']:,} draws"
     )
-    figure.savefig(path, dpi=120)
+    save(figure, path, content, dpi=120)
 
 
 def _panel(
@@ -69,7 +78,6 @@ def _panel(
 def time_to_quality(content: dict[str, Any], path: Path) -> None:
     """Draw into a PNG the test NDCG@10 of every contender against its minutes of training."""
     figure = Figure(figsize=(8.5, 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
     axis = figure.subplots()
     target = content["target"]
     axis.axhline(target, color=GREY, linestyle="--", linewidth=1)
@@ -101,4 +109,4 @@ def time_to_quality(content: dict[str, Any], path: Path) -> None:
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
     axis.legend(loc="lower right", title=f"minutes to {target}")
-    figure.savefig(path, dpi=120)
+    save(figure, path, content, dpi=120)

@@ -1,34 +1,33 @@
-"""Write the tables of the documents from the JSON results."""
+"""Draw the pictures and write the tables of the documents from the JSON results."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import race_report, scaling, summary, tables
+from benchmarks import plots, race_report, scaling, summary, tables, timing
 from benchmarks.quality import report as quality
+from benchmarks.quality.matrix import DATASETS
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = timing.RESULTS
 #: The most warps that a multiprocessor holds, by architecture (CUDA programming guide).
 MOST_WARPS = {"7.5": 32, "8.0": 64, "8.6": 48, "8.9": 48, "9.0": 64, "10.0": 64, "12.0": 48}
 
 
 def _load(name: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return content
+    return timing.load(name, RESULTS)
 
 
 def time_to_quality() -> str:
     """Return the section of the race to a quality; nothing before one is recorded."""
-    if not (RESULTS / "time_to_quality.json").exists():
-        return ""
     content = _load("time_to_quality")
+    if not content:
+        return ""
     table = tables.table(*race_report.table(content))
     return f"{race_report.text(content)}\n{table}\n\n{tables.machine(content)}"
 
@@ -111,15 +110,10 @@ def gradients() -> str:
 
 def timed(folder: Path) -> dict[str, Callable[[], str]]:
     """Return the tables of what was timed, of the results that a folder has."""
-
-    def load(name: str) -> dict[str, Any] | None:
-        path = folder / f"{name}.json"
-        return json.loads(path.read_text()) if path.exists() else None
-
+    load = partial(timing.load, folder=folder)
     found: dict[str, Callable[[], str]] = {"summary": partial(summary.summary, load)}
     for name, make in tables.TABLES.items():
-        content = load(name)
-        if content is not None:
+        if content := load(name):
             found[name] = partial(make, content)
     return found
 
@@ -163,6 +157,16 @@ def write(check: bool = False) -> None:
         path.write_text(new)
 
 
+def draw() -> None:
+    """Draw every picture of the documents anew from the results."""
+    scaling.draw(RESULTS)
+    plots.sampled_distribution()
+    if content := _load("time_to_quality"):
+        plots.time_to_quality(content, RESULTS / "time_to_quality.png")
+    for dataset in DATASETS:
+        quality.draw(dataset)
+
+
 def page(folder: Path) -> None:
     """Write the pictures and one page of tables of results that are not those of the documents."""
     parts = [
@@ -179,9 +183,9 @@ def page(folder: Path) -> None:
 
 
 def main() -> None:
-    """Write the tables, or with --check fail where they differ from the results."""
+    """Draw and write, or with --check fail where tables differ from the results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="only compare")
+    parser.add_argument("--check", action="store_true", help="only compare the tables")
     parser.add_argument(
         "--folder", type=Path, default=RESULTS, help="results to read (default: the documents')"
     )
@@ -190,7 +194,7 @@ def main() -> None:
         page(options.folder)
         return
     if not options.check:
-        scaling.draw(RESULTS)
+        draw()
     write(check=options.check)
 
 

@@ -8,7 +8,6 @@ others from running; the command then fails at the end.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -40,10 +39,9 @@ def parser() -> argparse.ArgumentParser:
 
 def done(name: str, options: argparse.Namespace, commit: str) -> bool:
     """Tell whether there is a result of this commit, scale and device."""
-    path = harness.folder(options) / f"{name}.json"
-    if options.again or commit.endswith("-dirty") or not path.exists():
+    content = timing.load(name, harness.folder(options))
+    if options.again or commit.endswith("-dirty") or not content:
         return False
-    content = json.loads(path.read_text())
     found = content["environment"]["commit"], content.get("scale"), content.get("device")
     if found != (commit, options.scale, options.device):
         return False

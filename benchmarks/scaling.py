@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks import tables
-from benchmarks.plots import BLUE, GREY, VERMILION
+from benchmarks import plots, tables, timing
+from benchmarks.plots import BLUE, GREEN, GREY, VERMILION
 
-GREEN = "#009E73"
 PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
 UPSTREAM = {"transformers4rec": "Transformers4Rec", "upstream": "upstream's formulas"}
 
@@ -163,13 +160,14 @@ def _subtitle(row: dict[str, Any], content: dict[str, Any]) -> str:
     return f"{shape}; {machine['threads']} thread(s) of {machine['cpu']}; {machine['commit']}"
 
 
-def _load(folder: Path, panels: tuple[Panel, ...]) -> dict[str, dict[str, Any]]:
-    paths = {panel.result: folder / f"{panel.result}.json" for panel in panels}
-    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+def load(folder: Path, panels: tuple[Panel, ...]) -> dict[str, dict[str, Any]]:
+    """Return the results that a picture is drawn of, those that there are."""
+    found = {panel.result: timing.load(panel.result, folder) for panel in panels}
+    return {name: content for name, content in found.items() if content}
 
 
 def _picture(folder: Path, name: str, panels: tuple[Panel, ...], memory: bool) -> Path | None:
-    contents = _load(folder, panels)
+    contents = load(folder, panels)
     drawn = []
     for panel in panels:
         if panel.result in contents:
@@ -182,7 +180,6 @@ def _picture(folder: Path, name: str, panels: tuple[Panel, ...], memory: bool) -
     columns = 2 if len(drawn) in (2, 4) else len(drawn)
     lines = -(-len(drawn) // columns)
     figure = Figure(figsize=(6.2 * columns, 4.3 * lines + 0.5), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(lines, columns, squeeze=False).flat
     for axis, (panel, rows, curves) in zip(axes, drawn, strict=False):
         _draw_panel(axis, curves, _subtitle(rows[0], contents[panel.result]), panel.title)
@@ -190,14 +187,8 @@ def _picture(folder: Path, name: str, panels: tuple[Panel, ...], memory: bool) -
     what = "How much memory" if memory else "How much time"
     figure.suptitle(f"{what} does a larger catalogue cost? (lower is better)", fontsize=14)
     path = folder / f"{name}.png"
-    figure.savefig(path, dpi=110, metadata={"Description": digest(folder, panels)})
+    plots.save(figure, path, contents)
     return path
-
-
-def digest(folder: Path, panels: tuple[Panel, ...]) -> str:
-    """Return what a picture carries to tell of which results it was drawn."""
-    text = json.dumps(_load(folder, panels), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 PICTURES = {"time": (TIMES, False), "memory": (MEMORY, True)}

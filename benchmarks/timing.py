@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from transformers4rec_ext._files import write_text
+
 Key = TypeVar("Key")
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -192,7 +194,12 @@ def save(
     content = {"environment": environment(threads), **more, "rows": rows}
     path = folder / f"{name}.json"
     # whole or not at all: whoever goes on with an interrupted run believes what is there
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n")
-    unfinished.replace(path)
+    write_text(path, json.dumps(content, indent=1) + "\n")
     print(f"wrote {path}", file=sys.stderr)
+
+
+def load(name: str, folder: Path = RESULTS) -> dict[str, Any]:
+    """Return the content of ``<name>.json`` in a folder, empty if it is not there."""
+    path = folder / f"{name}.json"
+    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return content

@@ -7,21 +7,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks import tables
+from benchmarks import plots, tables
 from benchmarks.quality import records
 from benchmarks.quality.matrix import DATASETS, OBJECTIVES, SEEDS, Dataset, Objective, Run
 
-# Okabe & Ito (2008): told apart with any colour vision.
 _COLOURS = {
-    "full": "#000000",
-    "log-uniform": "#0072B2",
-    "uniform": "#009E73",
-    "popularity": "#D55E00",
-    "corrected": "#CC79A7",
-    "gbce": "#E69F00",
+    "full": plots.BLACK,
+    "log-uniform": plots.BLUE,
+    "uniform": plots.GREEN,
+    "popularity": plots.VERMILION,
+    "corrected": plots.PURPLE,
+    "gbce": plots.ORANGE,
 }
 _LINES = {"100": ":", "256": "-", "1000": "--", "3000": "-", "full": "-"}
 
@@ -98,11 +96,18 @@ def _setting(found: dict[Objective, list[dict[str, Any]]]) -> str:
     return f"{'; '.join(machines)}. Minutes are those of machines that did other things as well."
 
 
+def drawn_of(dataset: Dataset) -> list[Any]:
+    """Return what the picture of a set shows: records and what others reach; empty before any."""
+    found = list(_records(dataset).values())
+    return [found, dataset.bars] if found else []
+
+
 def draw(dataset: Dataset) -> None:
-    """Write the picture of a set: how validation rises, and where the test ends."""
+    """Write the picture of a set that has run: how validation rises, and where the test ends."""
     found = _records(dataset)
+    if not found:
+        return
     figure = Figure(figsize=(11, 4.4), layout="constrained")
-    FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     order = _by_quality(dataset, found)
     shown, title = dataset.metrics[0]
@@ -115,12 +120,11 @@ def draw(dataset: Dataset) -> None:
         for record in found[objective]:
             right.plot(record["model"][shown], place, "o", color=style["color"], markersize=6)
     left.set(title="validation NDCG@10", xlabel="epoch", ylim=(0, None))
-    if order:
-        left.legend(fontsize=7, loc="lower right", reverse=True)
+    left.legend(fontsize=7, loc="lower right", reverse=True)
     left.xaxis.get_major_locator().set_params(integer=True)
     for label, metric, value in dataset.bars:
         if metric == shown:
-            right.axvline(value, color="#555555", linestyle="--", linewidth=1)
+            right.axvline(value, color=plots.GREY, linestyle="--", linewidth=1)
             right.annotate(
                 label, (value, len(order) - 0.4), rotation=90, va="top", ha="right", fontsize=7
             )
@@ -129,7 +133,7 @@ def draw(dataset: Dataset) -> None:
     for axis in (left, right):
         axis.grid(alpha=0.3)
     figure.suptitle(dataset.title)
-    figure.savefig(records.FOLDER / f"{dataset.name}.png", dpi=110)
+    plots.save(figure, records.FOLDER / f"{dataset.name}.png", drawn_of(dataset))
 
 
 TABLES: dict[str, Callable[[], str]] = {

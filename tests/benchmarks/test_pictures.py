@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks import report, scaling, summary, tables
+from benchmarks import plots, scaling, summary, tables, timing
+from benchmarks.quality import matrix
+from benchmarks.quality import report as quality
 
 
 def _row(items: int, **medians: float) -> dict[str, Any]:
@@ -34,12 +36,25 @@ def step(tmp_path: Path) -> dict[str, Any]:
     return content
 
 
-@pytest.mark.parametrize("name", scaling.PICTURES)
+#: The pictures of the documents, and what each is drawn of; nothing, nothing.
+DRAWN: dict[str, Any] = {
+    **{
+        name: scaling.load(timing.RESULTS, panels) for name, (panels, _) in scaling.PICTURES.items()
+    },
+    "statistics": timing.load("statistics"),
+    "time_to_quality": timing.load("time_to_quality"),
+    **{f"quality/{each.name}": quality.drawn_of(each) for each in matrix.DATASETS},
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
 def test_pictures_are_drawn_of_the_results(name: str) -> None:
     """Who changes results, runs ``python -m benchmarks.report``, which draws them again."""
-    panels, _ = scaling.PICTURES[name]
-    with Image.open(report.RESULTS / f"{name}.png") as picture:
-        assert picture.text["Description"] == scaling.digest(report.RESULTS, panels)
+    path, results = timing.RESULTS / f"{name}.png", DRAWN[name]
+    assert path.exists() == bool(results)
+    if results:
+        with Image.open(path) as picture:
+            assert picture.text["Description"] == plots.digest(results)
 
 
 def test_a_picture_of_what_there_is(step: dict[str, Any], tmp_path: Path) -> None:
