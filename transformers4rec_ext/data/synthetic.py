@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,19 +10,17 @@ import pyarrow.parquet as pq
 
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext._files import atomic_path
+from transformers4rec_ext._lazy import elsewhere
 
 _FOLLOW, _TOPIC = 0.55, 0.30
-_ELSEWHERE = {
-    "generate_item_interactions": "write_sessions makes a parquet file of sessions",
-    "generate_session_interactions": "write_sessions makes a parquet file of sessions",
-    "synthetic_ecommerce_data_schema": "data.music_streaming_testing_data.schema is like it",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _ELSEWHERE:
-        raise AttributeError(f"{__name__} has no {name!r}. It is upstream's; {_ELSEWHERE[name]}.")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = elsewhere(
+    __name__,
+    {
+        "generate_item_interactions": "write_sessions makes a parquet file of sessions",
+        "generate_session_interactions": "write_sessions makes a parquet file of sessions",
+        "synthetic_ecommerce_data_schema": "data.music_streaming_testing_data.schema is like it",
+    },
+)
 
 
 def synthetic_sessions(

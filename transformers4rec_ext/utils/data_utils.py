@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._lazy import elsewhere
 from transformers4rec_ext.config.loaders import dataloader_registry
 from transformers4rec_ext.data.files import Paths
 from transformers4rec_ext.data.parquet_loader import (
@@ -33,15 +34,18 @@ __all__ = [
 ]
 
 _PREPARE = "prepare tables with the library they are in, such as pandas, before they are files"
-_ELSEWHERE = {
-    "DLDataLoader": "use torch.utils.data.DataLoader",
-    "ParquetDataset": "use PyarrowDataLoader, or transformers4rec_ext.data.ParquetLoader",
-    "ShuffleDataset": "use transformers4rec_ext.data.ParquetLoader(shuffle=True)",
-    "add_item_first_seen_col_to_df": _PREPARE,
-    "remove_consecutive_interactions": _PREPARE,
-    "save_time_based_splits": _PREPARE,
-    "session_aggregator": _PREPARE,
-}
+__getattr__ = elsewhere(
+    __name__,
+    {
+        "DLDataLoader": "use torch.utils.data.DataLoader",
+        "ParquetDataset": "use PyarrowDataLoader, or transformers4rec_ext.data.ParquetLoader",
+        "ShuffleDataset": "use transformers4rec_ext.data.ParquetLoader(shuffle=True)",
+        "add_item_first_seen_col_to_df": _PREPARE,
+        "remove_consecutive_interactions": _PREPARE,
+        "save_time_based_splits": _PREPARE,
+        "session_aggregator": _PREPARE,
+    },
+)
 _UNUSED = {
     "buffer_size": "use shuffle_buffer_size, in rows",
     "parts_per_chunk": "use shuffle_buffer_size, in rows",
@@ -57,12 +61,6 @@ _UNUSED = {
 
 #: The name by which upstream calls it.
 to_core_schema = as_merlin_schema
-
-
-def __getattr__(name: str) -> Any:
-    if name in _ELSEWHERE:
-        raise AttributeError(f"{__name__} has no {name!r}. It is upstream's; {_ELSEWHERE[name]}.")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class T4RecDataLoader:

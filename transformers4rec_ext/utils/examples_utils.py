@@ -11,17 +11,17 @@ from typing import Any
 import torch
 
 from transformers4rec_ext._errors import value_error
+from transformers4rec_ext._lazy import elsewhere
 
 logger = logging.getLogger("transformers4rec_ext")
 
-
-def __getattr__(name: str) -> Any:
-    if name == "visualize_response":
-        raise AttributeError(
-            f"{__name__} has no {name!r}. It is upstream's, and prints what a server of Merlin "
-            "answers; model(batch, top_k=k) gives the scores and the ids of the best items."
-        )
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = elsewhere(
+    __name__,
+    {
+        "visualize_response": "it prints what a server of Merlin answers; model(batch, top_k=k) "
+        "gives the scores and the ids of the best items"
+    },
+)
 
 
 def fit_and_evaluate(

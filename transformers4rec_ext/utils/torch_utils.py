@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._lazy import elsewhere
 from transformers4rec_ext.block.sizes import OutputSizeMixin
 from transformers4rec_ext.config.schema import requires_schema
 from transformers4rec_ext.ranks import best_items, check_ks, check_relevances
@@ -40,17 +41,13 @@ __all__ = [
     "tranform_label_to_onehot",
 ]
 
-
-_ELSEWHERE = {
-    "MappingTransformerMasking": "which maskings an architecture can serve is measured, when a "
-    "TransformerBlock is made, and cannot be written down",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _ELSEWHERE:
-        raise AttributeError(f"{__name__} has no {name!r}. It is upstream's; {_ELSEWHERE[name]}.")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = elsewhere(
+    __name__,
+    {
+        "MappingTransformerMasking": "which maskings an architecture can serve is measured, when a "
+        "TransformerBlock is made, and cannot be written down",
+    },
+)
 
 
 class LossMixin:
