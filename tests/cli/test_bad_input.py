@@ -161,6 +161,7 @@ def test_missing_command_and_file(fails: Fails) -> None:
     assert "required: COMMAND" in fails()
     assert "invalid choice: 'tarin'" in fails("tarin")
     assert "FILE.parquet must be given" in fails("train")
+    assert fails("evaluate", "run", "--threads=0").startswith("error: evaluate: --threads must")
 
 
 def test_resume_needs_the_same_run(tmp_path: Path, finished: Path, fails: Fails) -> None:

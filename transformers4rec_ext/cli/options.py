@@ -28,7 +28,7 @@ def add_command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, command=name)
     return parser
 
 
@@ -45,7 +45,7 @@ def use_threads(options: argparse.Namespace) -> None:
     if options.threads is None:
         return
     if options.threads < 1:
-        raise value_error("train", "--threads", "be >= 1", options.threads)
+        raise value_error(options.command, "--threads", "be >= 1", options.threads)
     import torch
 
     torch.set_num_threads(options.threads)
@@ -93,13 +93,12 @@ def metrics_table(rows: Mapping[str, Mapping[str, float]]) -> str:
                NDCG@10  Recall@10  MRR@10  NDCG@20  Recall@20  MRR@20
     model       0.2500     0.2500  0.2500   0.2500     0.2500  0.2500
     """
-    names = SHOWN
-    titles = [name.upper().replace("_AT_", "@").replace("RECALL", "Recall") for name in names]
+    titles = [name.upper().replace("_AT_", "@").replace("RECALL", "Recall") for name in SHOWN]
     lines = [f"{'':<10}" + "".join(f"{title:>{max(8, len(title) + 1)}}" for title in titles)]
     for ranker, metrics in rows.items():
         cells = (
             f"{metrics[name]:>{max(8, len(title) + 1)}.4f}"
-            for name, title in zip(names, titles, strict=True)
+            for name, title in zip(SHOWN, titles, strict=True)
         )
         lines.append(f"{ranker:<10}" + "".join(cells))
     return "\n".join(lines)
