@@ -262,6 +262,19 @@ def test_recommend_to_a_bad_place(
     assert sessions_file.read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["metrics.json", "model.safetensors"])
+def test_a_file_of_the_run_is_not_written_over(
+    tmp_path: Path, finished: Path, sessions_file: Path, fails: Fails, name: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    before = (run / name).read_bytes()
+    for command in (["evaluate", run], ["recommend", run, sessions_file]):
+        message = fails(*command, "--out", tmp_path / "run" / ".." / "run" / name, "--no-progress")
+        assert "another file than the sessions and those of the run" in message
+    assert (run / name).read_bytes() == before
+
+
 def test_recommend_with_integer_ids_for_a_model_of_strings(
     tmp_path: Path, finished: Path, fails: Fails
 ) -> None:

@@ -71,8 +71,8 @@ def run(options: argparse.Namespace) -> int:
         config = dataclasses.replace(config, exclude_seen=options.exclude_seen)
     sessions, part = _sessions(options, folder, config)
     out = None if options.out is None else Path(options.out)
-    if out is not None and out.exists() and any(map(out.samefile, sessions.paths)):
-        raise value_error("evaluate", "--out", "be another file than the sessions", out)
+    if out is not None:
+        shared.check_out_is_not_read("evaluate", out, folder, sessions.paths)
     metrics = {
         "model": evaluate_model(model, sessions, catalogue, config, part),
         "popularity": popularity_metrics(

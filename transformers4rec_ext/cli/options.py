@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers4rec_ext._errors import value_error
+
+if TYPE_CHECKING:
+    from transformers4rec_ext.training.run import RunFolder
 
 #: What a command does with rows that hold nothing, for the end of its --help.
 NULLS = """\
@@ -66,12 +69,22 @@ def check_out_folder(command: str, path: Path) -> None:
 def check_out_file(command: str, path: Path) -> None:
     """Raise unless a file can be written to ``path``; its folder must be there."""
     if os.path.isdir(path):
-        hint = f"Add a name, such as {path / 'recs.parquet'}."
+        hint = "Add a name to it."
         raise value_error(command, "--out", "be a file", f"the folder {path}", hint)
     if not os.path.isdir(path.parent):
         hint = f"Make {path.parent} first, or choose another place."
         raise value_error(command, "--out", "lie in a folder that is there", path, hint)
     _check_writable(command, path.parent)
+
+
+def check_out_is_not_read(
+    command: str, out: Path, folder: RunFolder, sessions: Iterable[Path]
+) -> None:
+    """Raise if ``out`` is one of the files of the run, or of the sessions."""
+    read = (*folder.files, *sessions)
+    if out.exists() and any(path.exists() and out.samefile(path) for path in read):
+        expectation = "be another file than the sessions and those of the run"
+        raise value_error(command, "--out", expectation, out)
 
 
 def _check_writable(command: str, folder: str | Path) -> None:

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.cli import options as shared
 
 if TYPE_CHECKING:
@@ -61,12 +60,12 @@ def run(options: argparse.Namespace) -> int:
     shared.use_threads(options)
     out = Path(options.out)
     shared.check_out_file("recommend", out)
-    config, catalogue, model = RunFolder(Path(options.run_dir)).load()
+    folder = RunFolder(Path(options.run_dir))
+    config, catalogue, model = folder.load()
     column = options.items_column or config.items_column
     sessions = _sessions(options, column, config.session_column)
     exclude = config.exclude_seen if options.exclude_seen is None else options.exclude_seen
-    if out.exists() and out.samefile(options.file):
-        raise value_error("recommend", "--out", "be another file than the sessions", out)
+    shared.check_out_is_not_read("recommend", out, folder, sessions.paths)
     empty = write_recommendations(
         out,
         model,

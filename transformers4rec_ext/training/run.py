@@ -54,6 +54,11 @@ class RunFolder:
 
     path: Path
 
+    @property
+    def files(self) -> list[Path]:
+        """The files of a run, those that are not there as well."""
+        return [self.path / name for name in _FILES]
+
     def status(self) -> str:
         """Return "new" (nothing to lose yet), "unfinished" or "finished"."""
         if (self.path / "metrics.json").exists():
@@ -62,14 +67,14 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove the files of a run, and nothing else."""
-        for name in _FILES:
-            (self.path / name).unlink(missing_ok=True)
+        for path in self.files:
+            path.unlink(missing_ok=True)
         self.tidy()
 
     def tidy(self) -> None:
         """Remove what a killed run had half written: up to the size of a checkpoint."""
-        for name in _FILES:
-            remove_leftovers(self.path / name)
+        for path in self.files:
+            remove_leftovers(path)
 
     def describe(self, config: RunConfig, files: list[Path]) -> None:
         """Write ``run.json``."""
