@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks import cases, inputs, timing
+from benchmarks import cases, inputs, tables, timing
 from benchmarks.peers.remote import Remote, Worker, WorkerError
 
 Provider = Callable[[], Any]
@@ -169,9 +169,7 @@ def _version(module: ModuleType) -> str:
 
 def describe(case: Any) -> str:
     """Return a case in the letters of the project."""
-    letters = {"items": "V", "rows": "N", "width": "D", "samples": "S"}
-    found = case._asdict()
-    return " ".join(f"{letter}={found[key]:,}" for key, letter in letters.items() if key in found)
+    return tables.shape(case._asdict())
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

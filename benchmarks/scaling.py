@@ -13,7 +13,7 @@ from benchmarks import plots, tables, timing
 from benchmarks.plots import BLUE, GREEN, GREY, VERMILION
 
 PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
-UPSTREAM = {"transformers4rec": "Transformers4Rec", "upstream": "upstream's formulas"}
+_THEIRS = ("transformers4rec", "upstream")
 
 
 class Panel(NamedTuple):
@@ -69,10 +69,10 @@ def _series(rows: list[dict[str, Any]], panel: Panel) -> list[dict[str, Any]]:
 
 def _curves(rows: list[dict[str, Any]], panel: Panel, memory: bool) -> list[Curve]:
     lines = [(panel.ours, "ours", BLUE, "o")]
-    lines += [(name, label, VERMILION, "s") for name, label in UPSTREAM.items()]
+    lines += [(name, tables.NAMES[name], VERMILION, "s") for name in _THEIRS]
     if not memory:
         lines += [
-            ("tensorflow", "TensorFlow", GREEN, "^"),
+            ("tensorflow", tables.NAMES["tensorflow"], GREEN, "^"),
             (panel.floor, panel.floor_label, GREY, ""),
         ]
     found: list[Curve] = []
@@ -154,8 +154,7 @@ def _distance(axis: Any, curves: list[Curve]) -> None:
 
 
 def _subtitle(row: dict[str, Any], content: dict[str, Any]) -> str:
-    letters = {"sessions": "B", "length": "T", "rows": "N", "width": "D", "samples": "S"}
-    shape = " ".join(f"{letter}={row[key]}" for key, letter in letters.items() if key in row)
+    shape = tables.shape({key: value for key, value in row.items() if key != "items"})
     machine = content["environment"]
     return f"{shape}; {machine['threads']} thread(s) of {machine['cpu']}; {machine['commit']}"
 

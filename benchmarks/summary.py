@@ -53,15 +53,6 @@ def _chosen(rows: list[dict[str, Any]], line: Line) -> tuple[dict[str, Any], str
     return largest[2], largest[3]
 
 
-def _size(row: dict[str, Any]) -> str:
-    letters = {"items": "V", "sessions": "B", "rows": "N", "width": "D", "samples": "S"}
-    return " ".join(
-        f"{letter}={tables.items(row[key]) if key == 'items' else row[key]}"
-        for key, letter in letters.items()
-        if key in row
-    )
-
-
 def _rows(load: Callable[[str], dict[str, Any] | None]) -> list[list[str]]:
     rows = []
     for line in LINES:
@@ -75,7 +66,7 @@ def _rows(load: Callable[[str], dict[str, Any] | None]) -> list[list[str]]:
         floor = tables.ratio(times[line.ours] / times[line.floor]) if line.floor in times else "-"
         rows.append(
             [
-                f"{line.what} ({_size(row)})",
+                f"{line.what} ({tables.shape(row)})",
                 tables.time(times[line.ours]),
                 floor,
                 tables.ratio(times[rival] / times[line.ours]) + RIVALS[rival],

@@ -29,10 +29,13 @@ NAMES = {
     "our Adagrad, row-wise": "**LazyAdagrad**, row-wise",
     "SparseAdam, step": "SparseAdam, step alone",
     "tensorflow": "TensorFlow",
+    "fbgemm": "FBGEMM",
     "transformers4rec": "Transformers4Rec",
     "upstream": "upstream's formulas",
 }
-_PACKAGES = {"tensorflow": "TensorFlow", "fbgemm": "FBGEMM", "transformers4rec": "Transformers4Rec"}
+LETTERS = {
+    "items": "V", "sessions": "B", "length": "T", "rows": "N", "width": "D", "samples": "S"
+}  # fmt: skip
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -45,6 +48,15 @@ def items(count: int) -> str:
     """Return a number of items as people say it."""
     million, thousand = count // 1_000_000, count // 1000
     return f"{million}M" if million else f"{thousand}k" if thousand else str(count)
+
+
+def shape(case: dict[str, Any]) -> str:
+    """Return the sizes of a case, or of a row of results, by the letters of the project."""
+    return " ".join(
+        f"{letter}={items(case[key]) if key == 'items' else case[key]}"
+        for key, letter in LETTERS.items()
+        if key in case
+    )
 
 
 def ratio(value: float | None) -> str:
@@ -64,25 +76,30 @@ def time(seconds: float) -> str:
     return f"{seconds:.2f} s"
 
 
+def setting(environment: dict[str, Any], peers: str = "") -> str:
+    """Return machine, threads, versions and commit."""
+    found = environment
+    return (
+        f"{found['cpu']}, {found['cores']} cores, {found['threads']} thread(s), "
+        f"{found['isa']}, torch {found['torch']}{peers}, commit {found['commit']}"
+    )
+
+
 def machine(content: Content) -> str:
-    """Return the line that says where, with what and from which commit."""
+    """Return the line that says where, with what and from which commit, and what was left out."""
     found = content["environment"]
     peers = "".join(f", {_peer(name, what)}" for name, what in content.get("peers", {}).items())
     where = f"{content['gpu']}, " if "gpu" in content else ""
-    line = (
-        f"{where}{found['cpu']}, {found['cores']} cores, {found['threads']} thread(s), "
-        f"{found['isa']}, torch {found['torch']}{peers}, commit {found['commit']}, "
-        f"load average at the end {found['load_at_end']}."
-    )
+    line = f"{where}{setting(found, peers)}, load average at the end {found['load_at_end']}."
     absent = "; ".join(f"{what} ({why})" for what, why in content.get("left_out", {}).items())
     return f"{line} Left out: {absent}." if absent else line
 
 
 def _peer(name: str, what: str | dict[str, str]) -> str:
     if isinstance(what, str):
-        return f"{_PACKAGES.get(name, name)} {what}"
+        return f"{NAMES.get(name, name)} {what}"
     rest = ", ".join(f"{package} {version}" for package, version in what.items() if package != name)
-    return f"{_PACKAGES[name]} {what[name]} (with {rest})"
+    return f"{NAMES[name]} {what[name]} (with {rest})"
 
 
 def medians(row: dict[str, Any]) -> dict[str, float]:
@@ -128,10 +145,10 @@ def sampled_softmax(content: Content) -> str:
     rows = []
     for row in sorted(content["rows"], key=lambda row: (row["items"], row["width"])):
         times = medians(row)
-        shape = [items(row["items"]), str(row["width"]), str(row["samples"])]
+        sizes = [items(row["items"]), str(row["width"]), str(row["samples"])]
         ratios = [ratio(_over(times, name, "gemms")) for name in names]
         peaks = [_mebibytes(row, name) for name in memory]
-        rows.append([*shape, f"{times['gemms'] * 1e3:.1f} ms", *ratios, *peaks])
+        rows.append([*sizes, f"{times['gemms'] * 1e3:.1f} ms", *ratios, *peaks])
     header = ["V", "D", "S", "3 GEMMs", *(NAMES.get(name, name).strip("*") for name in names)]
     header += [f"peak memory, {NAMES[name].strip('*')}" for name in memory]
     return f"{table(header, rows)}\n\n{machine(content)}"
@@ -147,10 +164,6 @@ def _mebibytes(row: dict[str, Any], name: str) -> str:
     return "-" if found is None else f"{found:.0f} MiB"
 
 
-def _shape(row: dict[str, Any]) -> str:
-    return f"V={items(row['items'])} N={row['rows']} D={row['width']}"
-
-
 def full_softmax(content: Content) -> str:
     """Return the table of full softmax: time over that of the three GEMMs, and peak memory."""
     rows = []
@@ -159,7 +172,7 @@ def full_softmax(content: Content) -> str:
         for name, seconds in times.items():
             floors = [ratio(_over(times, name, floor)) for floor in ("gemms", "chunked gemms")]
             what, memory = NAMES.get(name, name), _mebibytes(row, name)
-            rows.append([_shape(row), what, time(seconds), *floors, memory])
+            rows.append([shape(row), what, time(seconds), *floors, memory])
     header = ["shape", "what", "time", "/ 3 GEMMs", "/ 3 GEMMs in chunks", "peak extra memory"]
     return f"{table(header, rows)}\n\n{machine(content)}"
 
@@ -173,7 +186,7 @@ def evaluation(content: Content) -> str:
         for name, seconds in times.items():
             over = ratio(_over(times, name, "gemm"))
             what, memory = (NAMES | more).get(name, name), _mebibytes(row, name)
-            rows.append([_shape(row), what, time(seconds), over, memory])
+            rows.append([shape(row), what, time(seconds), over, memory])
     header = ["shape", "what", "time", "/ GEMM", "peak extra memory"]
     return f"{table(header, rows)}\n\n{machine(content)}"
 
@@ -214,7 +227,7 @@ def optim(content: Content) -> str:
             whole = "-" if alone else ratio(seconds / times["SparseAdam"])
             only = ratio(seconds / times["SparseAdam, step"]) if alone else "-"
             what = NAMES.get(name, name)
-            rows.append([_shape(row), what, f"{seconds * 1e3:.2f} ms", whole, only])
+            rows.append([shape(row), what, f"{seconds * 1e3:.2f} ms", whole, only])
     header = ["shape", "what", "time", "/ SparseAdam", "/ its step alone"]
     return f"{table(header, rows)}\n\n{machine(content)}"
 

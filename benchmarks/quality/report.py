@@ -86,14 +86,8 @@ def _bars(dataset: Dataset, found: dict[Objective, list[dict[str, Any]]]) -> str
 def _setting(found: dict[Objective, list[dict[str, Any]]]) -> str:
     """Return on what the runs ran."""
     kept = [record["environment"] for rows in found.values() for record in rows]
-    machines = sorted(
-        {
-            f"{machine['cpu']}, {machine['threads']} thread(s), {machine['isa']}, "
-            f"torch {machine['torch']}, commit {machine['commit']}"
-            for machine in kept
-        }
-    )
-    return f"{'; '.join(machines)}. Minutes are those of machines that did other things as well."
+    machines = "; ".join(sorted({tables.setting(environment) for environment in kept}))
+    return f"{machines}. Minutes are those of machines that did other things as well."
 
 
 def drawn_of(dataset: Dataset) -> list[Any]:

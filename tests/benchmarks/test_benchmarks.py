@@ -110,7 +110,7 @@ def test_what_does_not_fit_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     case = cases.FullCase(1000, 8, 4)
     assert session.fits("eager", case, 2**29)
     assert not session.fits("eager", case, 2**30)
-    why = session.left_out["eager at V=1,000 N=8 D=4"]
+    why = session.left_out["eager at V=1k N=8 D=4"]
     assert why == "it needs 1.0 GiB, 1.0 GiB are free"
 
 
