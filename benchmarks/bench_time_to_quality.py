@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import plots, report, timing
+from benchmarks import harness, plots, report, timing
 from benchmarks.peers import sasrec
 from benchmarks.race import Contender, race
 from transformers4rec_ext.data.catalogue import Catalogue
@@ -133,17 +133,13 @@ CONTENDERS: dict[str, Callable[[Given], Contender]] = {
 }
 
 
-def _default_data() -> Path:
-    shared = Path(os.environ.get("T4R_EXT_SHARED", ROOT.parent / "shared"))
-    return shared / "data" / "ml-1m" / "interactions.parquet"
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--data", type=Path, default=_default_data(), help="parquet file with a column 'items'")
+    data = harness.data_folder() / "ml-1m" / "interactions.parquet"
+    add("--data", type=Path, default=data, help="parquet file with a column 'items'")
     add("--target", type=float, default=0.15, help="test NDCG@10 to reach (default: 0.15)")
     add(
         "--budget-minutes",

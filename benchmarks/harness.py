@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks import cases, inputs, tables, timing
-from benchmarks.peers.remote import Remote, Worker, WorkerError
+from benchmarks.peers.remote import ROOT, Remote, Worker, WorkerError
 
 Provider = Callable[[], Any]
 UPSTREAM = "benchmarks.peers.transformers4rec_peer"
@@ -62,7 +62,7 @@ class Benchmark(NamedTuple):
     floor: str
     threads: int | None = None
     memory: bool = True
-    no_memory: tuple[str, ...] = ("tensorflow", "faiss")
+    no_memory: tuple[str, ...] = ()
 
 
 class Session:
@@ -182,7 +182,11 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         help="tiny: try it, the numbers mean nothing; quick: minutes; full (default)",
     )
     made.add_argument("--rounds", type=int, help="rounds of each case (default: by the scale)")
-    made.add_argument("--threads", type=int, help="for torch and all peers (default: all cores)")
+    made.add_argument(
+        "--threads",
+        type=int,
+        help="for torch and all peers (default: all cores); the sampler has one",
+    )
     made.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     made.add_argument(
         "--upstream",
@@ -220,6 +224,12 @@ def main(benchmark: Benchmark, description: str | None) -> None:
     finally:
         session.close()
     save(benchmark.name, options, session, rows, start, rounds)
+
+
+def data_folder() -> Path:
+    """Return where the data sets are: beside the repository, or in T4R_EXT_SHARED."""
+    shared = Path(os.environ.get("T4R_EXT_SHARED", ROOT.parent / "shared"))
+    return shared / "data"
 
 
 def check_device(device: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks import report, timing
+from benchmarks import harness, report, timing
 from benchmarks.quality import records
 from benchmarks.quality.matrix import DATASETS, OBJECTIVES, SEEDS, Run, plan
 from benchmarks.quality.report import draw
@@ -33,23 +33,31 @@ examples:
 def main() -> int:
     """Run what the options choose, in the order of the plan."""
     options = _parser().parse_args()
+    if options.list:
+        for run in chosen(options):
+            print(f"{run.name:50} {_state(run, options.runs)}")
+        return 0
+    visited: set[Run] = set()
+    # anew after every run: the last sampled one of a set tells which of them has more seeds
+    while left := [run for run in chosen(options) if run not in visited]:
+        run = left[0]
+        print(f"== {run.name}: {_state(run, options.runs)}; {len(left) - 1} after it", flush=True)
+        if records.read(run) is None and not train(run, options):
+            return 1
+        visited.add(run)
+    return 0
+
+
+def chosen(options: argparse.Namespace) -> list[Run]:
+    """Return the runs of the plan that the options choose, as far as the records tell them."""
     headline = {data.name: name for data in DATASETS if (name := records.best_sampled(data))}
-    chosen = [
+    return [
         run
         for run in plan(headline, everything=options.seeds is not None)
         if run.dataset.name in (options.sets or [run.dataset.name])
         and run.objective.name in (options.objectives or [run.objective.name])
         and run.seed in (options.seeds or [run.seed])
     ]
-    if options.list:
-        for run in chosen:
-            print(f"{run.name:50} {_state(run, options.runs)}")
-        return 0
-    for number, run in enumerate(chosen, start=1):
-        print(f"== {number} of {len(chosen)}: {run.name}: {_state(run, options.runs)}", flush=True)
-        if records.read(run) is None and not train(run, options):
-            return 1
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,8 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--data", type=Path, metavar="DIR",
-        default=Path(os.environ.get("T4R_EXT_SHARED", "../shared")) / "data",
-        help="folder of the data sets (default: $T4R_EXT_SHARED/data)",
+        default=harness.data_folder(),
+        help="folder of the data sets (default: data in $T4R_EXT_SHARED, or in ../shared)",
     )  # fmt: skip
     parser.add_argument(
         "--threads",

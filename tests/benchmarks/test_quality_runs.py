@@ -102,6 +102,30 @@ def test_the_best_sampled_objective_is_known_when_all_have_run(options):
     assert records.best_sampled(TINY) == matrix.OBJECTIVES[4].name
 
 
+def test_one_command_goes_on_with_the_seeds_that_its_own_runs_call_for(options, monkeypatch):
+    monkeypatch.setattr(runner, "DATASETS", (TINY,))
+    monkeypatch.setattr(matrix, "DATASETS", (TINY,))
+    monkeypatch.setattr("sys.argv", ["quality", "--runs", str(options.runs)])
+    trained = []
+
+    def train(run, _):
+        trained.append(run.name)
+        path = records.path_of(run)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        score = 0.5 if run.objective.name == "uniform-3000" else 0.1
+        metrics = {"ndcg_at_10": score}
+        record = {"config": run.config(), "validation": [score], "model": metrics}
+        path.write_text(json.dumps(record))
+        return True
+
+    monkeypatch.setattr(runner, "train", train)
+    assert runner.main() == 0
+    first = [f"tiny/{objective.name}-seed0" for objective in matrix.OBJECTIVES]
+    assert trained[: len(first)] == first
+    more = [f"tiny/{name}-seed{seed}" for seed in (1, 2) for name in ("full", "uniform-3000")]
+    assert trained[len(first) :] == more
+
+
 def test_what_is_recorded_has_the_options_of_today():
     runs = {records.path_of(run): run for run in matrix.plan({}, everything=True)}
     recorded = sorted(records.FOLDER.glob("*/*.json"))
