@@ -54,7 +54,6 @@ def interleaved(
     providers: dict[Key, Callable[[], Any]],
     *,
     rounds: int,
-    warmup: int = 1,
     device: str = "cpu",
     progress: Callable[[int, float], None] = lambda turn, elapsed: None,
 ) -> dict[Key, dict[str, float]]:
@@ -64,19 +63,19 @@ def interleaved(
     ----------
     providers : dict of name -> callable
         Called without arguments, as `seconds` says.
-    rounds, warmup : int
-        Rounds that count, and rounds before them that do not.
+    rounds : int
+        Those that count; one before them does not.
     device : str
         What they compute on.
     progress : callable
-        Told after every round how many are done, of ``warmup + rounds``, and how long it took.
+        Told after every round how many are done, of ``1 + rounds``, and how long it took.
     """
     found: dict[Key, list[float]] = {name: [] for name in providers}
-    for turn in range(warmup + rounds):
+    for turn in range(1 + rounds):
         start = time.perf_counter()
         for name, run in providers.items():
             value = seconds(run, device)
-            if turn >= warmup:
+            if turn > 0:
                 found[name].append(value)
         progress(turn + 1, time.perf_counter() - start)
     return {name: _spread(values) for name, values in found.items()}

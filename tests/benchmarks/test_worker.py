@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -19,7 +20,7 @@ FAKE = "tests.benchmarks.fake_peer"
 
 @pytest.fixture
 def worker() -> Iterator[Worker]:
-    with Worker(sys.executable, FAKE, threads=1) as made:
+    with closing(Worker(sys.executable, FAKE, threads=1)) as made:
         yield made
 
 
