@@ -34,7 +34,7 @@ def test_mlp_takes_some_columns_of_a_dictionary():
 
 def test_mlp_repeats_a_column_of_whole_rows_and_names_one_that_a_batch_lacks():
     sizes = {"a": torch.Size([-1, 5, 3]), "user": torch.Size([-1, 2])}
-    mlp = MLPBlock([4], filter_features=["user", "a"]).build(sizes)
+    mlp = MLPBlock([4], filter_features=iter(["user", "a"])).build(sizes)
     assert mlp.output_size() == torch.Size([-1, 5, 4])
     assert list(mlp.state_dict()) == ["1.0.weight", "1.0.bias"]
     columns = {"a": torch.randn(2, 5, 3), "user": torch.randn(2, 2)}
@@ -213,7 +213,7 @@ def test_to_model_works_by_what_the_argument_can_do():
         (
             lambda: MLPBlock([4], filter_features="ab").build({"a": [1], "b": [1]}),
             TypeError,
-            "to_include must be a list of column names; got 'ab'",
+            "MLPBlock: filter_features must be a list of column names; got 'ab'",
         ),
         (lambda: MLPBlock([4], dropout=1.0), ValueError, r"dropout must lie in \[0, 1\)"),
         (lambda: MLPBlock([4], normalization="x"), ValueError, "normalization must be one of"),

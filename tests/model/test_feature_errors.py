@@ -207,9 +207,13 @@ def test_columns_without_ids_are_told_of(caplog):
         (
             lambda: tr.PretrainedEmbeddingFeatures("text"),
             TypeError,
-            "to_include must be a list of column names; got 'text'",
+            "PretrainedEmbeddingFeatures: features must be a list of column names; got 'text'",
         ),
-        (lambda: tr.ContinuousFeatures(3), TypeError, "a list of column names; got 3"),
+        (
+            lambda: tr.ContinuousFeatures(3),
+            TypeError,
+            "ContinuousFeatures: features must be a list of c.*; got 3",
+        ),
         (
             lambda: _inputs(continuous_soft_embeddings=True, soft_embedding_dims={"item": 3}),
             ValueError,

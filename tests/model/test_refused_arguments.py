@@ -75,7 +75,7 @@ NAMES = {
     "names must be str, not empty and without a dot": lambda: tr.TabularLayerNorm().build(
         {1: torch.Size([-1, 3])}
     ),
-    "to_include must be a list of column names; got .1.": lambda: tr.MLPBlock(
+    "MLPBlock: filter_features must be a list of column names; got .1.": lambda: tr.MLPBlock(
         [4], filter_features=[1]
     ),
     "Schema.select_by_name: names must be a column name, or several; got 1": (

@@ -12,6 +12,7 @@ from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.block.base import BuildableBlock, SequentialBlock
 from transformers4rec_ext.block.sizes import as_size
 from transformers4rec_ext.tabular.aggregation import ConcatFeatures
+from transformers4rec_ext.tabular.columns import column_names
 from transformers4rec_ext.tabular.steps import FilterFeatures
 
 
@@ -90,7 +91,9 @@ class MLPBlock(BuildableBlock):
                 f"be one of {sorted(NORMALIZATIONS)} or None",
                 repr(normalization),
             )
-        if filter_features is not None and not FilterFeatures(filter_features).to_include:
+        if filter_features is not None:
+            filter_features = column_names("MLPBlock", "filter_features", filter_features)
+        if filter_features == []:
             raise value_error(
                 "MLPBlock", "filter_features", "name at least one column, or be None", "none"
             )
@@ -138,14 +141,11 @@ class MLPBlock(BuildableBlock):
         return block
 
 
-def _side_by_side(names: Sequence[str], sizes: Any) -> SequentialBlock:
+def _side_by_side(names: list[str], sizes: Any) -> SequentialBlock:
     """Return what makes one tensor of the named columns; ValueError if ``sizes`` lacks one."""
-    select = FilterFeatures(names)
     if not isinstance(sizes, Mapping) or not set(names) <= set(sizes):
-        raise value_error(
-            "MLPBlock.build", "input_shape", f"hold the columns {select.to_include}", sizes
-        )
-    return SequentialBlock(select, ConcatFeatures()).build(sizes)
+        raise value_error("MLPBlock.build", "input_shape", f"hold the columns {names}", sizes)
+    return SequentialBlock(FilterFeatures(names), ConcatFeatures()).build(sizes)
 
 
 class DenseBlock(SequentialBlock):

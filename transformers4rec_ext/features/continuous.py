@@ -22,7 +22,7 @@ from transformers4rec_ext.tabular.base import (
     TabularAggregationType,
     TabularTransformationsType,
 )
-from transformers4rec_ext.tabular.columns import columns_of, numbers_of
+from transformers4rec_ext.tabular.columns import column_names, columns_of, numbers_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -62,7 +62,9 @@ class ContinuousFeatures(InputBlock):
         schema: Schema | None = None,
     ) -> None:
         super().__init__(pre=pre, post=post, aggregation=aggregation, schema=schema)
-        self.filter_features = FilterFeatures(features)
+        self.filter_features = FilterFeatures(
+            column_names(type(self).__name__, "features", features)
+        )
         keep_dtype(self)
 
     @classmethod

@@ -19,8 +19,8 @@ from transformers4rec_ext.features.base import (
 )
 from transformers4rec_ext.schema import Schema, Tag, as_schema
 from transformers4rec_ext.tabular.base import TabularAggregationType, TabularTransformationsType
-from transformers4rec_ext.tabular.columns import ColumnModules, columns_of, numbers_of
-from transformers4rec_ext.tabular.steps import FilterFeatures, flat
+from transformers4rec_ext.tabular.columns import ColumnModules, column_names, columns_of, numbers_of
+from transformers4rec_ext.tabular.steps import flat
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -84,7 +84,7 @@ class PretrainedEmbeddingFeatures(InputBlock):
         if normalizer is not None:
             post = normalizer if post is None else flat([normalizer, post])
         super().__init__(pre=pre, post=post, aggregation=aggregation, schema=schema)
-        self.features = FilterFeatures(features).to_include
+        self.features = column_names(type(self).__name__, "features", features)
         keep_dtype(self)
         self.pretrained_output_dims = pretrained_output_dims
         if isinstance(pretrained_output_dims, Mapping):

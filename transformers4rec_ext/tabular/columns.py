@@ -36,6 +36,15 @@ class ColumnModules(nn.ModuleDict):
         self._modules[name] = module  # type: ignore[assignment]  # torch's own signature
 
 
+def column_names(function: str, argument: str, names: Any) -> list[str]:
+    """Return ``names``, several names of columns, as a list."""
+    found = list(names) if isinstance(names, Iterable) else [names]
+    if isinstance(names, str) or not all(isinstance(name, str) for name in found):
+        got = repr(names if isinstance(names, str) or not isinstance(names, Iterable) else found)
+        raise type_error(function, argument, "be a list of column names", got)
+    return found
+
+
 def columns_of(function: str, inputs: Any, names: Iterable[str]) -> dict[str, Any]:
     """Return the named columns of a batch; ValueError naming those it lacks and those it has."""
     if not isinstance(inputs, Mapping):

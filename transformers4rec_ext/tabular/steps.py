@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from transformers4rec_ext._errors import type_error
 from transformers4rec_ext.block.base import SequentialBlock, right_shift_block
 from transformers4rec_ext.block.sizes import OutputSizeMixin
 from transformers4rec_ext.registry import Registry
-from transformers4rec_ext.tabular.columns import columns_of
+from transformers4rec_ext.tabular.columns import column_names, columns_of
 from transformers4rec_ext.typing import TabularData
 
 tabular_transformation_registry = Registry(
@@ -152,12 +152,7 @@ class FilterFeatures(TabularTransformation):
 
     def __init__(self, to_include: Sequence[str], pop: bool = False) -> None:
         super().__init__()
-        names = list(to_include) if isinstance(to_include, Iterable) else [to_include]
-        if isinstance(to_include, str) or not all(isinstance(name, str) for name in names):
-            raise type_error(
-                "FilterFeatures", "to_include", "be a list of column names", repr(to_include)
-            )
-        self.to_include = names
+        self.to_include = column_names("FilterFeatures", "to_include", to_include)
         self.pop = pop
 
     def forward(self, inputs: Any, **kwargs: Any) -> Any:
