@@ -41,7 +41,7 @@ class Contexts(NamedTuple):
     """The held-out items, int64 [rows]; 0 where it is not in the catalogue or there is none."""
     sessions: pa.Array | None
     first: int
-    """The number of the first row's session (rows follow each other only where all are kept)."""
+    """The number of the chunk's first session."""
     num_unknown: int
 
     @property
@@ -78,18 +78,19 @@ class Contexts(NamedTuple):
         start, stop = self.start[known[first]], self.stop[known[first]]
         np.maximum.at(stop, read, self.stop[known])
         order = np.argsort(stop - start, kind="stable")
+        start, stop = start[order], stop[order]
         place = np.argsort(order)[read]  # of each context's row among those that are read
         by_place = np.argsort(place, kind="stable")
         sorted_place = place[by_place]
         for begin in range(0, len(order), batch_size):
-            chosen = order[begin : begin + batch_size]
-            longest = min(int((stop - start)[chosen].max()), max_length)
+            some = slice(begin, begin + batch_size)
+            longest = min(int((stop[some] - start[some]).max()), max_length)
             low, high = np.searchsorted(sorted_place, [begin, begin + batch_size])
             inside = by_place[low:high]
             rows = known[inside]
             position = np.minimum(lengths[rows], max_length) - 1
             yield ContextBatch(
-                torch.from_numpy(padded(self.ids, start[chosen], stop[chosen], longest)),
+                torch.from_numpy(padded(self.ids, start[some], stop[some], longest)),
                 rows,
                 (torch.from_numpy(place[inside] - begin), torch.from_numpy(position)),
             )
