@@ -76,8 +76,8 @@ class TrainingStep:
         return value
 
     def learning_rate(self, number: int) -> float:
-        """Return the learning rate of a step, counted from 0 over the whole run."""
+        """Return the rate of a step, counted from 0 over the run; a cosine ends at 0 and stays."""
         if self.config.schedule == "constant":
             return self.config.lr
         total = self.config.epochs * self.steps_per_epoch
-        return self.config.lr * 0.5 * (1 + math.cos(math.pi * number / total))
+        return self.config.lr * 0.5 * (1 + math.cos(math.pi * min(number, total) / total))

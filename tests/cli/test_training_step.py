@@ -1,0 +1,52 @@
+"""A step of training: the rate of the schedule, and a loss that is not finite."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from transformers4rec_ext.training import RunConfig, TrainingStep
+
+
+class Product(nn.Module):
+    """A model whose loss is its only weight times the batch's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, batch: dict[str, Tensor], training: bool) -> dict[str, Tensor]:
+        return {"loss": self.weight * batch["x"]}
+
+
+def _step(**options: Any) -> TrainingStep:
+    return TrainingStep(Product(), RunConfig("items", epochs=4, lr=0.5, **options), 5)
+
+
+def test_cosine_goes_from_lr_to_0_over_the_epochs_and_stays() -> None:
+    step = _step()
+    rates = []
+    for number in (0, 5, 10, 19, 20, 30):
+        step({"x": torch.tensor(1.0)}, number)
+        (group,) = step.optimizer.param_groups
+        rates.append(group["lr"])
+    last = 0.25 * (1 + math.cos(math.pi * 19 / 20))
+    expected = [0.5, 0.25 * (1 + math.sqrt(0.5)), 0.25, last, 0.0, 0.0]
+    assert rates == pytest.approx(expected, rel=1e-12, abs=1e-15)
+
+
+def test_a_constant_rate() -> None:
+    step = _step(schedule="constant")
+    assert {step.learning_rate(number) for number in (0, 19, 30)} == {0.5}
+
+
+def test_a_loss_that_is_not_finite_leaves_the_weights() -> None:
+    step = _step()
+    with pytest.raises(ValueError, match="loss must be finite; got inf at step 3"):
+        step({"x": torch.tensor(math.inf)}, 2)
+    (weight,) = step.model.parameters()
+    assert weight.item() == 1.0
