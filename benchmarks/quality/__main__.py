@@ -16,6 +16,7 @@ from benchmarks.quality import records
 from benchmarks.quality.matrix import DATASETS, OBJECTIVES, SEEDS, Run, plan
 from benchmarks.quality.report import draw
 from transformers4rec_ext.training.log import read_log
+from transformers4rec_ext.training.run import RunFolder
 
 _EPILOG = """\
 Runs are folders of the command line's `train` below --runs: one that was killed goes on where its
@@ -123,13 +124,11 @@ def train(run: Run, options: argparse.Namespace) -> bool:
         if not mine:
             print("   another process is at it")
             return True
-        command = [sys.executable, "-m", "transformers4rec_ext", "train"]
-        if (folder / "checkpoint.safetensors").exists():
-            command.append("--resume")
-        else:
-            file = options.data / run.dataset.name / "interactions.parquet"
-            command += [str(file), *run.arguments()]
-        command += ["--out", str(folder), "--threads", str(options.threads)]
+        file = options.data / run.dataset.name / "interactions.parquet"
+        command = [sys.executable, "-m", "transformers4rec_ext", "train", str(file)]
+        command += [*run.arguments(), "--out", str(folder), "--threads", str(options.threads)]
+        if RunFolder(folder).status() != "new":
+            command.append("--resume")  # it refuses a folder that was begun with other options
         if not sys.stderr.isatty():
             command.append("--no-progress")
         if subprocess.run(command, check=False).returncode:

@@ -10,6 +10,8 @@ from benchmarks import report
 from benchmarks.quality import __main__ as runner
 from benchmarks.quality import matrix, records
 from benchmarks.quality import report as quality
+from transformers4rec_ext.training import RunConfig
+from transformers4rec_ext.training.run import RunFolder, begin_run
 
 TINY = matrix.Dataset(
     "tiny",
@@ -60,6 +62,18 @@ def test_a_stopped_run_goes_on(options, monkeypatch):
     assert not runner.train(RUN, options)
     assert "--resume" not in commands[0]
     assert "--resume" in commands[1]
+
+
+def test_a_folder_that_was_begun_with_other_options_is_refused(options, capfd):
+    folder = options.runs / RUN.name
+    folder.mkdir(parents=True)
+    config = RunConfig.from_dict({**RUN.config(), "d_model": 4})
+    file = options.data / TINY.name / "interactions.parquet"
+    begin_run(RunFolder(folder), config, tr.data.ParquetSessions(file, "items"))
+    (folder / "checkpoint.safetensors").touch()
+    assert not runner.train(RUN, options)
+    assert "--d-model must be 4 as the run began" in capfd.readouterr().err
+    assert records.read(RUN) is None
 
 
 def test_a_run_that_another_process_holds_is_passed_over(options, capsys):
