@@ -15,9 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import harness
+from benchmarks import harness, timing
 
-ROOT = Path(__file__).resolve().parent.parent
 _BUILT = ("csrc", "transformers4rec_ext", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 BUILDS = {"tiny": 0, "quick": 1, "full": 3}
 IMPORTS = {"tiny": 1, "quick": 3, "full": 7}
@@ -32,7 +31,7 @@ def cold_build() -> float:
     """Return the seconds that ``setup.py build_ext`` takes in a fresh copy of the sources."""
     with tempfile.TemporaryDirectory() as folder:
         for name in _BUILT:
-            source = ROOT / name
+            source = timing.ROOT / name
             if source.is_dir():
                 ignore = shutil.ignore_patterns("*.so", "__pycache__")
                 shutil.copytree(source, Path(folder, name), ignore=ignore)
@@ -56,7 +55,7 @@ def import_seconds(python: str, statement: str) -> float:
         "print(time.perf_counter() - start)"
     )
     command = [python, "-W", "ignore", "-c", code]
-    return float(subprocess.check_output(command, cwd=ROOT, text=True).split()[-1])
+    return float(subprocess.check_output(command, cwd=timing.ROOT, text=True).split()[-1])
 
 
 def main() -> None:

@@ -27,7 +27,6 @@ from transformers4rec_ext.data.parquet import ParquetSessions
 from transformers4rec_ext.training import RunConfig, TrainingStep, build_model, model_query
 
 NAME = "time_to_quality"
-ROOT = Path(__file__).resolve().parent.parent
 # The paper's settings for MovieLens-1M, but the width, 50 there, which is ours.
 SASREC_BATCH, SASREC_LENGTH = 128, 200
 SASREC = {"width": 64, "layers": 2, "heads": 1, "dropout": 0.2}
@@ -163,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--folder",
         type=Path,
-        default=ROOT / "runs" / NAME,
+        default=timing.ROOT / "runs" / NAME,
         help="for the checkpoints (default: runs/time_to_quality)",
     )
     add(

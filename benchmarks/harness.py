@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks import cases, inputs, tables, timing
-from benchmarks.peers.remote import ROOT, Remote, Worker, WorkerError
+from benchmarks.peers.remote import Remote, Worker, WorkerError
 
 Provider = Callable[[], Any]
 UPSTREAM = "benchmarks.peers.transformers4rec_peer"
@@ -228,7 +228,7 @@ def main(benchmark: Benchmark, description: str | None) -> None:
 
 def data_folder() -> Path:
     """Return where the data sets are: beside the repository, or in T4R_EXT_SHARED."""
-    shared = Path(os.environ.get("T4R_EXT_SHARED", ROOT.parent / "shared"))
+    shared = Path(os.environ.get("T4R_EXT_SHARED", timing.ROOT.parent / "shared"))
     return shared / "data"
 
 

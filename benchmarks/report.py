@@ -13,7 +13,6 @@ from benchmarks import plots, race_report, scaling, summary, tables, timing
 from benchmarks.quality import report as quality
 from benchmarks.quality.matrix import DATASETS
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = timing.RESULTS
 #: The most warps that a multiprocessor holds, by architecture (CUDA programming guide).
 MOST_WARPS = {"7.5": 32, "8.0": 64, "8.6": 48, "8.9": 48, "9.0": 64, "10.0": 64, "12.0": 48}
@@ -149,7 +148,7 @@ def render(text: str) -> str:
 def write(check: bool = False) -> None:
     """Write the tables into the documents, or only compare them and exit where they differ."""
     for name in DOCUMENTS:
-        path = ROOT / name
+        path = timing.ROOT / name
         text = path.read_text()
         new = render(text)
         if check and new != text:

@@ -12,11 +12,9 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from benchmarks import harness, timing
 
-ROOT = Path(__file__).resolve().parent.parent
 #: What to expect of two idle cores, in minutes, by scale; the time that is left is guessed from it.
 MINUTES: dict[str, dict[str, float]] = {
     "startup": {"tiny": 0.2, "quick": 1, "full": 3},
@@ -69,7 +67,7 @@ def measure(names: list[str], options: argparse.Namespace) -> list[str]:
         left = (total - expected) * slower
         print(f"== {name}: about {left:.1f} min to the end of all", flush=True)
         command = [sys.executable, "-m", f"benchmarks.bench_{name}", *arguments(options)]
-        if subprocess.run(command, cwd=ROOT, check=False).returncode:
+        if subprocess.run(command, cwd=timing.ROOT, check=False).returncode:
             failed.append(name)
         expected += MINUTES[name][options.scale]
     return failed
@@ -90,7 +88,7 @@ def main() -> None:
     names = [name for name in options.only or MINUTES if not done(name, options, commit)]
     failed = measure(names, options)
     pages = [sys.executable, "-m", "benchmarks.report", "--folder", str(harness.folder(options))]
-    subprocess.run(pages, cwd=ROOT, check=True)
+    subprocess.run(pages, cwd=timing.ROOT, check=True)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}; the same command goes on with them")
 

@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 from transformers4rec_ext._files import write_text
 
 Key = TypeVar("Key")
-RESULTS = Path(__file__).resolve().parent / "results"
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def seconds(run: Callable[[], Any], device: str = "cpu") -> float:
@@ -139,7 +140,7 @@ def _cpu_model() -> str:
 
 def commit() -> str:
     """Return the short hash of the commit, with "-dirty" where code that is measured differs."""
-    code = ["transformers4rec_ext", "csrc", "setup.py", "benchmarks/*.py", "benchmarks/peers"]
+    code = ["transformers4rec_ext", "csrc", "setup.py", "benchmarks/*.py"]
     revision = _git("rev-parse", "--short", "HEAD")
     changed = _git("status", "--porcelain", "--", *code)
     return f"{revision}-dirty" if changed else revision
@@ -147,7 +148,7 @@ def commit() -> str:
 
 def _git(*arguments: str) -> str:
     done = subprocess.run(
-        ["git", *arguments], capture_output=True, text=True, check=False, cwd=RESULTS.parent.parent
+        ["git", *arguments], capture_output=True, text=True, check=False, cwd=ROOT
     )
     return done.stdout.strip()
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from benchmarks import timing
 
 
 class WorkerError(RuntimeError):
@@ -37,7 +37,7 @@ class Worker:
         command = [str(python), "-W", "ignore", "-m", "benchmarks.peers.worker", module]
         try:
             self._process = subprocess.Popen(
-                command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                command, cwd=timing.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
         except OSError as error:
             raise WorkerError(f"{python} does not start: {error.strerror}") from None
