@@ -61,16 +61,14 @@ def _rows(load: Callable[[str], dict[str, Any] | None]) -> list[list[str]]:
         if chosen is None:
             continue
         row, rival = chosen
-        times, peaks = tables.medians(row), row.get("peak_mebibytes", {})
-        memory = [f"{peaks[n]:.0f} MiB" if n in peaks else "-" for n in (line.ours, rival)]
-        floor = tables.ratio(times[line.ours] / times[line.floor]) if line.floor in times else "-"
+        times = tables.medians(row)
         rows.append(
             [
                 f"{line.what} ({tables.shape(row)})",
                 tables.time(times[line.ours]),
-                floor,
-                tables.ratio(times[rival] / times[line.ours]) + RIVALS[rival],
-                *memory,
+                tables.over(times, line.ours, line.floor),
+                tables.over(times, rival, line.ours) + RIVALS[rival],
+                *(tables.mebibytes(row, name) for name in (line.ours, rival)),
             ]
         )
     return rows

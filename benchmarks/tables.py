@@ -59,10 +59,8 @@ def shape(case: dict[str, Any]) -> str:
     )
 
 
-def ratio(value: float | None) -> str:
-    """Return a ratio in three figures, "-" for None."""
-    if value is None:
-        return "-"
+def ratio(value: float) -> str:
+    """Return a ratio in three figures."""
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
@@ -107,8 +105,9 @@ def medians(row: dict[str, Any]) -> dict[str, float]:
     return {name: value["median"] for name, value in row["seconds"].items()}
 
 
-def _over(times: dict[str, float], name: str, other: str) -> float | None:
-    return times[name] / times[other] if name in times and other in times else None
+def over(times: dict[str, float], name: str, other: str) -> str:
+    """Return how many times the other's time a provider takes, "-" where either is absent."""
+    return ratio(times[name] / times[other]) if name in times and other in times else "-"
 
 
 def _present(content: Content, names: tuple[str, ...]) -> list[str]:
@@ -128,8 +127,8 @@ def sampler(content: Content) -> str:
                 str(row["samples"]),
                 f"{times['fused'] * 1e6:.0f} us",
                 f"{times['one call'] * 1e6:.0f} us",
-                ratio(_over(times, "fused", "tensorflow")),
-                *(ratio(_over(times, name, "fused")) for name in others),
+                over(times, "fused", "tensorflow"),
+                *(over(times, name, "fused") for name in others),
             ]
         )
     header = ["V", "S", "ours", "in one call", "ours / TensorFlow"]
@@ -146,8 +145,8 @@ def sampled_softmax(content: Content) -> str:
     for row in sorted(content["rows"], key=lambda row: (row["items"], row["width"])):
         times = medians(row)
         sizes = [items(row["items"]), str(row["width"]), str(row["samples"])]
-        ratios = [ratio(_over(times, name, "gemms")) for name in names]
-        peaks = [_mebibytes(row, name) for name in memory]
+        ratios = [over(times, name, "gemms") for name in names]
+        peaks = [mebibytes(row, name) for name in memory]
         rows.append([*sizes, f"{times['gemms'] * 1e3:.1f} ms", *ratios, *peaks])
     header = ["V", "D", "S", "3 GEMMs", *(NAMES.get(name, name).strip("*") for name in names)]
     header += [f"peak memory, {NAMES[name].strip('*')}" for name in memory]
@@ -159,7 +158,8 @@ def _memories(content: Content, names: tuple[str, ...]) -> list[str]:
     return [name for name in names if any(name in row.get("peak_mebibytes", {}) for row in rows)]
 
 
-def _mebibytes(row: dict[str, Any], name: str) -> str:
+def mebibytes(row: dict[str, Any], name: str) -> str:
+    """Return the peak memory of a provider, "-" where it was not measured."""
     found = row.get("peak_mebibytes", {}).get(name)
     return "-" if found is None else f"{found:.0f} MiB"
 
@@ -170,8 +170,8 @@ def full_softmax(content: Content) -> str:
     for row in content["rows"]:
         times = medians(row)
         for name, seconds in times.items():
-            floors = [ratio(_over(times, name, floor)) for floor in ("gemms", "chunked gemms")]
-            what, memory = NAMES.get(name, name), _mebibytes(row, name)
+            floors = [over(times, name, floor) for floor in ("gemms", "chunked gemms")]
+            what, memory = NAMES.get(name, name), mebibytes(row, name)
             rows.append([shape(row), what, time(seconds), *floors, memory])
     header = ["shape", "what", "time", "/ 3 GEMMs", "/ 3 GEMMs in chunks", "peak extra memory"]
     return f"{table(header, rows)}\n\n{machine(content)}"
@@ -184,9 +184,8 @@ def evaluation(content: Content) -> str:
     for row in content["rows"]:
         times = medians(row)
         for name, seconds in times.items():
-            over = ratio(_over(times, name, "gemm"))
-            what, memory = (NAMES | more).get(name, name), _mebibytes(row, name)
-            rows.append([shape(row), what, time(seconds), over, memory])
+            what, memory = (NAMES | more).get(name, name), mebibytes(row, name)
+            rows.append([shape(row), what, time(seconds), over(times, name, "gemm"), memory])
     header = ["shape", "what", "time", "/ GEMM", "peak extra memory"]
     return f"{table(header, rows)}\n\n{machine(content)}"
 
@@ -205,9 +204,9 @@ def step(content: Content) -> str:
                 items(row["items"]),
                 f"{times['ours'] * 1e3:.1f} ms",
                 ratio(times["ours"] / medians(smallest)["ours"]),
-                *(ratio(_over(times, "ours", name)) for name in floor),
-                *(ratio(_over(times, name, "ours")) for name in others),
-                *(_mebibytes(row, name) for name in memory),
+                *(over(times, "ours", name) for name in floor),
+                *(over(times, name, "ours") for name in others),
+                *(mebibytes(row, name) for name in memory),
             ]
         )
     header = ["V", "ours", f"/ ours at {items(smallest['items'])}"]
