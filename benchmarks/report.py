@@ -151,7 +151,9 @@ def write(check: bool = False) -> None:
         path = timing.ROOT / name
         text = path.read_text()
         new = render(text)
-        if check and new != text:
+        if new == text:
+            continue
+        if check:
             sys.exit(f"{name} differs from results/*.json; run python -m benchmarks.report")
         path.write_text(new)
 
