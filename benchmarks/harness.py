@@ -191,7 +191,6 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument(
         "--upstream",
         metavar="PYTHON",
-        default=os.environ.get("BENCH_UPSTREAM_PYTHON"),
         help="the interpreter of the environment that holds Transformers4Rec",
     )
     made.add_argument(

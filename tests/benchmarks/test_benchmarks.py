@@ -27,7 +27,6 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(timing, "keep_memory", lambda: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     monkeypatch.setattr(torch, "compile", lambda function: function)
-    monkeypatch.delenv("BENCH_UPSTREAM_PYTHON", raising=False)
 
     def run_it(name: str, *options: str) -> dict[str, Any]:
         module = importlib.import_module(f"benchmarks.bench_{name}")
