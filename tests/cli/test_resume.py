@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,6 +117,20 @@ def test_a_run_that_patience_ended_goes_on_with_more_of_it(
     assert stopped.status() == "finished"
     assert main([*resume, "--patience=0"]) == 0
     assert_same_run(stopped.path, whole.path)
+
+
+@pytest.mark.parametrize("damaged", ["sessions.parquet", "checkpoint.safetensors"])
+def test_a_finished_run_stays_so_where_it_cannot_go_on(
+    tmp_path: Path, sessions_file: Path, capsys: pytest.CaptureFixture[str], damaged: str
+) -> None:
+    shutil.copy(sessions_file, tmp_path / "sessions.parquet")
+    folder = begin(tmp_path, tmp_path / "sessions.parquet", "--epochs=1")
+    _run(folder)
+    (tmp_path / damaged).write_bytes(b"damaged")
+    before = [(tmp_path / name).read_bytes() for name in ("metrics.json", "run.json")]
+    assert main(["train", "--resume", f"--out={tmp_path}", "--epochs=2", "--no-progress"]) == 2
+    assert damaged in capsys.readouterr().err
+    assert [(tmp_path / name).read_bytes() for name in ("metrics.json", "run.json")] == before
 
 
 def test_what_a_kill_left_half_written_is_removed(tmp_path: Path, sessions_file: Path) -> None:

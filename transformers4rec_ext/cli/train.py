@@ -202,14 +202,17 @@ def run(options: argparse.Namespace) -> int:
     shared.use_threads(options)
     folder = RunFolder(Path(options.out))
     shared.check_out_folder("train", folder.path)
+    config = None
     if options.resume:
-        if not _prepare_resume(folder, options):
+        config = _prepare_resume(folder, options)
+        if config is None:
             return 0
     else:
         _prepare_new(folder, options)
     with _stop_on_signals() as should_stop:
         result = train_run(
             folder,
+            config,
             progress=not options.no_progress,
             say=shared.say,
             should_stop=should_stop,
@@ -262,8 +265,8 @@ def _prepare_new(folder: RunFolder, options: argparse.Namespace) -> None:
     begin_run(folder, config, sessions)
 
 
-def _prepare_resume(folder: RunFolder, options: argparse.Namespace) -> bool:
-    """Check the options against those of the run; return whether there is something to do."""
+def _prepare_resume(folder: RunFolder, options: argparse.Namespace) -> RunConfig | None:
+    """Check the options against those of the run; return the config to go on with, or None."""
     if options.overwrite:
         raise value_error("train", "--overwrite", "not go with --resume", "both")
     config, files = folder.read()
@@ -272,8 +275,7 @@ def _prepare_resume(folder: RunFolder, options: argparse.Namespace) -> bool:
         raise value_error(
             "train", "FILE.parquet", f"be those of the run ({', '.join(map(str, known))})", "others"
         )
-    changed = _changed(config, _given(options))
-    config = dataclasses.replace(config, **changed)
+    config = dataclasses.replace(config, **_changed(config, _given(options)))
     if folder.status() == "finished":
         end = folder.end()
         if end.ended(config):
@@ -281,11 +283,8 @@ def _prepare_resume(folder: RunFolder, options: argparse.Namespace) -> bool:
             if end.epoch < config.epochs:
                 more = f"a --patience above {config.patience}, or 0 for all epochs, would be"
             shared.say(f"{options.out} is finished; nothing to resume ({more})")
-            return False
-        (folder.path / "metrics.json").unlink()
-    if changed:
-        folder.describe(config, known)
-    return True
+            return None
+    return config
 
 
 def _changed(config: RunConfig, given: dict[str, Any]) -> dict[str, Any]:

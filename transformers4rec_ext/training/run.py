@@ -251,6 +251,7 @@ def begin_run(folder: RunFolder, config: RunConfig, sessions: ParquetSessions) -
 
 def train_run(
     folder: RunFolder,
+    config: RunConfig | None = None,
     *,
     progress: bool = True,
     say: Callable[[str], None] = print,
@@ -263,6 +264,9 @@ def train_run(
     ----------
     folder : RunFolder
         After :func:`begin_run`.
+    config : RunConfig, optional
+        Another to go on with, which takes the place of that of ``run.json`` as soon as the data and
+        the checkpoint are read; where they are refused, the folder stays as it is.
     progress : bool
         Show progress bars.
     say : callable
@@ -276,7 +280,8 @@ def train_run(
         What ``metrics.json`` holds: test metrics of the best epoch and of the popularity
         baseline. None if it was asked to stop before the end.
     """
-    config, _ = folder.read()
+    recorded, _ = folder.read()
+    config = recorded if config is None else config
     folder.tidy()
     torch.manual_seed(config.seed)
     sessions = folder.sessions()
@@ -307,6 +312,9 @@ def train_run(
     )
     if loop.restore():
         say(f"resumed after epoch {loop.position.epoch}, step {loop.position.step}")
+    if config != recorded:
+        folder.describe(config, sessions.paths)
+    (folder.path / "metrics.json").unlink(missing_ok=True)  # unfinished from here on
     if not loop.run():
         return None
     return _finish(folder.path, model, loop, sessions, catalogue, config)
