@@ -12,6 +12,7 @@ from benchmarks.harness import Provider, Session
 from benchmarks.peers import linear_cross_entropy as peers
 from transformers4rec_ext import functional
 from transformers4rec_ext.ops.tiles import items as tiles
+from transformers4rec_ext.ops.tiles import new_tile
 
 CHUNK_ROWS = 64
 
@@ -50,8 +51,8 @@ def own_gemms(hidden: torch.Tensor, weight: torch.Tensor) -> Provider:
     """Return the products that the fused op runs, in its tiles: four, less the scores it keeps."""
     num_rows, num_items = len(hidden), len(weight)
     step, kept = tiles.tile_items(num_rows, num_items), tiles.kept_items(num_rows, num_items)
-    scores = hidden.new_empty(num_rows, step)
-    grad_hidden, grad_rows = torch.zeros_like(hidden), hidden.new_empty(hidden.shape[1], step)
+    scores = new_tile(hidden, num_rows, step)
+    grad_hidden, grad_weight = torch.zeros_like(hidden), torch.empty_like(weight)
 
     def run() -> None:
         for first in range(0, num_items, step):
@@ -63,7 +64,7 @@ def own_gemms(hidden: torch.Tensor, weight: torch.Tensor) -> Provider:
             if first + step <= num_items - kept:
                 torch.mm(hidden, rows.T, out=tile)
             grad_hidden.addmm_(tile, rows)
-            torch.mm(hidden.T, tile, out=grad_rows[:, : len(rows)])
+            torch.mm(tile.T, hidden, out=grad_weight[first : first + step])
 
     return run
 

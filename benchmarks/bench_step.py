@@ -118,9 +118,8 @@ def floor(case: cases.StepCase, device: str) -> Provider:
 
 def providers(case: cases.StepCase, session: Session) -> dict[str, Provider]:
     """Return what is timed, having checked that the networks have as many parameters."""
-    dense = (
-        6 * 4 * case.items * case.width
-    )  # table, gradients of its two uses and their sum, two moments
+    # the table, the gradients of its two uses and their sum, two moments
+    dense = 6 * 4 * case.items * case.width
     found: dict[str, Provider] = {}
 
     def add(name: str, run: Provider) -> None:

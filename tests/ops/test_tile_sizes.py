@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from transformers4rec_ext.ops.tiles import items, sampled, tile_scale
+from transformers4rec_ext.ops.tiles import items, new_tile, sampled, tile_scale
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -33,3 +33,13 @@ def test_the_loop_asks_its_device(device: str, step: int) -> None:
         hidden = torch.empty(1024, 8, device=device)
         weight = torch.empty(100_000, 8, device=device)
         assert items._Tiles(hidden, weight, None, torch.float32).step == step
+
+
+@pytest.mark.parametrize("size", [1, 16, 17, 512, 1000, 16_384])
+def test_rows_of_a_tile_lie_an_odd_number_of_cache_lines_apart(size: int) -> None:
+    tile = new_tile(torch.empty(1), 3, size)
+    lines, rest = divmod(tile.stride(0), 16)
+    assert tile.shape == (3, size)
+    assert tile.stride(1) == 1
+    assert (rest, lines % 2) == (0, 1)
+    assert size <= tile.stride(0) < size + 32

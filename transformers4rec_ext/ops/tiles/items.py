@@ -17,7 +17,7 @@ from torch import Tensor
 
 from transformers4rec_ext._memory import empty_large
 from transformers4rec_ext.ops.reference import MISSED, accumulate_dtype, outside_autocast, rows_like
-from transformers4rec_ext.ops.tiles import full_precision, tile_scale
+from transformers4rec_ext.ops.tiles import full_precision, new_tile, tile_scale
 
 _ops = torch.ops.transformers4rec_ext
 # A tile of scores is read again right after the GEMM wrote it, so it should still be in cache;
@@ -71,7 +71,7 @@ class _Tiles:
         self.blocks = [
             slice(first, min(first + size, num_rows)) for first in range(0, num_rows, size or 1)
         ]
-        self.tile = hidden.new_empty(size, self.step)
+        self.tile = new_tile(hidden, size, self.step)
         self.kept = kept
         self.first_kept = self.num_items - (0 if kept is None else kept.shape[1])
 
@@ -259,15 +259,16 @@ def linear_cross_entropy_backward(
     grad_weight = empty_large(weight.shape, weight.dtype, weight.device)
     grad_bias = hidden.new_empty(0 if bias is None else num_items)
     tiles = _Tiles(hidden, weight, wide_bias, rounded, kept)
-    gradient = torch.empty_like(tiles.tile)
-    columns = hidden.new_zeros(width, tiles.step)
+    gradient = new_tile(hidden, *tiles.tile.shape)
+    # the GEMM writes the table's gradient itself, unless that has to be narrowed
+    widened = None if grad_weight.dtype == wide else hidden.new_empty(tiles.step, width)
     states = [
         (b, hidden[b], targets[b], maximum[b], total[b], row_grad[b], grad_hidden[b])
         for b in tiles.blocks
     ]
     smoothing, target_weight = label_smoothing / num_items, 1 - label_smoothing
     for items, rows, tile_bias in tiles:
-        grad_rows = columns[:, : rows.shape[0]]
+        grad_rows = grad_weight[items] if widened is None else widened[: rows.shape[0]]
         for block, of_block, ids, block_maximum, block_total, g, grad_block in states:
             first = block.start == 0
             scores = tiles.scores(block, of_block, items, rows, have_kept=True)
@@ -286,12 +287,15 @@ def linear_cross_entropy_backward(
                 p,
             )
             grad_block.addmm_(p, rows)
-            # [D, m] rather than [m, D]: the BLAS reads the tile in the order in which it lies
-            torch.addmm(grad_rows, of_block.T, p, beta=0.0 if first else 1.0, out=grad_rows)
+            if first:
+                torch.mm(p.T, of_block, out=grad_rows)
+            else:
+                grad_rows.addmm_(p.T, of_block)
             if bias is not None:
                 summed = p.sum(0)
                 grad_bias[items] = summed if first else grad_bias[items] + summed
-        grad_weight[items] = grad_rows.T
+        if widened is not None:
+            grad_weight[items] = grad_rows
     if not states:
         grad_weight.zero_()
         grad_bias.zero_()

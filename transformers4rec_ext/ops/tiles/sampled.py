@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from transformers4rec_ext.ops.reference import accumulate_dtype, outside_autocast, rows_like
-from transformers4rec_ext.ops.tiles import tile_scale
+from transformers4rec_ext.ops.tiles import new_tile, tile_scale
 
 _ops = torch.ops.transformers4rec_ext
 # A tile should be small enough to be in cache still when it is read again, and have rows enough
@@ -91,7 +91,7 @@ def sampled_loss(
     grad_hidden = hidden.new_empty(hidden.shape if with_grad else 0)
     grad_rows = hidden.new_zeros((num_rows + num_candidates, width) if with_grad else 0)
     step = tile_rows(num_rows, num_candidates, tile_scale(hidden.device))
-    tile = hidden.new_empty(step, num_candidates)
+    tile = new_tile(hidden, step, num_candidates)
     for begin in range(0, num_rows, step):
         rows = slice(begin, min(begin + step, num_rows))
         scores = tile[: rows.stop - begin]
