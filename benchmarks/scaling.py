@@ -13,7 +13,6 @@ from benchmarks import plots, tables, timing
 from benchmarks.plots import BLUE, GREEN, GREY, VERMILION
 
 PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
-_THEIRS = ("transformers4rec", "upstream")
 
 
 class Panel(NamedTuple):
@@ -68,8 +67,10 @@ def _series(rows: list[dict[str, Any]], panel: Panel) -> list[dict[str, Any]]:
 
 
 def _curves(rows: list[dict[str, Any]], panel: Panel, memory: bool) -> list[Curve]:
-    lines = [(panel.ours, "ours", BLUE, "o")]
-    lines += [(name, tables.NAMES[name], VERMILION, "s") for name in _THEIRS]
+    lines = [
+        (panel.ours, "ours", BLUE, "o"),
+        ("transformers4rec", tables.NAMES["transformers4rec"], VERMILION, "s"),
+    ]
     if not memory:
         lines += [
             ("tensorflow", tables.NAMES["tensorflow"], GREEN, "^"),

@@ -11,10 +11,9 @@ HEADER = ["what", "ours", "/ floor", "Transformers4Rec / ours", "peak extra memo
 #: Who is compared with, the best known first, and the mark of what stands for Transformers4Rec.
 RIVALS = {
     "transformers4rec": "",
-    "upstream": " [1]",
-    "Adam": " [2]",
-    "eager": " [3]",
-    "torch top-k": " [4]",
+    "Adam": " [1]",
+    "eager": " [2]",
+    "torch top-k": " [3]",
 }
 
 
@@ -75,10 +74,9 @@ def _rows(load: Callable[[str], dict[str, Any] | None]) -> list[list[str]]:
 
 
 NOTES = {
-    "[1]": "its formulas, restated on our body",
-    "[2]": "torch's dense Adam, which it trains with",
-    "[3]": "plain PyTorch: logits, then cross-entropy",
-    "[4]": "plain PyTorch: scores, then top-k",
+    "[1]": "torch's dense Adam, which it trains with",
+    "[2]": "plain PyTorch: logits, then cross-entropy",
+    "[3]": "plain PyTorch: scores, then top-k",
 }
 
 

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 Content = dict[str, Any]
-#: What the results call differently from the tables. "upstream" are its formulas restated, in
-#: results that were recorded before the package itself took part.
+#: What the results call differently from the tables.
 NAMES = {
     "fused": "**ours**",
     "fused with rank": "**ours**, and the rank",
@@ -31,7 +30,6 @@ NAMES = {
     "tensorflow": "TensorFlow",
     "fbgemm": "FBGEMM",
     "transformers4rec": "Transformers4Rec",
-    "upstream": "upstream's formulas",
 }
 LETTERS = {
     "items": "V", "sessions": "B", "length": "T", "rows": "N", "width": "D", "samples": "S"
@@ -89,7 +87,10 @@ def machine(content: Content) -> str:
     peers = "".join(f", {_peer(name, what)}" for name, what in content.get("peers", {}).items())
     where = f"{content['gpu']}, " if "gpu" in content else ""
     line = f"{where}{setting(found, peers)}, load average at the end {found['load_at_end']}."
-    absent = "; ".join(f"{what} ({why})" for what, why in content.get("left_out", {}).items())
+    reasons: dict[str, list[str]] = {}
+    for what, why in content.get("left_out", {}).items():
+        reasons.setdefault(why, []).append(what)
+    absent = "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())
     return f"{line} Left out: {absent}." if absent else line
 
 
@@ -117,7 +118,7 @@ def _present(content: Content, names: tuple[str, ...]) -> list[str]:
 
 def sampler(content: Content) -> str:
     """Return the table of the sampler."""
-    others = _present(content, ("transformers4rec", "upstream", "reference"))
+    others = _present(content, ("transformers4rec", "reference"))
     rows = []
     for row in sorted(content["rows"], key=lambda row: (row["items"], row["samples"])):
         times = medians(row)
@@ -139,7 +140,7 @@ def sampler(content: Content) -> str:
 def sampled_softmax(content: Content) -> str:
     """Return the table of sampled softmax: times over that of the three GEMMs, and memory."""
     known = ("fused", "tensorflow", "reference", "compiled reference", "transformers4rec")
-    names = _present(content, (*known, "upstream"))
+    names = _present(content, known)
     memory = _memories(content, ("fused", "transformers4rec"))
     rows = []
     for row in sorted(content["rows"], key=lambda row: (row["items"], row["width"])):
@@ -193,8 +194,8 @@ def evaluation(content: Content) -> str:
 def step(content: Content) -> str:
     """Return the table of whole training steps: what the size of the catalogue costs."""
     smallest = content["rows"][0]
-    others = _present(content, ("transformers4rec", "upstream", "reference", "compiled reference"))
-    memory = _memories(content, ("ours", "transformers4rec", "upstream"))
+    others = _present(content, ("transformers4rec", "reference", "compiled reference"))
+    memory = _memories(content, ("ours", "transformers4rec"))
     floor = _present(content, ("floor",))
     rows = []
     for row in content["rows"]:

@@ -187,3 +187,14 @@ def test_one_that_fails_does_not_stop_the_others(
     ]
     again = run.parser().parse_args(commands[0][1:])
     assert again == argparse.Namespace(**{**vars(recorded), "out": recorded.out})
+
+
+def test_what_is_left_out_for_one_reason_is_said_at_once() -> None:
+    content: dict[str, Any] = {
+        "environment": {"cpu": "a", "cores": 1, "threads": 1, "isa": "b", "torch": "c"}
+        | {"commit": "d", "load_at_end": 0.1},
+        "left_out": {"x at V=1": "too large", "faiss": "absent", "x at V=2": "too large"},
+    }
+    assert tables.machine(content).endswith(
+        "Left out: x at V=1, x at V=2 (too large); faiss (absent)."
+    )

@@ -95,11 +95,11 @@ def test_the_summary_takes_the_largest_catalogue_of_both(step: dict[str, Any]) -
     what = "a training step (V=1M B=64 T=20 D=64 S=1000)"
     assert text.splitlines()[-1] == f"| {what} | 20.0 ms | 2.00 | 30.0 | 1000 MiB | 1000 MiB |"
     for each in step["rows"]:
-        each["seconds"]["upstream"] = each["seconds"].pop("transformers4rec", None)
+        each["seconds"]["eager"] = each["seconds"].pop("transformers4rec", None)
     step["rows"].pop()
     text = summary.summary({"step": step}.get)
-    assert "| 30.0 [1] |" in text
-    assert text.endswith("[1] its formulas, restated on our body.")
+    assert "| 30.0 [2] |" in text
+    assert text.endswith("[2] plain PyTorch: logits, then cross-entropy.")
 
 
 def test_times_have_three_figures() -> None:
