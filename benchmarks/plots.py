@@ -96,7 +96,8 @@ def time_to_quality(content: dict[str, Any], path: Path) -> None:
                 reached["seconds"] / 60, reached["ndcg_at_10"], color=colour, marker="*",
                 markersize=15, markeredgecolor="white", zorder=5,
             )  # fmt: skip
-    axis.text(0.995, target, f"{target} ", ha="right", va="bottom", color=GREY,
+    # in the middle and above the line: where a curve ends, and nowhere else, it is above as well
+    axis.text(0.5, target, str(target), ha="center", va="bottom", color=GREY,
               transform=axis.get_yaxis_transform())  # fmt: skip
     machine = content["environment"]
     threads = f"{machine['threads']} thread{'s' * (machine['threads'] != 1)}"
