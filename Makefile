@@ -46,7 +46,7 @@ cuda-report: $(VENV)/installed-dev
 bench:
 	@$(BENCHMARKS) --scale quick $(ARGS)
 
-# An hour or more: benchmarks/results/*.json and *.png, and the tables of the documents. Started again, it goes on.
+# About an hour: benchmarks/results/*.json and *.png, and the tables of the documents. Started again, it goes on.
 bench-full:
 	@$(BENCHMARKS) --scale full $(ARGS)
 

@@ -17,13 +17,13 @@ from benchmarks import harness, timing
 
 #: What to expect of two idle cores, in minutes, by scale; the time that is left is guessed from it.
 MINUTES: dict[str, dict[str, float]] = {
-    "startup": {"tiny": 0.2, "quick": 1, "full": 3},
-    "sampler": {"tiny": 0.2, "quick": 0.4, "full": 1.5},
-    "sampled_softmax": {"tiny": 0.5, "quick": 1.7, "full": 15},
-    "full_softmax": {"tiny": 0.5, "quick": 1, "full": 23},
-    "evaluation": {"tiny": 0.2, "quick": 1.2, "full": 22},
-    "optim": {"tiny": 0.2, "quick": 0.6, "full": 3},
-    "step": {"tiny": 1, "quick": 2, "full": 6},
+    "startup": {"tiny": 0.2, "quick": 1, "full": 2.5},
+    "sampler": {"tiny": 0.2, "quick": 0.4, "full": 0.7},
+    "sampled_softmax": {"tiny": 0.5, "quick": 1.7, "full": 7.5},
+    "full_softmax": {"tiny": 0.5, "quick": 1, "full": 21},
+    "evaluation": {"tiny": 0.2, "quick": 1.2, "full": 15},
+    "optim": {"tiny": 0.2, "quick": 0.6, "full": 2},
+    "step": {"tiny": 1, "quick": 2, "full": 2.5},
 }
 
 

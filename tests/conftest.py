@@ -62,6 +62,20 @@ def shared_data() -> Path:
 
 
 @pytest.fixture
+def interactions() -> Callable[[str], Path]:
+    """Return ``find(name) -> file`` of a real data set's interactions (skips visibly)."""
+    return lambda name: _shared("data", name, "interactions.parquet")
+
+
+@pytest.fixture
+def keep_threads() -> Iterator[None]:
+    """Give torch its number of threads back after the test."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def parity_json() -> Callable[[str], dict[str, Any]]:
     """Return ``load(group) -> json`` of what was recorded from upstream without tensors."""
     folder = _shared("parity")

@@ -26,11 +26,8 @@ class Enough(Exception):
 
 
 @pytest.fixture(autouse=True)
-def _short_rows(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _short_rows(monkeypatch: pytest.MonkeyPatch, keep_threads: None) -> None:
     monkeypatch.setattr(bench, "SASREC_LENGTH", 12)
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from cli_helpers import TINY, write_named
 
 from transformers4rec_ext.__main__ import main
@@ -14,10 +13,8 @@ from transformers4rec_ext.data import synthetic_sessions
 
 
 @pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
+def _threads(keep_threads: None) -> None:
+    """Undo what ``--threads`` sets."""
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,7 @@ def nvcc() -> Path:
     toolkit = next(_build.toolkits(), None)
     if toolkit is None:
         assert os.environ.get("T4R_EXT_BUILD") != "cuda", "there is no nvcc"
-        pytest.skip("needs nvcc")
+        pytest.skip("no CUDA toolkit is found; CUDA_HOME names the folder of one")
     return toolkit.nvcc
 
 

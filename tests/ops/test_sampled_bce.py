@@ -258,14 +258,13 @@ def test_autocast_rounds_the_rows_and_accumulates_in_float32(
     assert not torch.equal(found[0], exact[0])
 
 
+@pytest.mark.usefixtures("keep_threads")
 def test_threads_and_strides_do_not_change_the_result() -> None:
     data = Inputs.make(rows=300, width=8, items=500, samples=2000, dtype=torch.float32)
-    threads = torch.get_num_threads()
     found = []
     for count in (1, 2):
         torch.set_num_threads(count)
         found.append(gradients(data))
-    torch.set_num_threads(threads)
     data.targets = data.targets.repeat_interleave(2)[::2]
     data.candidate_ids = data.candidate_ids.repeat_interleave(3)[::3]
     found.append(gradients(data))

@@ -235,15 +235,14 @@ def test_strided_arguments() -> None:
         close(a, b)
 
 
+@pytest.mark.usefixtures("keep_threads")
 @pytest.mark.parametrize("samples", [5, 3000])
 def test_threads_do_not_change_the_result(samples: int) -> None:
     data = Inputs.make(rows=300, width=8, items=500, samples=samples, dtype=torch.float32)
-    threads = torch.get_num_threads()
     found = []
     for count in (1, 2):
         torch.set_num_threads(count)
         found.append(gradients(data))
-    torch.set_num_threads(threads)
     for a, b in zip(*found, strict=True):
         close(a, b)
 

@@ -135,22 +135,20 @@ def test_every_half_number_survives_an_update_by_nothing(dtype: torch.dtype) -> 
     assert weight[:, 0].isnan().equal(~number)
 
 
+@pytest.mark.usefixtures("keep_threads")
 @pytest.mark.parametrize("op", ["adam_rows_", "adagrad_rows_"])
 @pytest.mark.parametrize("rowwise", [False, True])
 def test_threads_do_not_change_a_bit(op: str, rowwise: bool) -> None:
     generator = torch.Generator().manual_seed(5)
     ids = (torch.rand(20_000, generator=generator) ** 4 * 3000).long()  # popular ids, many times
     values = torch.randn(20_000, 32, generator=generator)
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            tensors = fresh(table(3000, 32), op, rowwise)
-            for _ in range(3):
-                getattr(functional, op)(*tensors, ids, values, lr=0.01)
-            results.append(tensors)
-    finally:
-        torch.set_num_threads(before)
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        tensors = fresh(table(3000, 32), op, rowwise)
+        for _ in range(3):
+            getattr(functional, op)(*tensors, ids, values, lr=0.01)
+        results.append(tensors)
     for other in results[1:]:
         assert all(map(torch.equal, results[0], other))
 

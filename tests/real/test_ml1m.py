@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,19 +33,13 @@ CONFIG = RunConfig(
 
 
 @pytest.fixture
-def file(shared_data: Path) -> Path:
-    path = shared_data / "ml-1m" / "interactions.parquet"
-    if not path.exists():
-        pytest.skip(f"{path} is absent")
-    return path
+def file(interactions: Callable[[str], Path]) -> Path:
+    return interactions("ml-1m")
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
+def _one_thread(keep_threads: None) -> None:
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_reading_and_the_split(file: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,10 @@ from transformers4rec_ext.data import Catalogue, ParquetSessions, held_out
         ("yoochoose1_64-cgenet", 116_167, 15_324, 55_898),
     ],
 )
-def test_parts(shared_data: Path, name: str, train: int, test: int, prefixes: int) -> None:
-    path = shared_data / name / "interactions.parquet"
-    if not path.exists():
-        pytest.skip(f"{path} is absent")
-    sessions = ParquetSessions(path, "items", "user_id", split_column="split")
+def test_parts(
+    interactions: Callable[[str], Path], name: str, train: int, test: int, prefixes: int
+) -> None:
+    sessions = ParquetSessions(interactions(name), "items", "user_id", split_column="split")
     assert sessions.marks is not None
     validation = round(train / 10)
     assert np.bincount(sessions.marks).tolist() == [train - validation, validation, test]
