@@ -71,9 +71,10 @@ _PURCHASES = (
 )
 _OF_USERS = ((METRIC, "NDCG@10"), ("recall_at_10", "Recall@10"), ("mrr", "MRR"))
 _SESSIONS = (
-    *("--split-column", "split", "--max-length", "50", "--batch-size", "256"),
-    *("--d-model", "64", "--heads", "1", "--dropout", "0.2"),
-    *("--schedule", "cosine", "--epochs", "20", "--patience", "0"),
+    *("--split-column", "split", "--validation-fraction", "0.02"),
+    *("--max-length", "50", "--batch-size", "256"),
+    *("--d-model", "128", "--heads", "2", "--dropout", "0.4"),
+    *("--schedule", "cosine", "--epochs", "16", "--patience", "0"),
 )
 _OF_SESSIONS = (("recall_at_20", "P@20"), ("mrr_at_20", "MRR@20"), (METRIC, "NDCG@10"))
 DATASETS = (
