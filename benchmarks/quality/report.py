@@ -22,6 +22,8 @@ _COLOURS = {
     "gbce": plots.ORANGE,
 }
 _LINES = {"100": ":", "256": "-", "1000": "--", "3000": "-", "full": "-"}
+#: What the axis of the test's metric spans at least, as a part of its end.
+_LEAST_RANGE = 0.1
 
 
 def _records(dataset: Dataset) -> dict[Objective, list[dict[str, Any]]]:
@@ -124,6 +126,11 @@ def draw(dataset: Dataset) -> None:
             )
     right.set_yticks(range(len(order)), [objective.title for objective in order], fontsize=8)
     right.set(title=f"test {title} (each seed a dot)", ylim=(-0.6, len(order) - 0.3))
+    low, high = right.get_xlim()
+    # What differs by a thousandth is to look alike.
+    spare = max(0.0, _LEAST_RANGE * high - (high - low)) / 2
+    right.set_xlim(low - spare, high + spare)
+    right.xaxis.get_major_locator().set_params(nbins=5)
     for axis in (left, right):
         axis.grid(alpha=0.3)
     figure.suptitle(dataset.title)
