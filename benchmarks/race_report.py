@@ -13,8 +13,7 @@ and SASRec in plain PyTorch (`peers/sasrec.py`) with its paper's settings and th
 the losses that are named. All trained in one run, an epoch in turn, each by a clock of its own;
 evaluation, the same code for all, is not on it. When to read the clock is decided by the test
 items, since the target and the published results are stated for them; nothing else is decided by
-them. At most
-{budget:g} minutes of training each; seed {seed}. `make time-to-quality` repeats it.
+them. At most {budget:g} minutes of training each; seed {seed}. `make time-to-quality` repeats it.
 
 ![test NDCG@10 against minutes of training](results/time_to_quality.png)
 """

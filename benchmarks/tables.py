@@ -72,12 +72,12 @@ def time(seconds: float) -> str:
     return f"{seconds:.2f} s"
 
 
-def setting(environment: dict[str, Any], peers: str = "") -> str:
-    """Return machine, threads, versions and commit."""
+def setting(environment: dict[str, Any]) -> str:
+    """Return machine, threads and version."""
     found = environment
     return (
         f"{found['cpu']}, {found['cores']} cores, {found['threads']} thread(s), "
-        f"{found['isa']}, torch {found['torch']}{peers}, commit {found['commit']}"
+        f"{found['isa']}, torch {found['torch']}"
     )
 
 
@@ -86,7 +86,10 @@ def machine(content: Content) -> str:
     found = content["environment"]
     peers = "".join(f", {_peer(name, what)}" for name, what in content.get("peers", {}).items())
     where = f"{content['gpu']}, " if "gpu" in content else ""
-    line = f"{where}{setting(found, peers)}, load average at the end {found['load_at_end']}."
+    line = (
+        f"{where}{setting(found)}{peers}, commit {found['commit']}, "
+        f"load average at the end {found['load_at_end']}."
+    )
     reasons: dict[str, list[str]] = {}
     for what, why in content.get("left_out", {}).items():
         reasons.setdefault(why, []).append(what)

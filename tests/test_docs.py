@@ -35,7 +35,7 @@ def test_public_names_resolve(name: str) -> None:
 
 def test_missing_names_say_what_to_do() -> None:
     with pytest.raises(AttributeError, match=r"no 'nonsense'; see `dir\(transformers4rec_ext\)`"):
-        transformers4rec_ext.nonsense  # noqa: B018
+        _ = transformers4rec_ext.nonsense
 
 
 def test_import_loads_nothing_heavy() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks import plots, tables
@@ -86,9 +87,14 @@ def _bars(dataset: Dataset, found: dict[Objective, list[dict[str, Any]]]) -> str
 
 
 def _setting(found: dict[Objective, list[dict[str, Any]]]) -> str:
-    """Return on what the runs ran."""
-    kept = [record["environment"] for rows in found.values() for record in rows]
-    machines = "; ".join(sorted({tables.setting(environment) for environment in kept}))
+    """Return on what the runs ran, and of which commits."""
+    commits: dict[str, set[str]] = {}
+    for environment in (record["environment"] for rows in found.values() for record in rows):
+        commits.setdefault(tables.setting(environment), set()).add(environment["commit"])
+    machines = "; ".join(
+        f"{setting}, commit{'s' * (len(some) > 1)} {', '.join(sorted(some))}"
+        for setting, some in sorted(commits.items())
+    )
     return f"{machines}. Minutes are those of machines that did other things as well."
 
 
@@ -126,15 +132,19 @@ def draw(dataset: Dataset) -> None:
             )
     right.set_yticks(range(len(order)), [objective.title for objective in order], fontsize=8)
     right.set(title=f"test {title} (each seed a dot)", ylim=(-0.6, len(order) - 0.3))
-    low, high = right.get_xlim()
-    # What differs by a thousandth is to look alike.
-    spare = max(0.0, _LEAST_RANGE * high - (high - low)) / 2
-    right.set_xlim(low - spare, high + spare)
-    right.xaxis.get_major_locator().set_params(nbins=5)
+    widen(right)
     for axis in (left, right):
         axis.grid(alpha=0.3)
     figure.suptitle(dataset.title)
     plots.save(figure, records.FOLDER / f"{dataset.name}.png", drawn_of(dataset))
+
+
+def widen(axis: Axes) -> None:
+    """Let the horizontal axis span a tenth of its end at least: equal results are to look equal."""
+    low, high = axis.get_xlim()
+    spare = max(0.0, _LEAST_RANGE * high - (high - low)) / 2
+    axis.set_xlim(low - spare, high + spare)
+    axis.xaxis.get_major_locator().set_params(nbins=5)
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -4,6 +4,7 @@ import argparse
 import json
 
 import pytest
+from matplotlib.figure import Figure
 
 import transformers4rec_ext as tr
 from benchmarks import report
@@ -45,6 +46,27 @@ def test_a_run_leaves_a_record_a_picture_and_rows(options):
     assert (records.FOLDER / "tiny.png").stat().st_size > 0
     shown = f"| full softmax | 1 | {record['model']['ndcg_at_10']:.4f} |"
     assert shown in quality.table(TINY)
+
+
+def test_commits_of_one_machine_are_told_together():
+    environment = {"cpu": "X", "cores": 2, "threads": 1, "isa": "avx2", "torch": "2.13.0"}
+    rows = [{"environment": {**environment, "commit": commit}} for commit in ("b2", "a1", "b2")]
+    line = quality._setting({matrix.FULL: rows})
+    assert line.startswith("X, 2 cores, 1 thread(s), avx2, torch 2.13.0, commits a1, b2. ")
+
+
+def test_equal_results_look_equal():
+    """A thousandth does not fill the axis, and what differs more is shown as it is."""
+    close, apart = Figure().subplots(1, 2)
+    close.plot([0.7100, 0.7103], [0, 1], "o")
+    apart.plot([0.03, 0.06], [0, 1], "o")
+    before = apart.get_xlim()
+    for axis in (close, apart):
+        quality.widen(axis)
+    low, high = close.get_xlim()
+    assert high - low >= 0.1 * 0.71
+    assert (low + high) / 2 == pytest.approx(0.71015)
+    assert apart.get_xlim() == pytest.approx(before)
 
 
 def test_a_stopped_run_goes_on(options, monkeypatch):
