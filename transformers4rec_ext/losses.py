@@ -166,10 +166,11 @@ class SampledSoftmaxLoss(CandidateLoss):
 class GBCELoss(CandidateLoss):
     """Binary cross-entropy against shared candidates, calibrated for their number (gSASRec).
 
-    ``beta softplus(-s_target) + sum_j softplus(s_j)``, ``beta = 1 - t (1 - S / (V - 1))``: the
-    module form of :func:`transformers4rec_ext.functional.sampled_bce_loss` with a sampler. It is
-    made for candidates that are drawn uniformly; ``log q`` is not used. A row's terms are summed:
-    divide by ``1 + S`` for the scale of the paper's code.
+    ``beta softplus(-l_target) + sum_j softplus(l_j)``, ``beta = 1 - t (1 - S / (V - 1))``,
+    ``l = s / T + log(prior / (1 - prior))``: the module form of
+    :func:`transformers4rec_ext.functional.sampled_bce_loss` with a sampler. It is made for
+    candidates that are drawn uniformly; ``log q`` is not used. A row's terms are summed: divide by
+    ``1 + S`` for the scale of the paper's code.
 
     Parameters
     ----------
@@ -180,14 +181,20 @@ class GBCELoss(CandidateLoss):
     num_items : int, optional
         Items V that could be candidates; by default the rows of the table from the sampler's
         ``min_id`` on.
+    prior : float
+        The probability, above 0 and below 1, that a score of 0 stands for. 0.5 is gSASRec's. One
+        item in V - 1 is the target, so an untrained model with small scores says what is so with
+        ``1 / (V - 1)``, and not that every second item is one, which S negatives would have to push
+        down first (Lin et al., "Focal Loss", ICCV 2017, section 3.3). The ranking of items does
+        not depend on it.
     temperature, remove_accidental_hits, sparse_grad, reduction
         As for :class:`CandidateLoss`.
 
     Raises
     ------
     TypeError    if ``sampler`` has no ``draw`` or an argument is of the wrong type.
-    ValueError   if ``t`` is outside [0, 1], ``num_items`` below 2, ``temperature`` is not a
-                 positive finite number or ``reduction`` is unknown.
+    ValueError   if ``t`` is outside [0, 1], ``prior`` not between them, ``num_items`` below 2,
+                 ``temperature`` is not a positive finite number or ``reduction`` is unknown.
 
     Examples
     --------
@@ -204,6 +211,7 @@ class GBCELoss(CandidateLoss):
         t: float = 0.75,
         *,
         num_items: int | None = None,
+        prior: float = 0.5,
         temperature: float = 1.0,
         remove_accidental_hits: bool = True,
         sparse_grad: bool = False,
@@ -216,6 +224,7 @@ class GBCELoss(CandidateLoss):
             sparse_grad=sparse_grad,
             reduction=reduction,
         )
+        self.prior = _checks.open_fraction("GBCELoss", "prior", prior)
         self.t = _checks.fraction("GBCELoss", "t", t)
         if num_items is not None:
             num_items = _checks.integer("GBCELoss", "num_items", num_items, minimum=2)
@@ -228,6 +237,7 @@ class GBCELoss(CandidateLoss):
         candidates, _ = self.sampler.draw(targets)
         padding = candidates.log_q == torch.inf
         min_id = getattr(self.sampler, "min_id", 0)
+        offset = self._offset()
         return functional.sampled_bce_loss(
             hidden,
             weight,
@@ -235,7 +245,9 @@ class GBCELoss(CandidateLoss):
             candidates.ids,
             t=self.t,
             num_items=self.num_items or max(2, weight.shape[0] - min_id),
-            candidate_log_q=torch.where(padding, candidates.log_q, 0.0),
+            # What is taken from a score: here no matter of sampling.
+            target_log_q=candidates.log_q.new_full(targets.shape, -offset),
+            candidate_log_q=torch.where(padding, candidates.log_q, -offset),
             temperature=self.temperature,
             remove_accidental_hits=self.remove_accidental_hits,
             sparse_grad=self.sparse_grad,
@@ -247,15 +259,20 @@ class GBCELoss(CandidateLoss):
 
         Then ``alpha = 1`` and ``beta = 1``, whatever ``t``.
         """
-        scores = scores / self.temperature
+        scores = scores / self.temperature + self._offset()
         own = scores.gather(1, targets[:, None]).squeeze(1)
         # softplus(-s) = softplus(s) - s: no row of labels is needed
         losses = torch.nn.functional.softplus(scores).sum(dim=1) - own
         return _reduce(losses, self.reduction)
 
+    def _offset(self) -> float:
+        return math.log(self.prior) - math.log1p(-self.prior)
+
     def extra_repr(self) -> str:
         """Describe the loss inside ``repr`` of a model."""
-        return f"t={self.t}, num_items={self.num_items}, {super().extra_repr()}"
+        return (
+            f"t={self.t}, num_items={self.num_items}, prior={self.prior:g}, {super().extra_repr()}"
+        )
 
 
 def LabelSmoothCrossEntropyLoss(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -91,14 +93,16 @@ def test_loss_is_float32_in_bfloat16() -> None:
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("t", [0.0, 0.75, 1.0])
-def test_gbce_by_hand(t: float, reduction: str) -> None:
+@pytest.mark.parametrize("prior", [0.5, 1 / 39])
+def test_gbce_by_hand(prior: float, t: float, reduction: str) -> None:
     hidden, weight, targets = tensors()
     sampler = UniformSampler(12, max_id=40, min_id=1, seed=5)
-    loss = GBCELoss(sampler, t, temperature=0.5, reduction=reduction)(hidden, weight, targets)
+    criterion = GBCELoss(sampler, t, prior=prior, temperature=0.5, reduction=reduction)
+    loss = criterion(hidden, weight, targets)
     ids = UniformSampler(12, max_id=40, min_id=1, seed=5).draw(targets)[0].ids
     alpha = 12 / 38  # of 39 items, one is the target
     beta = alpha * (t * (1 - 1 / alpha) + 1 / alpha)
-    scores = hidden @ weight.T / 0.5
+    scores = hidden @ weight.T / 0.5 + math.log(prior / (1 - prior))
     negatives = F.softplus(scores[:, ids]) * (ids != targets[:, None])
     positives = F.softplus(-scores.gather(1, targets[:, None])[:, 0])
     expected = beta * positives + negatives.sum(1)
@@ -120,6 +124,17 @@ def test_gbce_counts_the_items_that_it_is_told() -> None:
     assert loss(num_items=1000) < loss()
 
 
+def test_a_score_of_zero_has_the_prior() -> None:
+    """An untrained model, of scores near 0, then has a loss of a few units whatever V is."""
+    size, drawn = 100_001, 256
+    sampler = UniformSampler(drawn, size, min_id=1, seed=5)
+    hidden, weight, targets = torch.zeros(3, 4), torch.zeros(size, 4), torch.tensor([1, 2, 9])
+    plain = GBCELoss(sampler)(hidden, weight, targets)
+    torch.testing.assert_close(plain.item(), (1 - 0.75 * (1 - drawn / 1e5) + drawn) * math.log(2))
+    loss = GBCELoss(sampler, t=0.0, prior=1e-5)(hidden, weight, targets)
+    torch.testing.assert_close(loss.item(), math.log(1e5) - drawn * math.log1p(-1e-5))
+
+
 def test_gbce_does_not_count_padding() -> None:
     hidden, weight, _ = tensors()
     targets = torch.tensor([3, 5, 5, 5, 3, 7])
@@ -136,7 +151,7 @@ def test_over_all_items(reduction: str) -> None:
     scores = hidden @ weight.T
     everything = UniformSampler(100, max_id=40)
     softmax = SampledSoftmaxLoss(everything, temperature=0.5, reduction=reduction)
-    bce = GBCELoss(everything, t=0.3, temperature=0.5, reduction=reduction)
+    bce = GBCELoss(everything, t=0.3, prior=0.1, temperature=0.5, reduction=reduction)
     for loss in (softmax, bce):
         assert isinstance(loss, CandidateLoss)
         torch.testing.assert_close(
@@ -149,6 +164,10 @@ def test_over_all_items(reduction: str) -> None:
     [
         ({"t": 2}, ValueError, r"GBCELoss: t must lie in \[0, 1\]; got 2"),
         ({"t": None}, TypeError, "GBCELoss: t must be a number"),
+        ({"prior": 0}, ValueError, r"GBCELoss: prior must lie in \(0, 1\); got 0"),
+        ({"prior": 1.0}, ValueError, r"GBCELoss: prior must lie in \(0, 1\); got 1"),
+        ({"prior": -0.1}, ValueError, "GBCELoss: prior must lie"),
+        ({"prior": "x"}, TypeError, "GBCELoss: prior must be a number"),
         ({"num_items": 1}, ValueError, "GBCELoss: num_items must be at least 2; got 1"),
         ({"sampler": 3}, TypeError, "GBCELoss: sampler must have a method draw"),
         ({"sparse_grad": 1}, TypeError, "GBCELoss: sparse_grad must be a bool"),
@@ -178,6 +197,7 @@ def test_constructor_refuses(arguments: dict, error: type[Exception], text: str)
 def test_repr() -> None:
     assert "temperature=2.0" in repr(SampledSoftmaxLoss(LogUniformSampler(5, 40), temperature=2))
     assert "t=0.5" in repr(GBCELoss(LogUniformSampler(5, 40), 0.5))
+    assert "prior=0.025" in repr(GBCELoss(LogUniformSampler(5, 40), prior=1 / 40))
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

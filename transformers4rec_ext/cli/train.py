@@ -30,7 +30,7 @@ losses (--loss):
              and may be below 0.
   bce        yes or no for the target and each negative (SASRec). Knows no log q: an item that is
              a negative more often than others gets a lower score for it. Makes a model of few
-             negatives too sure of itself.
+             negatives too sure of itself. A score of 0 stands for one item in the catalogue.
   gbce       bce with the target's term weighed by the part of the catalogue that was drawn
              (gSASRec), which undoes that: fully with --gbce-t 1, not at all with 0.
 

@@ -43,7 +43,10 @@ def make_task(
         return NextItemPredictionTask(weight_tying=True)
     sampler = make_sampler(config, num_items, popularity)
     if config.loss in ("bce", "gbce"):
-        loss = GBCELoss(sampler, t=config.gbce_t or 0.0, sparse_grad=sparse)
+        # At the start one item in V - 1 is the target: with the loss's own prior, S negatives first
+        # push all scores down together, and the rows of the item table one way.
+        prior = 1 / max(2, num_items - 1)
+        loss = GBCELoss(sampler, t=config.gbce_t or 0.0, prior=prior, sparse_grad=sparse)
         return NextItemPredictionTask(loss, weight_tying=True)
     return NextItemPredictionTask(
         weight_tying=True,
