@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.quality.matrix import METRIC, OBJECTIVES, SEEDS, Dataset, Run
 from benchmarks.timing import RESULTS
 from transformers4rec_ext._files import write_text
+from transformers4rec_ext.training.config import RunConfig
 from transformers4rec_ext.training.log import read_log
 
 FOLDER = RESULTS / "quality"
@@ -25,9 +26,8 @@ def read(run: Run) -> dict[str, Any] | None:
     if not path.exists():
         return None
     record: dict[str, Any] = json.loads(path.read_text())
-    now = run.config()
-    same = all(now[name] == value for name, value in record["config"].items() if name in now)
-    return record if same else None
+    then = RunConfig.from_dict(record["config"]).as_dict()
+    return record if then == run.config() else None
 
 
 def write(run: Run, folder: Path, environment: dict[str, Any]) -> dict[str, Any]:

@@ -116,6 +116,17 @@ def test_a_record_with_other_options_than_now_does_not_count(options):
     assert records.read(RUN) is None
 
 
+def test_a_record_without_a_newer_option_was_trained_as_before_it(options, monkeypatch):
+    path = records.path_of(RUN)
+    path.parent.mkdir(parents=True)
+    earlier = {k: v for k, v in RUN.config().items() if k != "temperature"}
+    path.write_text(json.dumps({"config": earlier}))
+    for temperature, counts in ((1.0, True), (0.5, False)):
+        now = {**RUN.config(), "temperature": temperature}
+        monkeypatch.setattr(matrix.Run, "config", lambda run, now=now: now)
+        assert (records.read(RUN) is not None) is counts
+
+
 def test_the_plan_has_every_objective_once_and_more_seeds_of_the_headline_rows():
     plan = matrix.plan({"ml-1m": "uniform-1000"})
     assert len(set(plan)) == len(plan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -140,6 +141,7 @@ def test_train_on_bad_files(tmp_path: Path, sessions_file: Path, fails: Fails) -
         ("--dropout=1", "dropout must be < 1"),
         ("--dropout=nan", "dropout must be finite"),
         ("--lr=0", "lr must be > 0"),
+        ("--temperature=0", "temperature must be > 0"),
         ("--d-model=10", "multiple of heads=4"),
         ("--num-negatives=0", "num_negatives must be >= 1"),
         ("--threads=0", "--threads must be >= 1"),
@@ -327,6 +329,8 @@ def test_infinite_loss_is_an_error(tmp_path: Path, sessions_file: Path, fails: F
         ("body", "bert", ValueError, r"body must be one of \('gpt2', 'xlnet'\); got 'bert'"),
         ("schedule", "step", ValueError, "schedule must be one of"),
         ("clip", -1.0, ValueError, "clip must be finite and >= 0"),
+        ("temperature", 0, ValueError, "temperature must be > 0"),
+        ("temperature", math.inf, ValueError, "temperature must be finite"),
     ],
 )
 def test_config_checks(field: str, value: Any, error: Any, text: str) -> None:

@@ -106,6 +106,14 @@ def test_what_a_binary_loss_is_made_of(fields: dict[str, Any], t: float, size: i
     assert task.sparse_grad
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_temperature_divides_the_scores_of_every_loss(loss: str) -> None:
+    config = RunConfig("items", loss=loss, temperature=0.25)
+    task = make_task(config, len(POPULARITY), sparse=False)
+    of_loss = getattr(task.loss, "temperature", None)
+    assert of_loss == 0.25 or (of_loss is None and task.softmax_temperature == 0.25)
+
+
 def test_in_batch_and_mixed_know_the_counts() -> None:
     """Item 1 is three times as popular as item 3: it is the likelier candidate."""
     for name in ("popularity", "in-batch", "mixed"):

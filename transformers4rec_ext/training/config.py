@@ -59,6 +59,9 @@ class RunConfig:
     num_negatives : int, optional
         S, distinct negatives drawn for each batch, by default 1000 (all items where there are not
         more); of "mixed" the uniform ones. Left out with "in-batch".
+    temperature : float
+        Divides the scores in the loss, for all losses; above 0. Rankings do not depend on it, what
+        is learned does: hidden states start with a norm of sqrt(d_model), scores near 0.
     gbce_t : float, optional
         Calibration of "gbce" in [0, 1], by default 0.75; 0 is "bce". Left out with other losses.
     sparse : bool, optional
@@ -110,6 +113,7 @@ class RunConfig:
     loss: str = "sampled"
     sampler: str | None = None
     num_negatives: int | None = None
+    temperature: float = 1.0
     gbce_t: float | None = None
     sparse: bool | None = None
     body: str = "gpt2"
@@ -122,7 +126,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         for name, least in _INTEGERS.items():
             _check_integer(name, getattr(self, name), least)
-        for name in ("dropout", "lr", "clip"):
+        for name in ("dropout", "lr", "clip", "temperature"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise type_error("RunConfig", name, "be a number", repr(value))
@@ -130,8 +134,9 @@ class RunConfig:
                 raise value_error("RunConfig", name, "be finite and >= 0", value)
         if self.dropout >= 1:
             raise value_error("RunConfig", "dropout", "be < 1", self.dropout)
-        if self.lr == 0:
-            raise value_error("RunConfig", "lr", "be > 0", self.lr)
+        for name in ("lr", "temperature"):
+            if getattr(self, name) == 0:
+                raise value_error("RunConfig", name, "be > 0", getattr(self, name))
         for name, allowed in (("loss", LOSSES), ("body", BODIES), ("schedule", SCHEDULES)):
             if getattr(self, name) not in allowed:
                 raise value_error(
@@ -194,7 +199,8 @@ class RunConfig:
     def from_dict(cls, values: dict[str, Any]) -> RunConfig:
         """Make a config of what :meth:`as_dict` returned.
 
-        Runs of the time before ``split_column`` have no such field, and are as without it.
+        Fields that runs had not from the first on have, where they are missing, the value by which
+        those runs were trained.
 
         Raises
         ------
@@ -202,13 +208,16 @@ class RunConfig:
             If a field is missing or unknown.
         """
         names = {field.name for field in dataclasses.fields(cls)}
-        values = {"split_column": None, "validation_fraction": None, **values}
+        values = {**_BEFORE_THERE_WERE_SUCH, **values}
         if set(values) != names:
             odd = sorted(names.symmetric_difference(values))
             raise value_error(
                 "RunConfig.from_dict", "values", "hold exactly the fields of a run", odd
             )
         return cls(**values)
+
+
+_BEFORE_THERE_WERE_SUCH = {"split_column": None, "validation_fraction": None, "temperature": 1.0}
 
 
 def _check_integer(name: str, value: object, least: int) -> None:

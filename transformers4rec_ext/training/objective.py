@@ -40,16 +40,23 @@ def make_task(
         As :func:`make_sampler`.
     """
     if config.loss == "full":
-        return NextItemPredictionTask(weight_tying=True)
+        return NextItemPredictionTask(weight_tying=True, softmax_temperature=config.temperature)
     sampler = make_sampler(config, num_items, popularity)
     if config.loss in ("bce", "gbce"):
         # At the start one item in V - 1 is the target: with the loss's own prior, S negatives first
         # push all scores down together, and the rows of the item table one way.
         prior = 1 / max(2, num_items - 1)
-        loss = GBCELoss(sampler, t=config.gbce_t or 0.0, prior=prior, sparse_grad=sparse)
+        loss = GBCELoss(
+            sampler,
+            t=config.gbce_t or 0.0,
+            prior=prior,
+            temperature=config.temperature,
+            sparse_grad=sparse,
+        )
         return NextItemPredictionTask(loss, weight_tying=True)
     return NextItemPredictionTask(
         weight_tying=True,
+        softmax_temperature=config.temperature,
         sampled_softmax=True,
         sampler=sampler,
         corrected=config.loss == "corrected",
