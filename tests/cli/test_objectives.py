@@ -107,11 +107,15 @@ def test_what_a_binary_loss_is_made_of(fields: dict[str, Any], t: float, size: i
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_the_temperature_divides_the_scores_of_every_loss(loss: str) -> None:
-    config = RunConfig("items", loss=loss, temperature=0.25)
+@pytest.mark.parametrize("temperature", [None, 0.7])
+def test_the_temperature_divides_the_scores_of_every_loss(
+    temperature: float | None, loss: str
+) -> None:
+    config = RunConfig("items", loss=loss, temperature=temperature)
     task = make_task(config, len(POPULARITY), sparse=False)
-    of_loss = getattr(task.loss, "temperature", None)
-    assert of_loss == 0.25 or (of_loss is None and task.softmax_temperature == 0.25)
+    binary = loss in ("bce", "gbce")
+    of_task = task.loss.temperature if binary else task.softmax_temperature
+    assert of_task == (temperature or (0.25 if binary else 1.0))
 
 
 def test_in_batch_and_mixed_know_the_counts() -> None:

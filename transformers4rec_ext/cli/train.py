@@ -146,7 +146,11 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         "negatives drawn for each batch, S; of mixed the uniform ones (default: 1000)",
         **number,
     )
-    add("temperature", "divides the scores in the loss, X > 0", **real)
+    add(
+        "temperature",
+        "divides the scores in the loss, X > 0 (default: 0.25 with bce and gbce, else 1)",
+        **real,
+    )
     add("gbce-t", "calibration of gbce, 0 <= X <= 1 (default: 0.75)", **real)
     parser.add_argument(
         "--sparse",
@@ -188,7 +192,6 @@ _DEFAULTS: dict[str, Any] = {
     "schedule": "cosine",
     "clip": 1.0,
     "loss": "sampled",
-    "temperature": 1.0,
     "body": "gpt2",
     "patience": 5,
     "checkpoint_every": 500,

@@ -9,7 +9,8 @@ from typing import Any
 from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import type_error, value_error
 
-LOSSES = ("full", "sampled", "corrected", "bce", "gbce")
+BINARY_LOSSES = ("bce", "gbce")
+LOSSES = ("full", "sampled", "corrected", *BINARY_LOSSES)
 SAMPLERS = ("log-uniform", "uniform", "popularity", "in-batch", "mixed")
 BODIES = ("gpt2", "xlnet")
 SCHEDULES = ("constant", "cosine")
@@ -59,9 +60,10 @@ class RunConfig:
     num_negatives : int, optional
         S, distinct negatives drawn for each batch, by default 1000 (all items where there are not
         more); of "mixed" the uniform ones. Left out with "in-batch".
-    temperature : float
-        Divides the scores in the loss, for all losses; above 0. Rankings do not depend on it, what
-        is learned does: hidden states start with a norm of sqrt(d_model), scores near 0.
+    temperature : float, optional
+        Divides the scores in the loss, above 0; by default 0.25 for "bce" and "gbce", else 1. The
+        model's ranking does not depend on it, what it learns does: the scores of a binary loss
+        must become as large as log(V), those of a softmax need not.
     gbce_t : float, optional
         Calibration of "gbce" in [0, 1], by default 0.75; 0 is "bce". Left out with other losses.
     sparse : bool, optional
@@ -113,7 +115,7 @@ class RunConfig:
     loss: str = "sampled"
     sampler: str | None = None
     num_negatives: int | None = None
-    temperature: float = 1.0
+    temperature: float | None = None
     gbce_t: float | None = None
     sparse: bool | None = None
     body: str = "gpt2"
@@ -124,6 +126,9 @@ class RunConfig:
     eval_batch_size: int = 256
 
     def __post_init__(self) -> None:
+        if self.temperature is None:
+            of_loss = 0.25 if self.loss in BINARY_LOSSES else 1.0
+            object.__setattr__(self, "temperature", of_loss)
         for name, least in _INTEGERS.items():
             _check_integer(name, getattr(self, name), least)
         for name in ("dropout", "lr", "clip", "temperature"):
@@ -165,7 +170,7 @@ class RunConfig:
             for name in ("sampler", "num_negatives", "gbce_t"):
                 self._refuse(name, "with loss='full'", "It draws no negatives.")
             return {}
-        sampler = self.sampler or ("uniform" if self.loss in ("bce", "gbce") else "log-uniform")
+        sampler = self.sampler or ("uniform" if self.loss in BINARY_LOSSES else "log-uniform")
         if sampler not in SAMPLERS:
             raise value_error("RunConfig", "sampler", f"be one of {SAMPLERS}", repr(sampler))
         num_negatives, t = self.num_negatives, self.gbce_t

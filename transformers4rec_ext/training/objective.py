@@ -16,7 +16,7 @@ from transformers4rec_ext.samplers import (
     PopularitySampler,
     UniformSampler,
 )
-from transformers4rec_ext.training.config import RunConfig
+from transformers4rec_ext.training.config import BINARY_LOSSES, RunConfig
 
 
 def make_task(
@@ -39,10 +39,11 @@ def make_task(
     ValueError
         As :func:`make_sampler`.
     """
+    temperature = config.temperature or 1.0
     if config.loss == "full":
-        return NextItemPredictionTask(weight_tying=True, softmax_temperature=config.temperature)
+        return NextItemPredictionTask(weight_tying=True, softmax_temperature=temperature)
     sampler = make_sampler(config, num_items, popularity)
-    if config.loss in ("bce", "gbce"):
+    if config.loss in BINARY_LOSSES:
         # At the start one item in V - 1 is the target: with the loss's own prior, S negatives first
         # push all scores down together, and the rows of the item table one way.
         prior = 1 / max(2, num_items - 1)
@@ -50,13 +51,13 @@ def make_task(
             sampler,
             t=config.gbce_t or 0.0,
             prior=prior,
-            temperature=config.temperature,
+            temperature=temperature,
             sparse_grad=sparse,
         )
         return NextItemPredictionTask(loss, weight_tying=True)
     return NextItemPredictionTask(
         weight_tying=True,
-        softmax_temperature=config.temperature,
+        softmax_temperature=temperature,
         sampled_softmax=True,
         sampler=sampler,
         corrected=config.loss == "corrected",
