@@ -135,13 +135,12 @@ class RunConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise type_error("RunConfig", name, "be a number", repr(value))
-            if not (math.isfinite(value) and value >= 0):
-                raise value_error("RunConfig", name, "be finite and >= 0", value)
+            zero = name in ("dropout", "clip")
+            if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+                expectation = f"be finite and {'>=' if zero else '>'} 0"
+                raise value_error("RunConfig", name, expectation, value)
         if self.dropout >= 1:
             raise value_error("RunConfig", "dropout", "be < 1", self.dropout)
-        for name in ("lr", "temperature"):
-            if getattr(self, name) == 0:
-                raise value_error("RunConfig", name, "be > 0", getattr(self, name))
         for name, allowed in (("loss", LOSSES), ("body", BODIES), ("schedule", SCHEDULES)):
             if getattr(self, name) not in allowed:
                 raise value_error(
