@@ -183,8 +183,8 @@ class GBCELoss(CandidateLoss):
         ``min_id`` on.
     prior : float
         The probability, above 0 and below 1, that a score of 0 stands for. 0.5 is gSASRec's. One
-        item in V - 1 is the target, so an untrained model with small scores says what is so with
-        ``1 / (V - 1)``, and not that every second item is one, which S negatives would have to push
+        item of V is the target, so an untrained model with small scores says what is so with
+        ``1 / V``, and not that every second item is one, which S negatives would have to push
         down first (Lin et al., "Focal Loss", ICCV 2017, section 3.3). The ranking of items does
         not depend on it.
     temperature, remove_accidental_hits, sparse_grad, reduction
@@ -238,6 +238,7 @@ class GBCELoss(CandidateLoss):
         padding = candidates.log_q == torch.inf
         min_id = getattr(self.sampler, "min_id", 0)
         offset = self._offset()
+        log_q = candidates.log_q.double() if hidden.dtype == torch.float64 else candidates.log_q
         return functional.sampled_bce_loss(
             hidden,
             weight,
@@ -246,8 +247,8 @@ class GBCELoss(CandidateLoss):
             t=self.t,
             num_items=self.num_items or max(2, weight.shape[0] - min_id),
             # What is taken from a score: here no matter of sampling.
-            target_log_q=candidates.log_q.new_full(targets.shape, -offset),
-            candidate_log_q=torch.where(padding, candidates.log_q, -offset),
+            target_log_q=log_q.new_full(targets.shape, -offset),
+            candidate_log_q=torch.where(padding, log_q, -offset),
             temperature=self.temperature,
             remove_accidental_hits=self.remove_accidental_hits,
             sparse_grad=self.sparse_grad,

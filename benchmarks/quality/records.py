@@ -26,7 +26,10 @@ def read(run: Run) -> dict[str, Any] | None:
     if not path.exists():
         return None
     record: dict[str, Any] = json.loads(path.read_text())
-    then = RunConfig.from_dict(record["config"]).as_dict()
+    try:
+        then = RunConfig.from_dict(record["config"]).as_dict()
+    except (TypeError, ValueError):  # options that there are no longer
+        return None
     return record if then == run.config() else None
 
 

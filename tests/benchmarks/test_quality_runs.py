@@ -112,8 +112,9 @@ def test_a_record_with_other_options_than_now_does_not_count(options):
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"config": RUN.config()}))
     assert records.read(RUN) is not None
-    path.write_text(json.dumps({"config": {**RUN.config(), "dropout": 0.77}}))
-    assert records.read(RUN) is None
+    for other in ({"dropout": 0.77}, {"dropout": -1}, {"gone": 1}):
+        path.write_text(json.dumps({"config": {**RUN.config(), **other}}))
+        assert records.read(RUN) is None
 
 
 def test_a_record_without_a_newer_option_was_trained_as_before_it(options, monkeypatch):

@@ -279,7 +279,9 @@ def test_defaults_of_the_help_are_those_of_a_run() -> None:
     # those that the help says in words, since they depend on other options
     for name in ("items_column", "session_column", "exclude_seen", "sparse"):
         fields.pop(name)
-    for name in ("sampler", "num_negatives", "gbce_t", "split_column", "validation_fraction"):
+    for name in ("sampler", "num_negatives", "gbce_t", "temperature"):
+        fields.pop(name)
+    for name in ("split_column", "validation_fraction"):
         fields.pop(name)
     assert fields == _DEFAULTS
     assert _SCHEDULES == SCHEDULES

@@ -118,6 +118,18 @@ def test_the_temperature_divides_the_scores_of_every_loss(
     assert of_task == (temperature or (0.25 if binary else 1.0))
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_runs_of_before_the_temperature(loss: str) -> None:
+    """They had 1; of a binary loss the prior was another one, which no field tells."""
+    values = RunConfig("items", loss=loss).as_dict()
+    del values["temperature"]
+    if loss not in ("bce", "gbce"):
+        assert RunConfig.from_dict(values).temperature == 1.0
+        return
+    with pytest.raises(ValueError, match=r"hold the temperature with loss='g?bce'.*train again"):
+        RunConfig.from_dict(values)
+
+
 def test_in_batch_and_mixed_know_the_counts() -> None:
     """Item 1 is three times as popular as item 3: it is the likelier candidate."""
     for name in ("popularity", "in-batch", "mixed"):

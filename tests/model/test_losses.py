@@ -135,6 +135,14 @@ def test_a_score_of_zero_has_the_prior() -> None:
     torch.testing.assert_close(loss.item(), math.log(1e5) - drawn * math.log1p(-1e-5))
 
 
+def test_the_prior_is_exact_in_float64() -> None:
+    hidden, weight, targets = tensors()
+    hidden, weight = hidden.double(), weight.double()
+    loss = GBCELoss(UniformSampler(100, max_id=40), prior=0.1)
+    exact = loss.over_all_items(hidden @ weight.T, targets)
+    torch.testing.assert_close(loss(hidden, weight, targets), exact, rtol=1e-12, atol=0)
+
+
 def test_gbce_does_not_count_padding() -> None:
     hidden, weight, _ = tensors()
     targets = torch.tensor([3, 5, 5, 5, 3, 7])

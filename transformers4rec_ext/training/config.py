@@ -89,7 +89,8 @@ class RunConfig:
 
     Examples
     --------
-    What is left out has its value afterwards, None where the loss has no use for it:
+    What is left out has its value afterwards, None where the loss has no use for it; a copy by
+    ``dataclasses.replace`` with another loss keeps it, unless it is given as None:
 
     >>> config = RunConfig("items", loss="gbce")
     >>> config.sampler, config.num_negatives, config.gbce_t
@@ -209,8 +210,13 @@ class RunConfig:
         Raises
         ------
         ValueError
-            If a field is missing or unknown.
+            If a field is missing or unknown, or of a binary loss the temperature, before which its
+            scores had another prior.
         """
+        if "temperature" not in values and values.get("loss") in BINARY_LOSSES:
+            expectation = f"hold the temperature with loss={values['loss']!r}"
+            hint = "The loss is another one since there is such a field: train again."
+            raise value_error("RunConfig.from_dict", "values", expectation, "none", hint)
         names = {field.name for field in dataclasses.fields(cls)}
         values = {**_BEFORE_THERE_WERE_SUCH, **values}
         if set(values) != names:
