@@ -18,6 +18,18 @@ from transformers4rec_ext.data.split import TRAIN_MINIMUM, Part, padded, windows
 _BATCHES_PER_GROUP = 16
 
 
+def _even_cuts(weights: np.ndarray, parts: int) -> np.ndarray:
+    """Return where to cut a row of weights > 0 into ``parts`` of about the same sum, none empty."""
+    total = np.cumsum(weights)
+    cut = np.arange(1, parts)
+    # The first element of a part is the first that begins at its share of the sum or behind it.
+    first = np.searchsorted(total - weights, total[-1] * cut / parts)
+    # Heavy elements span more than one share: leave one element to each part, before and behind.
+    first = np.maximum.accumulate(first - cut) + cut
+    behind: np.ndarray = np.minimum(np.maximum(first, cut), len(weights) - parts + cut)
+    return behind
+
+
 class KnownItems(NamedTuple):
     """A chunk's items as ids of the catalogue, the unknown ones left out."""
 
@@ -47,6 +59,11 @@ class SessionLoader:
     ``batches(epoch, start)`` gives exactly what a run that was stopped before step ``start`` would
     have seen next.
 
+    A batch of short windows holds more of them than one of long windows, so that all 16 have the
+    same number of targets, but for less than a window's. A loss is the mean over the targets of
+    its batch: with as many windows in each, a target of a short session would weigh as many times
+    more than one of a long session as that is longer.
+
     Parameters
     ----------
     sessions : ParquetSessions
@@ -55,7 +72,7 @@ class SessionLoader:
     max_length : int
         Items that the model sees: rows hold up to ``max_length + 1``, the last being a target.
     batch_size : int
-        Windows in a batch (the last batch of an epoch may be smaller).
+        Windows in a batch, on average. Without shuffling exactly, but for the last.
     part : "train" or "all"
         Leave out what is held out (see :mod:`transformers4rec_ext.data.split`), or nothing.
     shuffle : bool
@@ -156,13 +173,15 @@ class SessionLoader:
         for block in self._blocks(rng):
             for at in range(0, len(block), size * _BATCHES_PER_GROUP):
                 group = block[at : at + size * _BATCHES_PER_GROUP]
-                starts = np.arange(0, len(group), size)
-                if self.shuffle:
-                    length = (group != 0).sum(axis=1)
-                    group = group[np.argsort(length, kind="stable")]
-                    starts = rng.permutation(starts)
-                for first in starts:
-                    yield group[first : first + size]
+                cuts = np.arange(size, len(group), size)
+                if not self.shuffle:
+                    yield from np.split(group, cuts)
+                    continue
+                length = (group != 0).sum(axis=1)
+                order = np.argsort(length, kind="stable")
+                batches = np.split(group[order], _even_cuts(length[order] - 1, len(cuts) + 1))
+                for chosen in rng.permutation(len(batches)):
+                    yield batches[chosen]
 
     def _blocks(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """Yield blocks of padded windows; all but the last hold a multiple of the batch size."""
