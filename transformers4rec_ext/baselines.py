@@ -9,7 +9,7 @@ from torch import Tensor
 
 from transformers4rec_ext.data.catalogue import Catalogue
 from transformers4rec_ext.data.contexts import Contexts
-from transformers4rec_ext.training.evaluation import held_out_ranks, summarize
+from transformers4rec_ext.training.evaluation import held_out_ranks
 from transformers4rec_ext.training.network import Query
 
 
@@ -27,10 +27,10 @@ def popularity_query(catalogue: Catalogue) -> Query:
     return query
 
 
-def popularity_metrics(
+def popularity_ranks(
     catalogue: Catalogue, contexts: Iterable[Contexts], *, exclude_seen: bool = False
-) -> dict[str, float]:
-    """Return the ranking metrics of the popularity baseline.
+) -> Tensor:
+    """Return the ranks by popularity of held-out items, as ``held_out_ranks`` does by a model.
 
     Parameters
     ----------
@@ -39,10 +39,5 @@ def popularity_metrics(
     exclude_seen : bool
         As for the model it is compared with.
     """
-    ranks = held_out_ranks(
-        popularity_query(catalogue),
-        contexts,
-        max_length=1,
-        exclude_seen=exclude_seen,
-    )
-    return summarize(ranks)
+    query = popularity_query(catalogue)
+    return held_out_ranks(query, contexts, max_length=1, exclude_seen=exclude_seen)

@@ -63,6 +63,38 @@ def test_evaluate_repeats_the_metrics_of_training(
         assert written == {name: result[name] for name in ("model", "popularity")}
 
 
+def test_evaluate_tells_rare_targets_from_frequent_ones(
+    finished: Path, sessions_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "metrics.json"
+    assert main(["evaluate", str(finished), "--by-count", "--threads=1", f"--out={out}"]) == 0
+    written = json.loads(out.read_text())
+    groups = written["by_count"]
+    catalogue = Catalogue.load(finished / "catalogue.parquet")
+    counts = dict(zip(catalogue.items.to_pylist(), catalogue.counts.tolist(), strict=True))
+    sessions = pq.read_table(sessions_file)["items"].to_pylist()
+    held = [counts[items[-1]] for items in sessions]
+    limits = {"0": (0, 0), "1-5": (1, 5), "6-20": (6, 20), "21-100": (21, 100), "more": (101, 1e9)}
+    expected = {name: sum(a <= count <= b for count in held) for name, (a, b) in limits.items()}
+    assert {name: group["targets"] for name, group in groups.items()} == {
+        name: number for name, number in expected.items() if number
+    }
+    assert len(groups) > 1
+    for ranker in ("model", "popularity"):  # all of them are the mean of the groups
+        for metric, value in written[ranker].items():
+            parts = (group["share"] * group[ranker][metric] for group in groups.values())
+            assert sum(parts) == pytest.approx(value, abs=1e-12)
+    table = capsys.readouterr().out.split("\n\n")[1].splitlines()
+    assert table[0].split() == [
+        "in", "training", "targets", "share",
+        "model", "NDCG@10", "Recall@10", "popularity", "NDCG@10", "Recall@10",
+    ]  # fmt: skip
+    for line, (name, group) in zip(table[1:], groups.items(), strict=True):
+        shown = (group[ranker][m] for ranker in ("model", "popularity") for m in SHOWN[:2])
+        numbers = [f"{group['targets']:,}", f"{group['share']:.1%}", *(f"{x:.4f}" for x in shown)]
+        assert line.split() == [name, *numbers]
+
+
 def test_excluding_seen_items_changes_the_ranking(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from transformers4rec_ext.baselines import popularity_metrics
+from transformers4rec_ext.baselines import popularity_ranks
 from transformers4rec_ext.data import Catalogue, Contexts, ParquetSessions, held_out
 from transformers4rec_ext.ranking_metric import MISSED
-from transformers4rec_ext.training import held_out_ranks, summarize
+from transformers4rec_ext.training import count_groups, held_out_ranks, summarize
 
 
 def _contexts(lists: list[list[int]], targets: list[int]) -> Contexts:
@@ -111,13 +111,21 @@ def test_metrics_by_hand() -> None:
         summarize(torch.zeros(0, dtype=torch.int64))
 
 
+def test_groups_of_targets_by_their_training_counts() -> None:
+    counts = np.array([0, 1, 5, 6, 20, 21, 100, 101, 10**9])
+    groups = count_groups(counts)
+    assert {name: counts[mask].tolist() for name, mask in groups.items()} == {
+        "0": [0], "1-5": [1, 5], "6-20": [6, 20], "21-100": [21, 100], "more": [101, 10**9],
+    }  # fmt: skip
+    assert list(count_groups(np.array([7]))) == ["6-20"]
+
+
 def test_popularity_ranks_by_training_counts(tmp_path: Path) -> None:
     path = tmp_path / "s.parquet"
     pq.write_table(pa.table({"items": [[7, 7, 7, 8, 8], [8, 8, 9, 9, 7]]}), path)
     sessions = ParquetSessions(path, "items")
     catalogue = Catalogue.fit(sessions)  # training: 7 7 7, 8 8 9
     assert catalogue.counts.tolist() == [3, 2, 1]
-    metrics = popularity_metrics(catalogue, held_out(sessions, catalogue, "test"))
-    assert metrics["mrr"] == pytest.approx((1 / 2 + 1) / 2)
-    seen = popularity_metrics(catalogue, held_out(sessions, catalogue, "test"), exclude_seen=True)
-    assert seen["mrr"] == pytest.approx((0 + 1) / 2)  # the first one's target was seen: a miss
+    assert popularity_ranks(catalogue, held_out(sessions, catalogue, "test")).tolist() == [2, 1]
+    seen = popularity_ranks(catalogue, held_out(sessions, catalogue, "test"), exclude_seen=True)
+    assert seen.tolist() == [MISSED, 1]  # the first one's target was seen: a miss

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from transformers4rec_ext.baselines import popularity_metrics
+from transformers4rec_ext.baselines import popularity_ranks
 from transformers4rec_ext.data import Catalogue, ParquetSessions, SessionLoader, held_out
-from transformers4rec_ext.training import RunConfig, read_log
+from transformers4rec_ext.training import RunConfig, read_log, summarize
 from transformers4rec_ext.training.run import RunFolder, begin_run, train_run
 
 CONFIG = RunConfig(
@@ -59,7 +59,7 @@ def test_popularity_is_as_recorded(file: Path) -> None:
     sessions = ParquetSessions(file, "items")
     catalogue = Catalogue.fit(sessions)
     contexts = held_out(sessions, catalogue, "test")
-    metrics = popularity_metrics(catalogue, contexts, exclude_seen=True)
+    metrics = summarize(popularity_ranks(catalogue, contexts, exclude_seen=True))
     assert round(metrics["ndcg_at_10"], 4) == 0.0180
 
 

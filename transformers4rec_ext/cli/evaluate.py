@@ -13,6 +13,9 @@ from transformers4rec_ext._files import write_text
 from transformers4rec_ext.cli import options as shared
 
 if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
     from transformers4rec_ext.data.parquet import ParquetSessions
     from transformers4rec_ext.data.split import Part
     from transformers4rec_ext.training.config import RunConfig
@@ -25,10 +28,15 @@ left out), or with --every-item every item but the first. Items that the model d
 left out of the context. A target that it does not know, or that nothing known comes before,
 counts as a miss: 0 in every metric. The table shows some of the metrics, --out writes all of them.
 
+With --by-count a second table tells the targets apart by how often the training part holds them:
+0 (or unknown), 1-5, 6-20, 21-100 and more. A model that knows nothing but what sells best is good
+in the last row alone. The first table is the mean of these rows, weighed by their share.
+
 {shared.NULLS}
 
 examples:
   python -m transformers4rec_ext evaluate runs/first
+  python -m transformers4rec_ext evaluate runs/first --by-count
   python -m transformers4rec_ext evaluate runs/first next_week.parquet --exclude-seen
   python -m transformers4rec_ext evaluate runs/first next_week.parquet --every-item --out next.json
 """
@@ -48,6 +56,11 @@ def add_parser(commands: Any) -> None:
         help="with FILE: rank every item of a session but the first, not only the last "
         "(default: as in training, where --split-column means every item)",
     )
+    parser.add_argument(
+        "--by-count",
+        action="store_true",
+        help="also tell rare targets from frequent ones, by how often the training part holds them",
+    )
     parser.add_argument("--out", metavar="OUT.json", help="write all metrics to this file")
     parser.add_argument(
         "--exclude-seen",
@@ -59,9 +72,12 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate."""
-    from transformers4rec_ext.baselines import popularity_metrics
+    import numpy as np
+
+    from transformers4rec_ext.baselines import popularity_ranks
     from transformers4rec_ext.data.contexts import held_out
-    from transformers4rec_ext.training.run import RunFolder, evaluate_model
+    from transformers4rec_ext.training.evaluation import summarize
+    from transformers4rec_ext.training.run import RunFolder, model_ranks
 
     shared.use_threads(options)
     _check(options)
@@ -73,18 +89,23 @@ def run(options: argparse.Namespace) -> int:
     out = None if options.out is None else Path(options.out)
     if out is not None:
         shared.check_out_is_not_read("evaluate", out, folder, sessions.paths)
-    metrics = {
-        "model": evaluate_model(model, sessions, catalogue, config, part),
-        "popularity": popularity_metrics(
+    ranks = {
+        "model": model_ranks(model, sessions, catalogue, config, part),
+        "popularity": popularity_ranks(
             catalogue, held_out(sessions, catalogue, part), exclude_seen=config.exclude_seen
         ),
     }
-    ranked, unknown = _count(held_out(sessions, catalogue, part))
-    shared.say(f"{ranked:,} targets ranked, {unknown:,} of them unknown to the model")
+    metrics: dict[str, Any] = {name: summarize(of) for name, of in ranks.items()}
+    targets = np.concatenate([c.targets for c in held_out(sessions, catalogue, part)])
+    unknown = int((targets == 0).sum())
+    shared.say(f"{len(targets):,} targets ranked, {unknown:,} of them unknown to the model")
     shared.say(shared.metrics_table(metrics))
+    metrics |= {"targets": len(targets), "unknown_targets": unknown}
+    if options.by_count:
+        metrics["by_count"] = _by_count(ranks, catalogue.popularity[targets])
+        shared.say(f"\n{_count_table(metrics['by_count'])}")
     if out is not None:
-        counts = {"targets": ranked, "unknown_targets": unknown}
-        write_text(out, json.dumps({**metrics, **counts}, indent=2) + "\n")
+        write_text(out, json.dumps(metrics, indent=2) + "\n")
     return 0
 
 
@@ -112,9 +133,26 @@ def _sessions(
     return sessions, "every" if every else "last"
 
 
-def _count(contexts: Any) -> tuple[int, int]:
-    ranked = unknown = 0
-    for chunk in contexts:
-        ranked += len(chunk.targets)
-        unknown += int((chunk.targets == 0).sum())
-    return ranked, unknown
+def _by_count(ranks: dict[str, Tensor], counts: np.ndarray) -> dict[str, Any]:
+    """Return the metrics of each group of targets, and how many they are."""
+    from transformers4rec_ext.training.evaluation import count_groups, summarize
+
+    groups = {}
+    for name, mask in count_groups(counts).items():
+        (of_group,) = mask.nonzero()
+        metrics = {ranker: summarize(of[of_group]) for ranker, of in ranks.items()}
+        share = len(of_group) / len(counts)
+        groups[name] = {"targets": len(of_group), "share": share, **metrics}
+    return groups
+
+
+def _count_table(groups: dict[str, Any]) -> str:
+    head = f"{'in training':<12}{'targets':>10}{'share':>8}"
+    head += "".join(f"{ranker:>12} NDCG@10{'Recall@10':>11}" for ranker in ("model", "popularity"))
+    lines = [head]
+    for name, group in groups.items():
+        line = f"{name:<12}{group['targets']:>10,}{group['share']:>8.1%}"
+        for ranker in ("model", "popularity"):
+            line += f"{group[ranker]['ndcg_at_10']:>20.4f}{group[ranker]['recall_at_10']:>11.4f}"
+        lines.append(line)
+    return "\n".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,8 @@ from transformers4rec_ext.ranking_metric import MISSED
 from transformers4rec_ext.training.network import Query
 
 TOP_KS = (5, 10, 20)
+#: How often the training part holds the targets of a group: the last count of each but the last.
+COUNT_EDGES = (0, 5, 20, 100)
 
 
 def held_out_ranks(
@@ -112,3 +115,30 @@ def summarize(ranks: Tensor) -> dict[str, float]:
         metrics[f"mrr_at_{k}"] = float(torch.where(ranks <= k, reciprocal, 0.0).mean())
     metrics["mrr"] = float(torch.where(ranks < MISSED, reciprocal, 0.0).mean())
     return metrics
+
+
+def count_groups(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Tell targets apart by how often the training part holds them; groups of none are left out.
+
+    Parameters
+    ----------
+    counts : int64 [targets]
+        0 for a target that the model does not know.
+
+    Returns
+    -------
+    dict of bool [targets]
+        Which targets are of the group, by what its counts are: "0", "1-5", "6-20", "21-100" and
+        "more". Each target is of one group.
+
+    Examples
+    --------
+    >>> groups = count_groups(np.array([3, 700, 5]))
+    >>> {name: of.tolist() for name, of in groups.items()}
+    {'1-5': [True, False, True], 'more': [False, True, False]}
+    """
+    group = np.searchsorted(COUNT_EDGES, counts)
+    first = [edge + 1 for edge in COUNT_EDGES]
+    names = ["0", *(f"{a}-{b}" for a, b in zip(first, COUNT_EDGES[1:], strict=False)), "more"]
+    masks = {name: group == at for at, name in enumerate(names)}
+    return {name: mask for name, mask in masks.items() if mask.any()}

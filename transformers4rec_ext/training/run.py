@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from transformers4rec_ext._checkpoint import open_state
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext._files import remove_leftovers, write_text
-from transformers4rec_ext.baselines import popularity_metrics
+from transformers4rec_ext.baselines import popularity_ranks
 from transformers4rec_ext.data.catalogue import Catalogue
 from transformers4rec_ext.data.contexts import held_out
 from transformers4rec_ext.data.files import Paths
@@ -188,7 +189,7 @@ def _fingerprint(path: Path) -> dict[str, Any]:
     return {"path": str(path.resolve()), "bytes": size, "sha256_of_last_64_KiB": digest}
 
 
-def evaluate_model(
+def model_ranks(
     model: Model,
     sessions: ParquetSessions,
     catalogue: Catalogue,
@@ -196,8 +197,8 @@ def evaluate_model(
     part: Part,
     *,
     limit: int | None = None,
-) -> dict[str, float]:
-    """Return the ranking metrics of a model on a held-out part.
+) -> Tensor:
+    """Return the ranks that a model gives the items of a held-out part, int64 [targets].
 
     Parameters
     ----------
@@ -209,14 +210,13 @@ def evaluate_model(
         At most this many sessions.
     """
     with evaluating(model):
-        ranks = held_out_ranks(
+        return held_out_ranks(
             model_query(model),
             held_out(sessions, catalogue, part, limit=limit, seed=config.seed),
             max_length=config.max_length,
             batch_size=config.eval_batch_size,
             exclude_seen=config.exclude_seen,
         )
-    return summarize(ranks)
 
 
 def begin_run(folder: RunFolder, config: RunConfig, sessions: ParquetSessions) -> None:
@@ -299,11 +299,15 @@ def train_run(
         f"{int(catalogue.counts.sum()):,} training interactions, {len(loader):,} steps an epoch, "
         f"{sum(p.numel() for p in model.parameters()):,} parameters"
     )
-    limit = config.validation_sessions
+
+    def validate() -> dict[str, float]:
+        limit = config.validation_sessions
+        return summarize(model_ranks(model, sessions, catalogue, config, "validation", limit=limit))
+
     loop = TrainingLoop(
         model,
         loader,
-        lambda: evaluate_model(model, sessions, catalogue, config, "validation", limit=limit),
+        validate,
         folder.path,
         config,
         progress,
@@ -370,9 +374,10 @@ def _finish(
 ) -> dict[str, Any]:
     model.load_weights(loop.best)
     contexts = held_out(sessions, catalogue, "test")
-    popularity = popularity_metrics(catalogue, contexts, exclude_seen=config.exclude_seen)
+    by_count = popularity_ranks(catalogue, contexts, exclude_seen=config.exclude_seen)
+    popularity = summarize(by_count)
     result = {
-        "model": evaluate_model(model, sessions, catalogue, config, "test"),
+        "model": summarize(model_ranks(model, sessions, catalogue, config, "test")),
         "popularity": popularity,
         "best_epoch": loop.position.best_epoch,
         "epochs": loop.position.epoch,
