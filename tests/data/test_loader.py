@@ -61,13 +61,51 @@ def test_batches_have_as_many_targets_as_each_other(
     sessions: ParquetSessions, batch_size: int
 ) -> None:
     # A loss is the mean over a batch's targets: only so does each count for the same.
-    loader = _loader(sessions, batch_size=batch_size)
+    loader = _loader(sessions, batch_size=batch_size, max_length=24)
     batches = _rows(loader, 0)
     sizes = [len(rows) for rows in batches]
     assert len(set(sizes)) > 1
     for begin in range(0, len(batches), 16):
         targets = _targets(batches[begin : begin + 16])
-        assert np.abs(targets - targets.mean()).max() < WIDTH - 1
+        assert np.abs(targets - targets.mean()).max() < 17 - 1  # the longest has 17 items
+    widths = [rows.shape[1] for rows in batches]
+    assert widths != sorted(widths)  # short and long ones go out in random order
+
+
+def test_balance_by_rows_is_for_one_label_a_session(sessions: ParquetSessions) -> None:
+    loader = _loader(sessions, balance="rows", batch_size=16)
+    sizes = [len(rows) for rows in _rows(loader, 0)]
+    assert sorted(sizes)[1:] == [16] * (len(sizes) - 1)
+    assert _bag(_rows(loader, 0)) == _bag(_rows(_loader(sessions), 0))
+    with pytest.raises(ValueError, match='balance must be "targets" or "rows"; got \'row\''):
+        _loader(sessions, balance="row")
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8, 64])
+@pytest.mark.parametrize("long_share", [0.001, 0.02, 0.1, 0.5, 1.0])
+def test_a_batch_is_not_larger_than_its_rows_of_full_width(
+    tmp_path: Path, batch_size: int, long_share: float
+) -> None:
+    # Many windows of one target beside a few of 100: cut by their targets alone, a batch held
+    # hundreds of the short ones, padded to the one long window that it ended with.
+    rng = np.random.default_rng(0)
+    number = 2000
+    lists = [[*range(101)] if rng.random() < long_share else [1, 2] for _ in range(number)]
+    path = tmp_path / "s.parquet"
+    pq.write_table(pa.table({"items": lists}), path)
+    loader = _loader(
+        ParquetSessions(path, "items"), batch_size=batch_size, max_length=100, part="all"
+    )
+    batches = _rows(loader, 0)
+    assert len(batches) == len(loader)
+    assert all(map(len, batches))
+    assert sum(map(len, batches)) == number
+    assert max(rows.size for rows in batches) <= batch_size * 101
+    # As even as that allows: long windows share a batch with few others, or with none.
+    long = [rows for rows in batches if rows.shape[1] == 101]
+    if batch_size == 64 and len(long) > 32:
+        targets = _targets(long)
+        assert targets.max() < 2 * np.median(targets)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 64])

@@ -29,8 +29,8 @@ left out of the context. A target that it does not know, or that nothing known c
 counts as a miss: 0 in every metric. The table shows some of the metrics, --out writes all of them.
 
 With --by-count a second table tells the targets apart by how often the training part holds them:
-0 (or unknown), 1-5, 6-20, 21-100 and more. A model that knows nothing but what sells best is good
-in the last row alone. The first table is the mean of these rows, weighed by their share.
+0 (or unknown), 1-5, 6-20, 21-100 and more. A model that knows little but what sells best gets its
+hits in the last rows. The first table is the mean of these rows, weighed by their share.
 
 {shared.NULLS}
 
@@ -134,7 +134,10 @@ def _sessions(
 
 
 def _by_count(ranks: dict[str, Tensor], counts: np.ndarray) -> dict[str, Any]:
-    """Return the metrics of each group of targets, and how many they are."""
+    """Return the metrics of each group of targets, and how many they are.
+
+    ``ranks`` of each ranker and ``counts`` in the training part, both int64 [targets].
+    """
     from transformers4rec_ext.training.evaluation import count_groups, summarize
 
     groups = {}

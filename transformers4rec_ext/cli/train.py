@@ -125,7 +125,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     )
     add("seed", "seed of weights, shuffling, dropout and negatives", **number)
     add("epochs", "passes over the training part, at most", **number)
-    add("batch-size", "windows in a batch, on average: all have as many targets", **number)
+    add("batch-size", "windows in a batch, on average: of short ones it holds more", **number)
     add("max-length", "items that the model sees, T", **number)
     add("d-model", "width of the embeddings and the transformer", **number)
     add("layers", "transformer layers", **number)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,16 +18,49 @@ from transformers4rec_ext.data.split import TRAIN_MINIMUM, Part, padded, windows
 _BATCHES_PER_GROUP = 16
 
 
-def _even_cuts(weights: np.ndarray, parts: int) -> np.ndarray:
-    """Return where to cut a row of weights > 0 into ``parts`` of about the same sum, none empty."""
-    total = np.cumsum(weights)
+def _even_cuts(lengths: np.ndarray, parts: int) -> np.ndarray:
+    """Return where to cut windows, int64 [parts - 1], so that parts have as many targets.
+
+    ``lengths`` int64 [windows] rise. A part's sum differs from the mean by less than a window's.
+    """
+    targets = lengths - 1
+    total = np.cumsum(targets)
     cut = np.arange(1, parts)
-    # The first element of a part is the first that begins at its share of the sum or behind it.
-    first = np.searchsorted(total - weights, total[-1] * cut / parts)
-    # Heavy elements span more than one share: leave one element to each part, before and behind.
-    first = np.maximum.accumulate(first - cut) + cut
-    behind: np.ndarray = np.minimum(np.maximum(first, cut), len(weights) - parts + cut)
-    return behind
+    # The first window of a part is the first that begins at its share of the sum or behind it.
+    first = np.searchsorted(total - targets, total[-1] * cut / parts)
+    # Where the last windows are longer than a share, each part after the cut still gets one.
+    cuts: np.ndarray = np.minimum(first, len(lengths) - parts + cut)
+    return cuts
+
+
+def _small_cuts(lengths: np.ndarray, parts: int) -> np.ndarray:
+    """Return where to cut windows of rising ``lengths`` so that the largest part is smallest.
+
+    By its size in memory, rows times width.
+    """
+    least, enough = int(lengths[-1]), int(len(lengths) * lengths[-1])
+    while least < enough:
+        middle = (least + enough) // 2
+        if len(_filled(lengths, middle)) < parts:
+            enough = middle
+        else:
+            least = middle + 1
+    cuts = _filled(lengths, least)
+    while len(cuts) < parts - 1:  # fewer would do: halve the part of most rows
+        bounds = np.concatenate([[0], cuts, [len(lengths)]])
+        largest = int(np.argmax(np.diff(bounds)))
+        cuts = np.insert(cuts, largest, (bounds[largest] + bounds[largest + 1]) // 2)
+    return cuts
+
+
+def _filled(lengths: np.ndarray, size: int) -> np.ndarray:
+    """Return the cuts of parts that are as large as ``size``, rows times width, allows."""
+    cuts = [0]
+    while cuts[-1] < len(lengths):
+        rest = lengths[cuts[-1] :]
+        sizes = np.arange(1, len(rest) + 1) * rest
+        cuts.append(cuts[-1] + int(np.searchsorted(sizes, size, side="right")))
+    return np.array(cuts[1:-1], dtype=np.int64)
 
 
 class KnownItems(NamedTuple):
@@ -59,10 +92,12 @@ class SessionLoader:
     ``batches(epoch, start)`` gives exactly what a run that was stopped before step ``start`` would
     have seen next.
 
-    A batch of short windows holds more of them than one of long windows, so that all 16 have the
-    same number of targets, but for less than a window's. A loss is the mean over the targets of
-    its batch: with as many windows in each, a target of a short session would weigh as many times
-    more than one of a long session as that is longer.
+    A loss is the mean over the targets of its batch: with as many windows in each, a target of a
+    short session would weigh as many times more than one of a long session as that is longer. So
+    a batch of short windows holds more of them, and the 16 have about as many targets: each as
+    many as the mean, but for less than those of the longest window. Where that would make a batch
+    larger than ``batch_size`` rows of the full width, because a few long windows follow on many
+    short ones, the largest of the 16 is made as small as can be instead.
 
     Parameters
     ----------
@@ -72,7 +107,10 @@ class SessionLoader:
     max_length : int
         Items that the model sees: rows hold up to ``max_length + 1``, the last being a target.
     batch_size : int
-        Windows in a batch, on average. Without shuffling exactly, but for the last.
+        Windows in a batch, on average; a batch has at most ``batch_size * (max_length + 1)`` ids.
+        Without shuffling or balance exactly, but for the last.
+    balance : "targets" or "rows"
+        What the batches have as many of. "rows" is for tasks with one label a session.
     part : "train" or "all"
         Leave out what is held out (see :mod:`transformers4rec_ext.data.split`), or nothing.
     shuffle : bool
@@ -102,6 +140,7 @@ class SessionLoader:
         max_length: int,
         batch_size: int,
         part: Part = "train",
+        balance: Literal["targets", "rows"] = "targets",
         shuffle: bool = True,
         seed: int = 0,
         buffer_windows: int = 65_536,
@@ -114,6 +153,9 @@ class SessionLoader:
             ("buffer_windows", buffer_windows, 1),
         ):
             _checks.integer("SessionLoader", argument, value, minimum=least)
+        if balance not in ("targets", "rows"):
+            raise value_error("SessionLoader", "balance", 'be "targets" or "rows"', repr(balance))
+        self.balance = balance
         self.sessions = sessions
         self.catalogue = catalogue
         self.width = max_length + 1
@@ -179,9 +221,19 @@ class SessionLoader:
                     continue
                 length = (group != 0).sum(axis=1)
                 order = np.argsort(length, kind="stable")
-                batches = np.split(group[order], _even_cuts(length[order] - 1, len(cuts) + 1))
+                if self.balance == "targets":
+                    cuts = self._cuts(length[order], len(cuts) + 1)
+                batches = np.split(group[order], cuts)
                 for chosen in rng.permutation(len(batches)):
                     yield batches[chosen]
+
+    def _cuts(self, lengths: np.ndarray, parts: int) -> np.ndarray:
+        cuts = _even_cuts(lengths, parts)
+        bounds = np.concatenate([[0], cuts, [len(lengths)]])
+        if (np.diff(bounds) * lengths[bounds[1:] - 1]).max() <= self.batch_size * self.width:
+            return cuts
+        # Hundreds of short windows were padded to a long one that makes up their targets.
+        return _small_cuts(lengths, parts)
 
     def _blocks(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """Yield blocks of padded windows; all but the last hold a multiple of the batch size."""

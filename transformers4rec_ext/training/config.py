@@ -35,7 +35,8 @@ class RunConfig:
     seed : int
         Of the initial weights, the shuffling, dropout and the negative samples.
     epochs, batch_size : int
-        At most this many passes; windows in a batch, on average (all have as many targets).
+        At most this many passes; windows in a batch, on average: a batch of short ones holds more,
+        so that batches have about as many targets.
     max_length : int
         T, the number of items the model sees; longer sessions are trained on in windows.
     d_model, layers, heads, dropout

@@ -374,8 +374,7 @@ def _finish(
 ) -> dict[str, Any]:
     model.load_weights(loop.best)
     contexts = held_out(sessions, catalogue, "test")
-    by_count = popularity_ranks(catalogue, contexts, exclude_seen=config.exclude_seen)
-    popularity = summarize(by_count)
+    popularity = summarize(popularity_ranks(catalogue, contexts, exclude_seen=config.exclude_seen))
     result = {
         "model": summarize(model_ranks(model, sessions, catalogue, config, "test")),
         "popularity": popularity,
