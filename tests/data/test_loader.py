@@ -101,11 +101,31 @@ def test_a_batch_is_not_larger_than_its_rows_of_full_width(
     assert all(map(len, batches))
     assert sum(map(len, batches)) == number
     assert max(rows.size for rows in batches) <= batch_size * 101
-    # As even as that allows: long windows share a batch with few others, or with none.
-    long = [rows for rows in batches if rows.shape[1] == 101]
-    if batch_size == 64 and len(long) > 32:
-        targets = _targets(long)
-        assert targets.max() < 2 * np.median(targets)
+
+
+def _batches_needed(lengths: list[int], size: int) -> int:
+    """Return how many batches of at most ``size`` ids hold windows of rising lengths."""
+    batches, rows = 1, 0
+    for length in lengths:
+        rows += 1
+        if rows * length > size:
+            batches, rows = batches + 1, 1
+    return batches
+
+
+@pytest.mark.parametrize("long_share", [0.02, 0.1])
+def test_the_largest_batch_is_as_small_as_can_be(tmp_path: Path, long_share: float) -> None:
+    # Here batches of as many targets would be larger than 64 rows of full width.
+    rng = np.random.default_rng(0)
+    lists = [[*range(101)] if rng.random() < long_share else [1, 2] for _ in range(1024)]
+    path = tmp_path / "s.parquet"
+    pq.write_table(pa.table({"items": lists}), path)
+    loader = _loader(ParquetSessions(path, "items"), batch_size=64, max_length=100, part="all")
+    batches = _rows(loader, 0)
+    assert len(batches) == 16
+    largest = max(rows.size for rows in batches)
+    lengths = sorted(map(len, lists))
+    assert _batches_needed(lengths, largest) <= 16 < _batches_needed(lengths, largest - 1)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 64])
