@@ -62,19 +62,19 @@ class Run(NamedTuple):
 _MOVIES = (
     *("--exclude-seen", "--max-length", "100", "--batch-size", "32"),
     *("--d-model", "128", "--heads", "2", "--dropout", "0.3"),
-    *("--schedule", "cosine", "--epochs", "30", "--patience", "0"),
+    *("--schedule", "cosine", "--average", "0", "--epochs", "30", "--patience", "0"),
 )
 _PURCHASES = (
     *("--exclude-seen", "--max-length", "50", "--batch-size", "128"),
     *("--d-model", "64", "--heads", "1", "--dropout", "0.5"),
-    *("--schedule", "cosine", "--epochs", "40", "--patience", "0"),
+    *("--schedule", "cosine", "--average", "0", "--epochs", "40", "--patience", "0"),
 )
 _OF_USERS = ((METRIC, "NDCG@10"), ("recall_at_10", "Recall@10"), ("mrr", "MRR"))
 _SESSIONS = (
     *("--split-column", "split", "--validation-fraction", "0.02"),
     *("--max-length", "50", "--batch-size", "256"),
     *("--d-model", "128", "--heads", "2", "--dropout", "0.4"),
-    *("--schedule", "cosine", "--epochs", "16", "--patience", "0"),
+    *("--schedule", "cosine", "--average", "0", "--epochs", "16", "--patience", "0"),
 )
 _OF_SESSIONS = (("recall_at_20", "P@20"), ("mrr_at_20", "MRR@20"), (METRIC, "NDCG@10"))
 DATASETS = (

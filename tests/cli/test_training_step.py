@@ -28,7 +28,7 @@ def _step(**options: Any) -> TrainingStep:
 
 
 def test_cosine_goes_from_lr_to_0_over_the_epochs_and_stays() -> None:
-    step = _step()
+    step = _step(schedule="cosine")
     rates = []
     for number in (0, 5, 10, 19, 20, 30):
         step({"x": torch.tensor(1.0)}, number)
@@ -40,7 +40,7 @@ def test_cosine_goes_from_lr_to_0_over_the_epochs_and_stays() -> None:
 
 
 def test_a_constant_rate() -> None:
-    step = _step(schedule="constant")
+    step = _step()  # the default
     assert {step.learning_rate(number) for number in (0, 19, 30)} == {0.5}
 
 

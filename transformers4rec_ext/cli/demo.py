@@ -60,7 +60,6 @@ def run(options: argparse.Namespace) -> int:
         num_negatives=300,
         batch_size=128,
         lr=2e-3,
-        schedule="cosine",
         validation_sessions=4000,
     )
     sessions = synthetic_sessions(options.sessions, options.items, seed=options.seed)

@@ -65,11 +65,11 @@ back on the way out. Metrics rank the target among all items; ties count against
 
 {_OBJECTIVES}
 
-The folder --out receives run.json, catalogue.parquet (your ids by rank), model.safetensors
-(weights of the best validation NDCG@10), checkpoint.safetensors, log.jsonl, and at the end
-metrics.json and curves.png. A run that was killed or stopped continues with --resume as if it had
-not been; so does one that --patience ended, with a larger one. --schedule constant goes on after
-the last epoch as well, with more --epochs; the cosine schedule ends there.
+The folder --out receives run.json, catalogue.parquet (your ids by rank), model.safetensors (the
+weights, or by --average their mean, of the best validation NDCG@10), checkpoint.safetensors,
+log.jsonl, and at the end metrics.json and curves.png. A run that was killed or stopped continues
+with --resume as if it had not been; so does one that --patience ended, with a larger one, and one
+that is through, with more --epochs, but for --schedule cosine, which ends with the last epoch.
 
 examples:
   python -m transformers4rec_ext train sessions.parquet --items-column item_id --out runs/first
@@ -135,6 +135,12 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     add("lr", "learning rate of Adam", **real)
     add("schedule", "learning rate over the epochs; cosine ends at 0", choices=_SCHEDULES)
     add("clip", "largest gradient norm; 0: no clipping", **real)
+    add(
+        "average",
+        "what is validated, tested and kept is the mean of the weights over about this part of the "
+        "steps so far, the last ones; 0: the weights as they are",
+        **real,
+    )
     add("loss", "what is minimised; see below", choices=_LOSSES)
     add(
         "sampler",
@@ -189,8 +195,9 @@ _DEFAULTS: dict[str, Any] = {
     "inner": 0,
     "dropout": 0.2,
     "lr": 1e-3,
-    "schedule": "cosine",
+    "schedule": "constant",
     "clip": 1.0,
+    "average": 0.1,
     "loss": "sampled",
     "body": "gpt2",
     "patience": 5,

@@ -49,6 +49,9 @@ class RunConfig:
         "constant", or "cosine" from ``lr`` to 0 over ``epochs``.
     clip : float
         Largest norm of the gradient; 0 for no clipping.
+    average : float
+        Weights that are validated, tested and kept are the mean over about this part of the steps
+        so far, the last ones; 0 for the weights as they are, 1 for the mean of all.
     loss : str
         "full": softmax over all items; "sampled": over the target and negatives, less their log q;
         "corrected": the same by the correction of arXiv 2507.09331; "bce": binary cross-entropy
@@ -112,8 +115,9 @@ class RunConfig:
     inner: int = 0
     dropout: float = 0.2
     lr: float = 1e-3
-    schedule: str = "cosine"
+    schedule: str = "constant"
     clip: float = 1.0
+    average: float = 0.1
     loss: str = "sampled"
     sampler: str | None = None
     num_negatives: int | None = None
@@ -141,6 +145,7 @@ class RunConfig:
             if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
                 expectation = f"be finite and {'>=' if zero else '>'} 0"
                 raise value_error("RunConfig", name, expectation, value)
+        _checks.fraction("RunConfig", "average", self.average)
         if self.dropout >= 1:
             raise value_error("RunConfig", "dropout", "be < 1", self.dropout)
         for name, allowed in (("loss", LOSSES), ("body", BODIES), ("schedule", SCHEDULES)):
@@ -228,7 +233,12 @@ class RunConfig:
         return cls(**values)
 
 
-_BEFORE_THERE_WERE_SUCH = {"split_column": None, "validation_fraction": None, "temperature": 1.0}
+_BEFORE_THERE_WERE_SUCH = {
+    "split_column": None,
+    "validation_fraction": None,
+    "temperature": 1.0,
+    "average": 0.0,
+}
 
 
 def _check_integer(name: str, value: object, least: int) -> None:

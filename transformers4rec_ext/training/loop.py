@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from transformers4rec_ext._checkpoint import open_state, save_state
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.data.loader import SessionLoader
+from transformers4rec_ext.model.model import Model
+from transformers4rec_ext.training.average import WeightAverage
 from transformers4rec_ext.training.config import RunConfig
 from transformers4rec_ext.training.log import RunLog
 from transformers4rec_ext.training.step import TrainingStep
@@ -48,11 +49,12 @@ class TrainingLoop:
 
     Parameters
     ----------
-    model : nn.Module
+    model : Model
         ``model(batch, training=True)["loss"]`` is what is minimised, with Adam.
     loader : SessionLoader
     validate : callable
-        Returns metrics with the key ``"ndcg_at_10"``; runs after every epoch.
+        Takes the model, or with ``config.average`` the copy that holds the mean of its weights, and
+        returns metrics with the key ``"ndcg_at_10"``; runs after every epoch.
     folder : path
         Receives ``checkpoint.safetensors`` (where the run stands), ``model.safetensors`` (the best
         weights so far) and ``log.jsonl``.
@@ -66,14 +68,14 @@ class TrainingLoop:
 
     Notes
     -----
-    A checkpoint holds the weights, the optimizer, torch's random state and the position. With the
-    loader's batches a pure function of (seed, epoch, step), a resumed run repeats the remaining
-    steps bit by bit (same machine, same number of threads).
+    A checkpoint holds the weights, their mean, the optimizer, torch's random state and the
+    position. With the loader's batches a pure function of (seed, epoch, step), a resumed run
+    repeats the remaining steps bit by bit (same machine, same number of threads).
     """
 
-    model: nn.Module
+    model: Model
     loader: SessionLoader
-    validate: Callable[[], dict[str, float]]
+    validate: Callable[[Model], dict[str, float]]
     folder: str | os.PathLike[str]
     config: RunConfig
     progress: bool = True
@@ -86,6 +88,9 @@ class TrainingLoop:
         self.checkpoint = self.folder / "checkpoint.safetensors"
         self.best = self.folder / "model.safetensors"
         self.train_step = TrainingStep(self.model, self.config, len(self.loader))
+        self.average = None
+        if self.config.average:
+            self.average = WeightAverage(self.model, self.config.average, len(self.loader))
 
     @property
     def global_step(self) -> int:
@@ -105,6 +110,8 @@ class TrainingLoop:
         with open_state(self.checkpoint) as file:
             try:
                 file.fill(self.model.state_dict(), "model")
+                if self.average is not None:
+                    file.fill(self.average.averaged.state_dict(), "average")
                 self.train_step.optimizer.load_state_dict(file.read("optimizer"))
                 self.position = Position(**file.read("position"))
                 torch.set_rng_state(file.read("torch_rng"))
@@ -150,6 +157,8 @@ class TrainingLoop:
                 position.loss_sum += loss
                 position.loss_count += 1
                 done = self.global_step
+                if self.average is not None:
+                    self.average(self.model, done)
                 if done % _LOG_STEPS == 0:
                     bar.set_postfix(loss=f"{self._log_loss(log):.4f}", refresh=False)
                 every = self.config.checkpoint_every
@@ -171,14 +180,15 @@ class TrainingLoop:
 
     def _end_epoch(self, log: RunLog, started: float) -> None:
         position = self.position
-        metrics = self.validate()
+        kept = self.model if self.average is None else self.average.module
+        metrics = self.validate(kept)
         position.epoch, position.step = position.epoch + 1, 0
         better = metrics[SELECTION_METRIC] > position.best_metric
         log.write("validation", epoch=position.epoch, step=self.global_step, **metrics)
         if better:
             position.best_epoch = position.epoch
             position.best_metric = metrics[SELECTION_METRIC]
-            save_state(self.best, self.model.state_dict())
+            save_state(self.best, kept.state_dict())
         self._save(log, started)
         if self.progress:
             from tqdm import tqdm
@@ -199,4 +209,6 @@ class TrainingLoop:
             "position": vars(position).copy(),
             "torch_rng": torch.get_rng_state(),
         }
+        if self.average is not None:
+            state["average"] = self.average.averaged.state_dict()
         save_state(self.checkpoint, state)

@@ -300,9 +300,9 @@ def train_run(
         f"{sum(p.numel() for p in model.parameters()):,} parameters"
     )
 
-    def validate() -> dict[str, float]:
+    def validate(of: Model) -> dict[str, float]:
         limit = config.validation_sessions
-        return summarize(model_ranks(model, sessions, catalogue, config, "validation", limit=limit))
+        return summarize(model_ranks(of, sessions, catalogue, config, "validation", limit=limit))
 
     loop = TrainingLoop(
         model,
