@@ -24,7 +24,13 @@ from benchmarks.race import Contender, race
 from transformers4rec_ext.data.catalogue import Catalogue
 from transformers4rec_ext.data.loader import SessionLoader
 from transformers4rec_ext.data.parquet import ParquetSessions
-from transformers4rec_ext.training import RunConfig, TrainingStep, build_model, model_query
+from transformers4rec_ext.training import (
+    RunConfig,
+    TrainingStep,
+    WeightAverage,
+    build_model,
+    model_query,
+)
 
 NAME = "time_to_quality"
 # The paper's settings for MovieLens-1M, but the width, 50 there, which is ours.
@@ -61,9 +67,9 @@ class Given:
 
 
 def ours(given: Given, key: str, name: str, **sizes: int) -> Contender:
-    """Return the command line's model; the rate is constant, since the end is not known."""
+    """Return the command line's model, by its defaults but for the sizes."""
     seed = given.options.seed
-    config = RunConfig("items", seed=seed, schedule="constant", exclude_seen=True, **sizes)
+    config = RunConfig("items", seed=seed, exclude_seen=True, **sizes)
     torch.manual_seed(seed)
     loader = SessionLoader(
         given.sessions,
@@ -76,8 +82,9 @@ def ours(given: Given, key: str, name: str, **sizes: int) -> Contender:
     step = TrainingStep(model, config, len(loader))
     fields = {name: value for name, value in config.as_dict().items() if name not in _IDLE}
     settings = given.settings(fields)
-    query = model_query(model)
-    return Contender(key, name, settings, model, step, loader, query, config.max_length)
+    average = WeightAverage(model, config.average, len(loader))
+    query = model_query(average.module)
+    return Contender(key, name, settings, model, step, loader, query, config.max_length, average)
 
 
 def theirs(given: Given, key: str, name: str, loss: str, negatives: int = 0) -> Contender:

@@ -118,16 +118,23 @@ def test_a_killed_turn_is_repeated_and_no_other(
         _same(tmp_path, uninterrupted, key)
 
 
+def test_the_mean_of_ours_goes_on_after_a_kill(
+    file: Path, tmp_path: Path, uninterrupted: Path
+) -> None:
+    for _ in range(2):
+        _race(file, tmp_path, ["ours"], turns=1)
+    _same(tmp_path, uninterrupted, "ours")
+
+
 def test_ours_is_the_command_lines(file: Path, tmp_path: Path, uninterrupted: Path) -> None:
     folder = RunFolder(tmp_path)
-    config = RunConfig(
-        "items", seed=3, schedule="constant", batch_size=32, max_length=8, epochs=2, patience=0
-    )
+    config = RunConfig("items", seed=3, batch_size=32, max_length=8, epochs=2, patience=0)
     begin_run(folder, config, ParquetSessions(file, "items"))
     assert train_run(folder, progress=False, say=lambda line: None) is not None
-    expected = load_state(tmp_path / "checkpoint.safetensors")["model"]
-    _, weights = _learnt(uninterrupted, "ours")
-    assert all(torch.equal(weights[name], value) for name, value in expected.items())
+    expected = load_state(tmp_path / "checkpoint.safetensors")
+    learnt = load_state(uninterrupted / "ours.safetensors")
+    for part in ("model", "average"):
+        assert all(torch.equal(learnt[part][name], value) for name, value in expected[part].items())
 
 
 @pytest.mark.parametrize(

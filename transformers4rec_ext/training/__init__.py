@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from transformers4rec_ext._checkpoint import load_state, open_state, save_state
+from transformers4rec_ext.training.average import WeightAverage
 from transformers4rec_ext.training.config import RunConfig
 from transformers4rec_ext.training.evaluation import count_groups, held_out_ranks, summarize
 from transformers4rec_ext.training.log import RunLog, plot_curves, read_log
@@ -16,6 +17,7 @@ __all__ = [
     "RunLog",
     "TrainingLoop",
     "TrainingStep",
+    "WeightAverage",
     "build_model",
     "count_groups",
     "evaluating",
