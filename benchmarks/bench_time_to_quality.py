@@ -67,7 +67,7 @@ class Given:
 
 
 def ours(given: Given, key: str, name: str, **sizes: int) -> Contender:
-    """Return the command line's model, by its defaults but for the sizes."""
+    """Return the command line's model, by its defaults but for the sizes and seen items."""
     seed = given.options.seed
     config = RunConfig("items", seed=seed, exclude_seen=True, **sizes)
     torch.manual_seed(seed)

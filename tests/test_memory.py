@@ -1,9 +1,14 @@
-"""Huge pages: values and addresses stay, only whole pages of large tensors are spoken of."""
+"""Huge pages: values and addresses stay, only whole pages of large tensors are spoken of.
+
+And what is free goes back to the system.
+"""
 
 from __future__ import annotations
 
 import copy
 import mmap
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +115,42 @@ def test_the_numbers_are_those_of_the_system() -> None:
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         pytest.skip("this system has no huge pages")
     assert mmap.MADV_HUGEPAGE == _memory._MADV_HUGEPAGE
+
+
+_FREED = """
+import ctypes, sys
+from transformers4rec_ext._memory import give_back
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+blocks = [bytes(100_000) for _ in range(3000)]  # below the size for which glibc asks the system
+last = bytes(100_000)  # holds the heap's top where it is
+for block in blocks:
+    ctypes.memset(id(block) + 32, 1, 99_000)
+full = resident()
+del blocks, block
+freed = resident()
+given = give_back()
+print(int(given), full - freed, freed - resident(), hasattr(ctypes.CDLL(None), "malloc_trim"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only: reads /proc")
+def test_what_is_free_is_given_back() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _FREED], capture_output=True, text=True, check=True
+    )
+    given, kept_back, returned, glibc = done.stdout.split()
+    if glibc == "False":
+        assert given == "0"
+        return
+    assert int(kept_back) < 50_000_000  # what makes it necessary
+    assert given == "1"
+    assert int(returned) > 200_000_000
+
+
+def test_elsewhere_nothing_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_memory.sys, "platform", "darwin")
+    assert not _memory.give_back()

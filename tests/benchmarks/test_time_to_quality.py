@@ -128,13 +128,17 @@ def test_the_mean_of_ours_goes_on_after_a_kill(
 
 def test_ours_is_the_command_lines(file: Path, tmp_path: Path, uninterrupted: Path) -> None:
     folder = RunFolder(tmp_path)
-    config = RunConfig("items", seed=3, batch_size=32, max_length=8, epochs=2, patience=0)
+    sizes = {"batch_size": 32, "max_length": 8}
+    config = RunConfig("items", seed=3, exclude_seen=True, epochs=2, patience=0, **sizes)
     begin_run(folder, config, ParquetSessions(file, "items"))
-    assert train_run(folder, progress=False, say=lambda line: None) is not None
+    result = train_run(folder, progress=False, say=lambda line: None)
+    assert result is not None
     expected = load_state(tmp_path / "checkpoint.safetensors")
     learnt = load_state(uninterrupted / "ours.safetensors")
     for part in ("model", "average"):
         assert all(torch.equal(learnt[part][name], value) for name, value in expected[part].items())
+    point = learnt["curve"][result["best_epoch"] - 1]
+    assert point["ndcg_at_10"] == result["model"]["ndcg_at_10"]
 
 
 @pytest.mark.parametrize(

@@ -93,19 +93,26 @@ def _train(out: Path, file: Path, *more: str) -> tuple[RunFolder, list[dict[str,
     return folder, after
 
 
+# Batches of 32 make 15 steps an epoch, all taken in; of 7 windows 69, of which every other is.
+@pytest.mark.parametrize("batch", [32, 7])
 @pytest.mark.parametrize("sparse", [False, True])
 def test_a_run_keeps_the_mean_and_trains_as_without(
-    tmp_path: Path, sessions_file: Path, sparse: bool
+    tmp_path: Path, sessions_file: Path, sparse: bool, batch: int
 ) -> None:
-    more = ["--epochs=2", "--patience=0", "--sparse" if sparse else "--no-sparse"]
+    more = ["--epochs=2", "--patience=0", f"--batch-size={batch}"]
+    more.append("--sparse" if sparse else "--no-sparse")
     folder, after = _train(tmp_path / "mean", sessions_file, "--average=0.5", *more)
     plain, _ = _train(tmp_path / "plain", sessions_file, "--average=0", *more)
     kept, last = (load_state(f.path / "model.safetensors") for f in (folder, plain))
     best = [line for line in read_log(folder.path / "log.jsonl") if line["event"] == "validation"]
     end = max(best, key=lambda line: line["ndcg_at_10"])["step"]
-    numbers = torch.arange(1, end + 1, dtype=torch.float64)
+    epoch = best[0]["step"]
+    every = max(1, epoch // 32)
+    assert (batch == 32) == (every == 1)
+    assert batch == 32 or epoch % every, "steps are counted over the run, not in an epoch"
+    numbers = torch.arange(1, end // every + 1, dtype=torch.float64)
     for name, tensor in kept.items():
-        steps = torch.stack([weights[name] for weights in after[:end]])
+        steps = torch.stack([weights[name] for weights in after[every - 1 : end : every]])
         mean = torch.einsum("s,s...->...", numbers / numbers.sum(), steps)
         torch.testing.assert_close(tensor.double(), mean, rtol=1e-5, atol=1e-6, msg=name)
     assert any(not torch.equal(tensor, last[name]) for name, tensor in kept.items())

@@ -137,8 +137,9 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     add("clip", "largest gradient norm; 0: no clipping", **real)
     add(
         "average",
-        "what is validated, tested and kept is the mean of the weights over about this part of the "
-        "steps so far, the last ones; 0: the weights as they are",
+        "validate, test and keep a mean of the weights, two thirds of it over this last part of "
+        "the steps so far, 0 <= X <= 1; 0: the weights as they are, 1: the mean of all. It is one "
+        "more copy of the weights, and lags where few epochs are trained",
         **real,
     )
     add("loss", "what is minimised; see below", choices=_LOSSES)

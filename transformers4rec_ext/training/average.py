@@ -1,11 +1,10 @@
-"""The mean of a run's latest weights, which recommends better than the weights of any one step."""
+"""The mean of a run's latest weights: what they would come to if the learning rate fell."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Generic, TypeVar, cast
 
-import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -18,20 +17,20 @@ class WeightAverage(Generic[_Module]):
 
     .. math:: \bar w_t = \bar w_{t-1} + \frac{1}{1 + x (t - 1)} (w_t - \bar w_{t-1})
 
-    The weights of the steps count like :math:`s^{1/x - 1}`, so that :math:`\bar w` is about the
-    mean of the last part ``x`` of the run so far, however long that is, and no number of epochs
-    has to be known before. Adam at a constant rate goes round a minimum, and the mean is nearer to
-    it: it needs no rate that falls, and validation goes up and down less.
+    The weights of step s count like :math:`s^{1/x - 1}`: with x = 0.1 two thirds of the mean are of
+    the last tenth of the run so far, however long that is, and no number of epochs has to be known
+    before. Adam at a constant rate goes round a minimum, and the mean is nearer to it than its
+    steps are. While validation still rises fast, the mean lags by :math:`x / (1 + x)` of the run.
 
     Parameters
     ----------
     model : nn.Module
         Is copied; its parameters are floats.
     part : float
-        x, in (0, 1]; 1 is the mean of all.
+        x, in (0, 1]; 1 is the mean of all. ``RunConfig`` has checked it.
     steps_per_epoch : int
-        The mean takes in 32 of them or a few more (all, below 64), evenly spaced, so that what it
-        costs, a pass over all weights, does not come with every step.
+        The mean takes in 32 to 63 of them (all, below 64), evenly spaced, so that what it costs, a
+        pass over all weights, does not come with every step of a long epoch.
 
     Attributes
     ----------
@@ -47,7 +46,6 @@ class WeightAverage(Generic[_Module]):
     def __init__(self, model: _Module, part: float, steps_per_epoch: int) -> None:
         self.every = max(1, steps_per_epoch // _UPDATES_AN_EPOCH)
 
-        @torch.no_grad()
         def update(mean: Sequence[Tensor], now: Sequence[Tensor], updates: Tensor | int) -> None:
             rate = 1 / (1 + part * int(updates))
             for held, weight in zip(mean, now, strict=True):

@@ -50,8 +50,9 @@ class RunConfig:
     clip : float
         Largest norm of the gradient; 0 for no clipping.
     average : float
-        Weights that are validated, tested and kept are the mean over about this part of the steps
-        so far, the last ones; 0 for the weights as they are, 1 for the mean of all.
+        Weights that are validated, tested and kept are a mean over the steps so far, two thirds of
+        it of the last part ``average`` of them (:class:`WeightAverage`); 0 for the weights as they
+        are, 1 for the plain mean. It is one more copy of the weights.
     loss : str
         "full": softmax over all items; "sampled": over the target and negatives, less their log q;
         "corrected": the same by the correction of arXiv 2507.09331; "bce": binary cross-entropy
@@ -145,7 +146,8 @@ class RunConfig:
             if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
                 expectation = f"be finite and {'>=' if zero else '>'} 0"
                 raise value_error("RunConfig", name, expectation, value)
-        _checks.fraction("RunConfig", "average", self.average)
+        average = _checks.fraction("RunConfig", "average", self.average)
+        object.__setattr__(self, "average", average)
         if self.dropout >= 1:
             raise value_error("RunConfig", "dropout", "be < 1", self.dropout)
         for name, allowed in (("loss", LOSSES), ("body", BODIES), ("schedule", SCHEDULES)):

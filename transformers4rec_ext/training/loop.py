@@ -13,6 +13,7 @@ import torch
 
 from transformers4rec_ext._checkpoint import open_state, save_state
 from transformers4rec_ext._errors import value_error
+from transformers4rec_ext._memory import give_back
 from transformers4rec_ext.data.loader import SessionLoader
 from transformers4rec_ext.model.model import Model
 from transformers4rec_ext.training.average import WeightAverage
@@ -21,6 +22,7 @@ from transformers4rec_ext.training.log import RunLog
 from transformers4rec_ext.training.step import TrainingStep
 
 _LOG_STEPS = 10
+_GIVE_BACK_STEPS = 200
 SELECTION_METRIC = "ndcg_at_10"
 
 
@@ -161,6 +163,8 @@ class TrainingLoop:
                     self.average(self.model, done)
                 if done % _LOG_STEPS == 0:
                     bar.set_postfix(loss=f"{self._log_loss(log):.4f}", refresh=False)
+                if done % _GIVE_BACK_STEPS == 0:
+                    give_back()  # batches differ in shape
                 every = self.config.checkpoint_every
                 if every and position.step % every == 0:
                     self._save(log, started)

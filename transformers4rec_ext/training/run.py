@@ -49,8 +49,8 @@ class RunFolder:
     """The files of a run.
 
     ``run.json`` (options and the fingerprints of the data files), ``catalogue.parquet`` (the
-    caller's ids by rank), ``checkpoint.safetensors`` (to resume from), ``model.safetensors`` (the
-    best weights), ``log.jsonl``, and at the end ``metrics.json`` and ``curves.png``.
+    caller's ids by rank), ``checkpoint.safetensors`` (to resume from), ``model.safetensors`` (what
+    validated best), ``log.jsonl``, and at the end ``metrics.json`` and ``curves.png``.
     """
 
     path: Path
