@@ -102,7 +102,9 @@ def theirs(given: Given, key: str, name: str, loss: str, negatives: int = 0) -> 
     step = sasrec.Step(model, loss, negatives)
     sizes = {"batch_size": SASREC_BATCH, "max_length": SASREC_LENGTH, **SASREC}
     settings = given.settings({**sizes, "loss": loss, "num_negatives": negatives})
-    return Contender(key, name, settings, model, step, rows, model.query, SASREC_LENGTH)
+    as_it_is = WeightAverage(model, 0.0, len(rows))
+    query = model.query
+    return Contender(key, name, settings, model, step, rows, query, SASREC_LENGTH, as_it_is)
 
 
 def _own_sizes(given: Given) -> Contender:

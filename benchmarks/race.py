@@ -68,8 +68,8 @@ class Contender:
         Ids [B, T], padded on the right, to hidden [B, T, D] and item weights [V, D].
     max_length : int
         T.
-    average : WeightAverage, optional
-        Mean of the model's weights, by the clock as well; ``query`` is then of its module.
+    average : WeightAverage
+        Of the model, and by the clock as well; ``query`` is of its module.
     """
 
     key: str
@@ -80,7 +80,7 @@ class Contender:
     loader: Batches
     query: Query
     max_length: int
-    average: WeightAverage[Any] | None = None
+    average: WeightAverage[Any]
     seconds: float = 0.0
     curve: list[dict[str, Any]] = field(default_factory=list)
 
@@ -109,11 +109,10 @@ class Contender:
         for batch in self.loader.batches(self.epoch):
             total += self.step(batch, number)
             number += 1
-            if self.average is not None:
-                self.average(self.model, number)
+            self.average(self.model, number)
         self.seconds += time.perf_counter() - started
         self.random = torch.get_rng_state()
-        with evaluating(self.model if self.average is None else self.average.module):
+        with evaluating(self.average.module):
             ranks = held_out_ranks(
                 self.query,
                 held_out(sessions, catalogue, "test"),
@@ -136,13 +135,12 @@ class Contender:
         state = {
             "settings": self.settings,
             "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
             "optimizer": self.step.optimizer.state_dict(),
             "random": self.random,
             "seconds": self.seconds,
             "curve": self.curve,
         }
-        if self.average is not None:
-            state["average"] = self.average.averaged.state_dict()
         save_state(self._file(folder), state)
 
     def restore(self, folder: Path) -> bool:
@@ -166,8 +164,8 @@ class Contender:
                 hint = "Choose another folder, or remove this one."
                 raise value_error("Contender.restore", "folder", expected, f"{path}: {odd}", hint)
             file.fill(self.model.state_dict(), "model")
-            if self.average is not None:
-                file.fill(self.average.averaged.state_dict(), "average")
+            if average := self.average.state_dict():
+                file.fill(average, "average")
             self.step.optimizer.load_state_dict(file.read("optimizer"))
             self.random = file.read("random")
             self.seconds, self.curve = file.read("seconds"), file.read("curve")

@@ -15,7 +15,7 @@ from torch import nn
 from benchmarks import bench_time_to_quality as bench
 from benchmarks import plots, race, race_report, report
 from transformers4rec_ext.data import Catalogue, ParquetSessions, synthetic_sessions, write_sessions
-from transformers4rec_ext.training import RunConfig, load_state
+from transformers4rec_ext.training import RunConfig, WeightAverage, load_state
 from transformers4rec_ext.training.run import RunFolder, begin_run, train_run
 
 FAR = {"target": 1.1, "budget_seconds": float("inf")}
@@ -185,7 +185,8 @@ def test_evaluation_is_not_on_the_clock(file: Path, monkeypatch: pytest.MonkeyPa
     step = clock.passing(1.5, 0.25)
     rows: Any = _Batches()  # all that a turn asks of a loader
     query: Any = None  # held_out_ranks, which would ask it, is the clock's
-    contender = race.Contender("a", "A", {}, nn.Module(), step, rows, query, 5)
+    average = WeightAverage(model := nn.Module(), 0.0, len(rows))
+    contender = race.Contender("a", "A", {}, model, step, rows, query, 5, average)
     sessions = ParquetSessions(file, "items")
     for _ in range(2):
         contender.turn(sessions, Catalogue.fit(sessions))

@@ -72,6 +72,14 @@ def test_until_the_first_update_it_is_the_model() -> None:
     assert average.module.weight.data_ptr() != model.weight.data_ptr()
 
 
+def test_none_is_the_model_itself() -> None:
+    model = nn.Linear(3, 3)
+    average = WeightAverage(model, 0.0, 96)
+    average(model, 3)
+    assert average.module is model
+    assert average.state_dict() == {}
+
+
 def _train(out: Path, file: Path, *more: str) -> tuple[RunFolder, list[dict[str, Tensor]]]:
     """Run it; return the folder and the weights after each step."""
     torch.set_num_threads(1)

@@ -27,7 +27,8 @@ class WeightAverage(Generic[_Module]):
     model : nn.Module
         Is copied; its parameters are floats.
     part : float
-        x, in (0, 1]; 1 is the mean of all. ``RunConfig`` has checked it.
+        x, in [0, 1]; 1 is the mean of all, 0 the model itself and no copy. ``RunConfig`` has
+        checked it.
     steps_per_epoch : int
         The mean takes in 32 to 63 of them (all, below 64), evenly spaced, so that what it costs, a
         pass over all weights, does not come with every step of a long epoch.
@@ -35,7 +36,8 @@ class WeightAverage(Generic[_Module]):
     Attributes
     ----------
     module : nn.Module
-        The copy with the mean; that of the model's initial weights until the first update.
+        The copy with the mean, the model's initial weights until the first update; with x = 0 the
+        model.
 
     References
     ----------
@@ -51,10 +53,14 @@ class WeightAverage(Generic[_Module]):
             for held, weight in zip(mean, now, strict=True):
                 held.lerp_(weight, rate)
 
-        self.averaged = AveragedModel(model, multi_avg_fn=update)
-        self.module = cast(_Module, self.averaged.module)
+        self._averaged = AveragedModel(model, multi_avg_fn=update) if part else None
+        self.module = model if self._averaged is None else cast(_Module, self._averaged.module)
 
     def __call__(self, model: _Module, step: int) -> None:
         """Take in the weights after ``step`` steps (counted over the run), if it is their turn."""
-        if step % self.every == 0:
-            self.averaged.update_parameters(model)
+        if self._averaged is not None and step % self.every == 0:
+            self._averaged.update_parameters(model)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what a checkpoint keeps of it: tensors to be filled; nothing with x = 0."""
+        return {} if self._averaged is None else self._averaged.state_dict()

@@ -90,9 +90,7 @@ class TrainingLoop:
         self.checkpoint = self.folder / "checkpoint.safetensors"
         self.best = self.folder / "model.safetensors"
         self.train_step = TrainingStep(self.model, self.config, len(self.loader))
-        self.average = None
-        if self.config.average:
-            self.average = WeightAverage(self.model, self.config.average, len(self.loader))
+        self.average = WeightAverage(self.model, self.config.average, len(self.loader))
 
     @property
     def global_step(self) -> int:
@@ -112,8 +110,8 @@ class TrainingLoop:
         with open_state(self.checkpoint) as file:
             try:
                 file.fill(self.model.state_dict(), "model")
-                if self.average is not None:
-                    file.fill(self.average.averaged.state_dict(), "average")
+                if average := self.average.state_dict():
+                    file.fill(average, "average")
                 self.train_step.optimizer.load_state_dict(file.read("optimizer"))
                 self.position = Position(**file.read("position"))
                 torch.set_rng_state(file.read("torch_rng"))
@@ -159,8 +157,7 @@ class TrainingLoop:
                 position.loss_sum += loss
                 position.loss_count += 1
                 done = self.global_step
-                if self.average is not None:
-                    self.average(self.model, done)
+                self.average(self.model, done)
                 if done % _LOG_STEPS == 0:
                     bar.set_postfix(loss=f"{self._log_loss(log):.4f}", refresh=False)
                 if done % _GIVE_BACK_STEPS == 0:
@@ -184,15 +181,14 @@ class TrainingLoop:
 
     def _end_epoch(self, log: RunLog, started: float) -> None:
         position = self.position
-        kept = self.model if self.average is None else self.average.module
-        metrics = self.validate(kept)
+        metrics = self.validate(self.average.module)
         position.epoch, position.step = position.epoch + 1, 0
         better = metrics[SELECTION_METRIC] > position.best_metric
         log.write("validation", epoch=position.epoch, step=self.global_step, **metrics)
         if better:
             position.best_epoch = position.epoch
             position.best_metric = metrics[SELECTION_METRIC]
-            save_state(self.best, kept.state_dict())
+            save_state(self.best, self.average.module.state_dict())
         self._save(log, started)
         if self.progress:
             from tqdm import tqdm
@@ -209,10 +205,9 @@ class TrainingLoop:
         position.log_bytes = log.sync()
         state: dict[str, Any] = {
             "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
             "optimizer": self.train_step.optimizer.state_dict(),
             "position": vars(position).copy(),
             "torch_rng": torch.get_rng_state(),
         }
-        if self.average is not None:
-            state["average"] = self.average.averaged.state_dict()
         save_state(self.checkpoint, state)
