@@ -10,6 +10,8 @@ from transformers4rec_ext.training.config import RunConfig
 
 #: What decides the best epoch, on the validation items.
 METRIC = "ndcg_at_10"
+#: The bar of the baselines that only count; the others are published.
+COUNTED = "best counted"
 
 
 class Dataset(NamedTuple):
@@ -86,7 +88,7 @@ DATASETS = (
         _MOVIES,
         _OF_USERS,
         (
-            ("best counted", METRIC, 0.1573),
+            (COUNTED, METRIC, 0.1573),
             ("SASRec, full cross-entropy", METRIC, 0.1821),
             ("SASRec, sampled cross-entropy, 3,000 negatives", METRIC, 0.1857),
         ),
@@ -96,35 +98,46 @@ DATASETS = (
         "Amazon Beauty (BERT4Rec)",
         _PURCHASES,
         _OF_USERS,
-        (("best counted", METRIC, 0.0313), ("SASRec, full cross-entropy", METRIC, 0.0327)),
+        ((COUNTED, METRIC, 0.0313), ("SASRec, full cross-entropy", METRIC, 0.0327)),
     ),
     Dataset(
         "amazon-beauty-s3rec",
         "Amazon Beauty (S3-Rec)",
         (*_PURCHASES, *_BY_COSINE),
         _OF_USERS,
-        (("best counted", METRIC, 0.0478), ("SASRec, sampled softmax", METRIC, 0.0531)),
+        ((COUNTED, METRIC, 0.0478), ("SASRec, sampled softmax", METRIC, 0.0531)),
     ),
     Dataset(
         "amazon-sports-s3rec",
         "Amazon Sports (S3-Rec)",
         _PURCHASES,
         _OF_USERS,
-        (("best counted", METRIC, 0.0279), ("eSASRec", METRIC, 0.0323)),
+        ((COUNTED, METRIC, 0.0279), ("eSASRec", METRIC, 0.0323)),
     ),
     Dataset(
         "diginetica-gcegnn",
         "Diginetica",
         _SESSIONS,
         _OF_SESSIONS,
-        (),
+        (
+            ("SR-GNN", "recall_at_20", 0.5073),
+            ("SR-GNN", "mrr_at_20", 0.1759),
+            ("TAGNN", "recall_at_20", 0.5131),
+            ("TAGNN", "mrr_at_20", 0.1803),
+        ),
     ),
     Dataset(
         "yoochoose1_64-cgenet",
         "Yoochoose 1/64",
         _SESSIONS,
         _OF_SESSIONS,
-        (),
+        (
+            ("SR-GNN", "recall_at_20", 0.7057),
+            ("SR-GNN", "mrr_at_20", 0.3094),
+            ("TAGNN", "recall_at_20", 0.7102),
+            ("TAGNN", "mrr_at_20", 0.3112),
+            ("SGNN-HN", "mrr_at_20", 0.3261),
+        ),
     ),
 )
 

@@ -12,7 +12,16 @@ from matplotlib.figure import Figure
 
 from benchmarks import plots, tables
 from benchmarks.quality import records
-from benchmarks.quality.matrix import DATASETS, OBJECTIVES, SEEDS, Dataset, Objective, Run
+from benchmarks.quality.matrix import (
+    COUNTED,
+    DATASETS,
+    FULL,
+    OBJECTIVES,
+    SEEDS,
+    Dataset,
+    Objective,
+    Run,
+)
 
 _COLOURS = {
     "full": plots.BLACK,
@@ -26,8 +35,11 @@ _LINES = {"100": ":", "256": "-", "1000": "--", "3000": "-", "full": "-"}
 #: What the axis of the test's metric spans at least, as a part of its end.
 _LEAST_RANGE = 0.1
 
+#: Of each objective that has run, the records by seed.
+Found = dict[Objective, list[dict[str, Any]]]
 
-def _records(dataset: Dataset) -> dict[Objective, list[dict[str, Any]]]:
+
+def _records(dataset: Dataset) -> Found:
     """Return the records of each objective that has any, by seed."""
     found = {}
     for objective in OBJECTIVES:
@@ -45,6 +57,39 @@ def _spread(kept: list[dict[str, Any]], metric: str) -> str:
     values = [record["model"][metric] for record in kept]
     mean = f"{statistics.fmean(values):.4f}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.4f}"
+
+
+def _chosen(found: Found) -> Objective:
+    """Return the objective that validates best, by the first seed."""
+    return max(found, key=lambda objective: records.best_validation(found[objective][0]))
+
+
+def summary() -> str:
+    """Return a row for each set: the full softmax, the best row with negatives, and the bars."""
+    header = ["set", "metric", "full softmax", "with negatives", "which", "best counted"]
+    rows = [_headline(dataset) for dataset in DATASETS]
+    return tables.table([*header, "best published", "ours / published"], rows)
+
+
+def _headline(dataset: Dataset) -> list[str]:
+    metric, title = dataset.metrics[0]
+    found = _records(dataset)
+
+    def shown(objective: Objective) -> str:
+        kept = found.get(objective)
+        return f"{_spread(kept, metric)} ({len(kept)})" if kept else ""
+
+    sampled = {objective: kept for objective, kept in found.items() if objective is not FULL}
+    which = _chosen(sampled) if sampled else None
+    bars = {label: value for label, name, value in dataset.bars if name == metric}
+    counted = bars.pop(COUNTED, None)
+    best = max(bars.values(), default=None)
+    return [
+        *(dataset.title, title, shown(FULL)),
+        *((shown(which), which.title) if which else ("", "")),
+        *("" if bar is None else f"{bar:.4f}" for bar in (counted, best)),
+        f"{_mean(found[_chosen(found)], metric) / best:.3f}" if found and best else "",
+    ]
 
 
 def table(dataset: Dataset) -> str:
@@ -70,14 +115,14 @@ def table(dataset: Dataset) -> str:
     return "\n\n".join(parts)
 
 
-def _by_quality(dataset: Dataset, found: dict[Objective, list[dict[str, Any]]]) -> list[Objective]:
+def _by_quality(dataset: Dataset, found: Found) -> list[Objective]:
     """Return the objectives that have run, the best one last."""
     metric = dataset.metrics[0][0]
     return sorted(found, key=lambda objective: _mean(found[objective], metric))
 
 
-def _bars(dataset: Dataset, found: dict[Objective, list[dict[str, Any]]]) -> str:
-    best = _by_quality(dataset, found)[-1]
+def _bars(dataset: Dataset, found: Found) -> str:
+    best = _chosen(found)
     titles = dict(dataset.metrics)
     lines = [
         [label, titles[metric], f"{value:.4f}", f"{_mean(found[best], metric) / value:.3f}"]
@@ -86,7 +131,7 @@ def _bars(dataset: Dataset, found: dict[Objective, list[dict[str, Any]]]) -> str
     return tables.table(["to reach", "metric", "theirs", f"{best.title} / theirs"], lines)
 
 
-def _setting(found: dict[Objective, list[dict[str, Any]]]) -> str:
+def _setting(found: Found) -> str:
     """Return on what the runs ran, and of which commits."""
     commits: dict[str, set[str]] = {}
     for environment in (record["environment"] for rows in found.values() for record in rows):
@@ -148,5 +193,6 @@ def widen(axis: Axes) -> None:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    f"quality {dataset.name}": partial(table, dataset) for dataset in DATASETS
+    "quality": summary,
+    **{f"quality {dataset.name}": partial(table, dataset) for dataset in DATASETS},
 }

@@ -48,6 +48,33 @@ def test_a_run_leaves_a_record_a_picture_and_rows(options):
     assert shown in quality.table(TINY)
 
 
+def test_the_summary_takes_the_row_that_validates_best(monkeypatch):
+    """And not the one that is best in the test; published is the highest that is not counted."""
+
+    def record(validation, test):
+        return {"validation": [0.0, validation], "model": {matrix.METRIC: test}}
+
+    _, low, high = matrix.OBJECTIVES[:3]
+    found = {
+        matrix.FULL: [record(0.2, 0.15)],
+        low: [record(0.1, 0.9)],
+        high: [record(0.3, 0.1), record(0.0, 0.2)],
+    }
+    bars = (
+        (matrix.COUNTED, matrix.METRIC, 0.9),
+        ("a", matrix.METRIC, 0.2),
+        ("b", matrix.METRIC, 0.3),
+        ("c", "mrr", 0.8),
+    )
+    some, none = TINY._replace(bars=bars), TINY._replace(title="None", bars=())
+    monkeypatch.setattr(quality, "DATASETS", (some, none))
+    monkeypatch.setattr(quality, "_records", lambda dataset: found if dataset is some else {})
+    *_, first, second = quality.summary().splitlines()
+    ours = f"0.1500 (1) | 0.1500 ± 0.0707 (2) | {high.title}"
+    assert first == f"| Tiny | NDCG@10 | {ours} | 0.9000 | 0.3000 | 0.500 |"
+    assert second == "| None | NDCG@10 |  |  |  |  |  |  |"
+
+
 def test_commits_of_one_machine_are_told_together():
     environment = {"cpu": "X", "cores": 2, "threads": 1, "isa": "avx2", "torch": "2.13.0"}
     rows = [{"environment": {**environment, "commit": commit}} for commit in ("b2", "a1", "b2")]

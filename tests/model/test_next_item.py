@@ -276,3 +276,32 @@ def test_a_task_belongs_to_one_head() -> None:
     with pytest.raises(ValueError, match=r"be built once; got 'next-item', .* Make a new task for"):
         Head(body, task)
     assert task.item_weights is weights
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_an_item_table_can_be_parametrized(sampled: bool) -> None:
+    """Rows of length one, say: the loss, its gradient and the scores are of what is made."""
+    model, task = parts(weight_tying=True, sampled_softmax=sampled, max_n_samples=10)
+    table = task.embeddings.item_embedding_table
+    with torch.no_grad():
+        table.weight.copy_(F.normalize(table.weight, dim=-1))
+    torch.manual_seed(1)
+    plain = model(batch(), training=True)["loss"]
+
+    class Unit(torch.nn.Module):
+        def forward(self, weight: torch.Tensor) -> torch.Tensor:
+            return F.normalize(weight, dim=-1)
+
+    torch.nn.utils.parametrize.register_parametrization(table, "weight", Unit())
+    table.parametrizations.weight.original.data.mul_(3)
+    torch.manual_seed(1)
+    loss = model(batch(), training=True)["loss"]
+    torch.testing.assert_close(loss, plain)
+    loss.backward()
+    gradient = table.parametrizations.weight.original.grad
+    assert gradient.abs().sum() > 0
+    along = (gradient * table.weight).sum(dim=-1)  # a length makes no difference
+    torch.testing.assert_close(along, torch.zeros(V), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        model(batch()), model(batch(), returns="hidden") @ task.item_weights.T
+    )

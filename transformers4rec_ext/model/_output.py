@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -114,7 +114,8 @@ class _NextItemPredictionTask(torch.nn.Module):
     def output_weights(self) -> torch.Tensor:
         """The item weights [V, D]."""
         if self.item_embedding_table is not None and self.weight_tying:
-            return self.item_embedding_table.get_parameter("weight")
+            # not get_parameter: of a parametrized table the weight is made, no parameter
+            return cast(torch.Tensor, self.item_embedding_table.weight)
         return self.output_layer
 
     @property
