@@ -80,7 +80,7 @@ def _swap_in(task: Any, upstream: Any) -> int:
         if type(getattr(layer, "sampler", None)) is upstream.LogUniformSampler:
             layer.sampler = _sampler_like(layer.sampler, min_id=task.padding_idx + 1)
             swapped += 1
-        _become(layer, _NextItemPredictionTask, sparse_grad=False, corrected=False)
+        _become(layer, _NextItemPredictionTask, sparse_grad=False, corrected=False, cosine=False)
         swapped += 1
     if type(task) is upstream.NextItemPredictionTask:
         _become(
@@ -90,6 +90,7 @@ def _swap_in(task: Any, upstream: Any) -> int:
             static_shapes=False,
             sparse_grad=False,
             corrected=False,
+            cosine_scale=0.0,
             sampler=None,
             _padding_idx=task.padding_idx,
             _told_no_predictions=False,

@@ -32,6 +32,8 @@ CHOICES = [
     *(["--loss=corrected", f"--sampler={sampler}"] for sampler in ("log-uniform", "in-batch")),
     *(["--loss=bce", f"--sampler={sampler}"] for sampler in ("uniform", "popularity", "mixed")),
     ["--loss=gbce", "--gbce-t=0.5"],
+    ["--loss=full", "--cosine-scale=8"],
+    ["--loss=sampled", "--cosine-scale=8", "--sparse"],
 ]
 POPULARITY = np.array([0, 9, 5, 3, 3, 1, 0])
 
@@ -130,6 +132,15 @@ def test_runs_of_before_the_temperature(loss: str) -> None:
         RunConfig.from_dict(values)
 
 
+@pytest.mark.parametrize("loss", ["full", "sampled", "corrected"])
+def test_a_softmax_of_cosines(loss: str) -> None:
+    config = RunConfig("items", loss=loss, cosine_scale=16)
+    assert make_task(config, len(POPULARITY), sparse=False).cosine_scale == 16
+    values = RunConfig("items", loss=loss).as_dict()
+    del values["cosine_scale"]  # runs of before there was such
+    assert RunConfig.from_dict(values).cosine_scale == 0
+
+
 def test_in_batch_and_mixed_know_the_counts() -> None:
     """Item 1 is three times as popular as item 3: it is the likelier candidate."""
     for name in ("popularity", "in-batch", "mixed"):
@@ -157,6 +168,8 @@ NEGATIVES = {"num_negatives": 2}
         (["--gbce-t=0"], "gbce_t must be left out with loss='sampled'; got 0.0"),
         (["--loss=gbce", "--gbce-t=1.5"], "gbce_t must lie in [0, 1]"),
         (["--loss=gbce", "--gbce-t=nan"], "gbce_t must lie in [0, 1]"),
+        (["--loss=bce", "--cosine-scale=16"], "cosine_scale must be 0 with loss='bce'; got 16.0"),
+        (["--cosine-scale=-1"], "cosine_scale must be finite and at least 0; got -1.0"),
         (["--loss=gbce", "--sampler=popularity"], "sampler must be 'uniform' with loss='gbce'"),
         (
             ["--sampler=in-batch", "--num-negatives=9"],

@@ -28,7 +28,15 @@ def _loss(model: Any, sessions: int = 4) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "task", [{}, {"weight_tying": True}, SAMPLED, {**SAMPLED, "weight_tying": True}]
+    "task",
+    [
+        {},
+        {"weight_tying": True},
+        SAMPLED,
+        {**SAMPLED, "weight_tying": True},
+        {"cosine_scale": 16},
+        {**SAMPLED, "weight_tying": True, "cosine_scale": 16},
+    ],
 )
 def test_loss_and_gradients(task: dict[str, Any]) -> None:
     model = _model(**task)

@@ -29,6 +29,8 @@ TASKS: dict[str, dict[str, Any]] = {
     "sampled": {"sampled_softmax": True, "max_n_samples": 20},
     "rows": {"sampled_softmax": True, "max_n_samples": 20, "sparse_grad": True},
     "uniform": {"sampled_softmax": True, "sampler": UniformSampler(20, V, 1)},
+    "cosines": {"cosine_scale": 16},
+    "sampled cosines": {"cosine_scale": 16, "sampled_softmax": True, "sparse_grad": True},
     "mixed": {
         "sampled_softmax": True,
         "sampler": MixedSampler([PopularitySampler(9, COUNTS, 1), UniformSampler(9, V, 1)]),

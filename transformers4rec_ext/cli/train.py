@@ -158,6 +158,13 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         "divides the scores in the loss, X > 0 (default: 0.25 with bce and gbce, else 1)",
         **real,
     )
+    add(
+        "cosine-scale",
+        "scores are X times the cosine of the session's and the item's vector (16, say), so that "
+        "the length of an item's vector is no part of its score; 0: the product of the two. With "
+        "a softmax only",
+        **real,
+    )
     add("gbce-t", "calibration of gbce, 0 <= X <= 1 (default: 0.75)", **real)
     parser.add_argument(
         "--sparse",
@@ -199,6 +206,7 @@ _DEFAULTS: dict[str, Any] = {
     "schedule": "constant",
     "clip": 1.0,
     "average": 0.1,
+    "cosine_scale": 0.0,
     "loss": "sampled",
     "body": "gpt2",
     "patience": 5,

@@ -19,6 +19,7 @@ from transformers4rec_ext.model._all_items import (
     loss_of_scores,
     wanted,
 )
+from transformers4rec_ext.model._cosine import unit_rows
 from transformers4rec_ext.model._output import (
     NextItemPredictionPrepareBlock,
     _NextItemPredictionTask,
@@ -83,6 +84,9 @@ class NextItemPredictionTask(PredictionTask):
         loss, so that no step waits for a GPU to count them, at the price of their scores.
         Labels are then [B T], -100 where there is none. A call that returns more than the loss
         counts them still: ``Model.fit`` of full softmax does, but for ``compute_metric=False``.
+    cosine_scale : float
+        Above 0, scores are this times the cosine of hidden and item vector (NISER,
+        arXiv:1909.04276, has 16): the length of an item's vector is then no part of its score.
 
     Raises
     ------
@@ -121,6 +125,7 @@ class NextItemPredictionTask(PredictionTask):
         corrected: bool = False,
         sampler: CandidateSampler | None = None,
         static_shapes: bool = False,
+        cosine_scale: float = 0.0,
     ) -> None:
         super().__init__(loss=loss, metrics=metrics, task_block=task_block, task_name=task_name)
         name = "NextItemPredictionTask"
@@ -141,7 +146,7 @@ class NextItemPredictionTask(PredictionTask):
             check_static(name, loss, bool(sampled_softmax), return_predictions, sampler)
         check_sampling(name, loss, bool(sampled_softmax), sparse_grad, corrected, sampler)
         if isinstance(loss, CandidateLoss):
-            check_candidate_loss(name, loss, softmax_temperature, return_predictions)
+            check_candidate_loss(name, loss, softmax_temperature, return_predictions, cosine_scale)
             sparse_grad = loss.sparse_grad
         self.softmax_temperature = softmax_temperature
         self.weight_tying = weight_tying
@@ -154,6 +159,7 @@ class NextItemPredictionTask(PredictionTask):
         self.corrected = corrected
         self.sampler = sampler
         self.static_shapes = static_shapes
+        self.cosine_scale = _checks.not_negative(name, "cosine_scale", cosine_scale)
         self.item_embedding_table: Any = None
         self.masking: Any = None
         self._told_no_predictions = False
@@ -212,9 +218,10 @@ class NextItemPredictionTask(PredictionTask):
                 sparse_grad=self.sparse_grad,
                 corrected=self.corrected,
                 sampler=self.sampler,
+                cosine=self.cosine_scale > 0,
             )
         else:
-            check_foreign_layer(self.loss, self.static_shapes)
+            check_foreign_layer(self.loss, self.static_shapes, self.cosine_scale)
         super().build(body, input_size, inputs, device, task_block, pre)
         join_upstream(self, inputs)
 
@@ -269,6 +276,8 @@ class NextItemPredictionTask(PredictionTask):
             raise RuntimeError("NextItemPredictionTask is not built yet. Give it to a Head first.")
         if self.task_block is not None:
             x = self.task_block(x)
+        if self.cosine_scale:
+            x = unit_rows(x) * self.cosine_scale
         if training or testing:
             targets = read_targets(self.masking) if masked is None else masked.targets
             returns = wanted(self, returns, training)

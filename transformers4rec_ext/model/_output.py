@@ -13,6 +13,7 @@ from transformers4rec_ext import _checks, functional
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.block.base import Block, BuildableBlock
 from transformers4rec_ext.block.mlp import MLPBlock
+from transformers4rec_ext.model._cosine import UnitRows, unit_rows, unit_rows_of
 from transformers4rec_ext.model.base import LOG
 from transformers4rec_ext.samplers import CandidateSampler, LogUniformSampler
 
@@ -67,6 +68,8 @@ class _NextItemPredictionTask(torch.nn.Module):
         See :func:`transformers4rec_ext.functional.sampled_softmax_loss`.
     sampler : CandidateSampler, optional
         Used instead of a log-uniform one.
+    cosine : bool
+        Divide each item's row by its length.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class _NextItemPredictionTask(torch.nn.Module):
         sparse_grad: bool = False,
         corrected: bool = False,
         sampler: CandidateSampler | None = None,
+        cosine: bool = False,
     ) -> None:
         super().__init__()
         width = input_size[-1]
@@ -97,6 +101,7 @@ class _NextItemPredictionTask(torch.nn.Module):
         self.sampled_softmax = bool(sampled_softmax)
         self.sparse_grad = sparse_grad
         self.corrected = corrected
+        self.cosine = cosine
         if not weight_tying:
             self.output_layer = torch.nn.Parameter(torch.empty(target_dim, width))
             torch.nn.init.kaiming_uniform_(self.output_layer, a=math.sqrt(5))
@@ -112,7 +117,11 @@ class _NextItemPredictionTask(torch.nn.Module):
 
     @property
     def output_weights(self) -> torch.Tensor:
-        """The item weights [V, D]."""
+        """The item weights [V, D] that score; with cosines a copy, of rows of length one."""
+        return unit_rows(self._table) if self.cosine else self._table
+
+    @property
+    def _table(self) -> torch.Tensor:
         if self.item_embedding_table is not None and self.weight_tying:
             # not get_parameter: of a parametrized table the weight is made, no parameter
             return cast(torch.Tensor, self.item_embedding_table.weight)
@@ -141,9 +150,9 @@ class _NextItemPredictionTask(torch.nn.Module):
                 raise value_error(
                     "NextItemPredictionTask", "targets", "be given in sampled training", None
                 )
-            return self.sampled(inputs, targets, self.output_weights)
+            return self.sampled(inputs, targets, self._table)
         if targets is not None:
-            num_items = self.output_weights.shape[0]
+            num_items = self._table.shape[0]
             _checks.ids_within("NextItemPredictionTask.forward", "labels", targets, 0, num_items)
         logits = inputs @ self.output_weights.t()
         if self.temperature != 1.0:
@@ -179,32 +188,45 @@ class _NextItemPredictionTask(torch.nn.Module):
             first = getattr(self.sampler, "min_id", 0)
             labels = torch.where(targets == ignore_index, first, targets)
         drawn = draw_candidates(self.sampler, labels)
+        weights, places, candidates = self._rows(self._table, labels, drawn)
+        if ignore_index is not None:
+            places = torch.where(targets == ignore_index, ignore_index, places)
         loss = functional.sampled_softmax_loss(
             inputs,
-            self.output_weights,
-            targets,
-            drawn.ids,
+            weights,
+            places,
+            candidates,
             target_log_q=drawn.target_log_q,
             candidate_log_q=drawn.log_q,
             temperature=self.temperature,
             corrected=self.corrected,
-            sparse_grad=self.sparse_grad,
+            sparse_grad=self.sparse_grad and not self.cosine,
             ignore_index=ignore_index,
             reduction=reduction,
         )
         if not return_logits:
             return loss, None
         with torch.no_grad():
-            return loss, self._logits(inputs, labels, self.output_weights, drawn)
+            return loss, self._logits(inputs, labels, self._table, drawn)
+
+    def _rows(self, weights: torch.Tensor, targets: torch.Tensor, drawn: Drawn) -> UnitRows:
+        """Return what is scored: all weights and ids, or the batch's rows and places in them."""
+        if not self.cosine:
+            return UnitRows(weights, targets, drawn.ids)
+        function, num_items = "NextItemPredictionTask", weights.shape[0]
+        for name, ids in (("labels", targets), ("candidates", drawn.ids)):
+            _checks.ids_within(function, name, ids, 0, num_items)
+        return unit_rows_of(weights, targets, drawn.ids, sparse_grad=self.sparse_grad)
 
     def _logits(
         self, inputs: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, drawn: Drawn
     ) -> torch.Tensor:
+        weights, targets, candidates = self._rows(weights, targets, drawn)
         return functional.sampled_logits(
             inputs,
             weights,
             targets,
-            drawn.ids,
+            candidates,
             target_log_q=drawn.target_log_q,
             candidate_log_q=drawn.log_q,
             temperature=self.temperature,
@@ -216,7 +238,7 @@ class _NextItemPredictionTask(torch.nn.Module):
         return self.output_weights
 
     def _check_inputs(self, inputs: torch.Tensor) -> None:
-        width = self.output_weights.shape[1]
+        width = self._table.shape[1]
         if inputs.dim() != 2 or inputs.shape[1] != width:
             raise value_error(
                 "NextItemPredictionTask", "inputs", f"be [N, D={width}]", list(inputs.shape)
@@ -232,7 +254,7 @@ class NextItemPredictionPrepareBlock(BuildableBlock):
     Parameters
     ----------
     target_dim, weight_tying, item_embedding_table, softmax_temperature, sampled_softmax,
-    max_n_samples, min_id, sparse_grad, corrected, sampler
+    max_n_samples, min_id, sparse_grad, corrected, sampler, cosine
         As for :class:`NextItemPredictionTask`; ``min_id`` is the lowest id to sample.
     """
 
@@ -249,6 +271,7 @@ class NextItemPredictionPrepareBlock(BuildableBlock):
         sparse_grad: bool = False,
         corrected: bool = False,
         sampler: CandidateSampler | None = None,
+        cosine: bool = False,
     ) -> None:
         super().__init__()
         _checks.integer(type(self).__name__, "target_dim", target_dim, minimum=1)
@@ -262,6 +285,7 @@ class NextItemPredictionPrepareBlock(BuildableBlock):
         self.sparse_grad = sparse_grad
         self.corrected = corrected
         self.sampler = sampler
+        self.cosine = cosine
 
     def build(self, input_size: Any) -> Block:
         """Return the layer as a block for ``input_size[-1] = D``."""
@@ -277,6 +301,7 @@ class NextItemPredictionPrepareBlock(BuildableBlock):
             sparse_grad=self.sparse_grad,
             corrected=self.corrected,
             sampler=self.sampler,
+            cosine=self.cosine,
         )
         return Block(layer, [-1, self.target_dim])
 

@@ -81,7 +81,7 @@ def check_static(
         raise value_error(function, "sampler", expectation, type(sampler).__name__, hint)
 
 
-def check_foreign_layer(loss: torch.nn.Module, static_shapes: bool) -> None:
+def check_foreign_layer(loss: torch.nn.Module, static_shapes: bool, cosine_scale: float) -> None:
     """Raise if the task relies on its own output layer, and is given another."""
     name, expectation = "NextItemPredictionTask.build", "be None with such a loss"
     if isinstance(loss, CandidateLoss):
@@ -90,6 +90,10 @@ def check_foreign_layer(loss: torch.nn.Module, static_shapes: bool) -> None:
     if static_shapes:
         hint = "Only the task's own output layer leaves rows without a label out."
         raise value_error(name, "pre", "be None with static_shapes=True", "another layer", hint)
+    if cosine_scale:
+        hint = "It would not know that items' rows are to have length one."
+        expectation = f"be None with cosine_scale={cosine_scale:g}"
+        raise value_error(name, "pre", expectation, "another layer", hint)
 
 
 def masking_of(inputs: Any) -> Any:
@@ -120,7 +124,11 @@ def say_no_predictions(task_name: str, sampled: bool) -> None:
 
 
 def check_candidate_loss(
-    function: str, loss: CandidateLoss, temperature: float, return_predictions: bool
+    function: str,
+    loss: CandidateLoss,
+    temperature: float,
+    return_predictions: bool,
+    cosine_scale: float,
 ) -> None:
     """Raise if an argument asks for what a loss that samples by itself does not do."""
     if temperature not in (0, 1):
@@ -129,3 +137,6 @@ def check_candidate_loss(
     if return_predictions:
         hint = "It makes no logits."
         raise value_error(function, "return_predictions", f"be False with {loss}", True, hint)
+    if cosine_scale:
+        hint = "The loss reads the item vectors as they are."
+        raise value_error(function, "cosine_scale", f"be 0 with {loss}", cosine_scale, hint)

@@ -69,6 +69,9 @@ class RunConfig:
         Divides the scores in the loss, above 0; by default 0.25 for "bce" and "gbce", else 1. The
         model's ranking does not depend on it, what it learns does: the scores of a binary loss
         must become as large as log(V), those of a softmax need not.
+    cosine_scale : float
+        Above 0, scores are this times the cosine of hidden and item vector; 0 for their product.
+        With a softmax only.
     gbce_t : float, optional
         Calibration of "gbce" in [0, 1], by default 0.75; 0 is "bce". Left out with other losses.
     sparse : bool, optional
@@ -123,6 +126,7 @@ class RunConfig:
     sampler: str | None = None
     num_negatives: int | None = None
     temperature: float | None = None
+    cosine_scale: float = 0.0
     gbce_t: float | None = None
     sparse: bool | None = None
     body: str = "gpt2"
@@ -148,6 +152,12 @@ class RunConfig:
                 raise value_error("RunConfig", name, expectation, value)
         average = _checks.fraction("RunConfig", "average", self.average)
         object.__setattr__(self, "average", average)
+        scale = _checks.not_negative("RunConfig", "cosine_scale", self.cosine_scale)
+        object.__setattr__(self, "cosine_scale", scale)
+        if scale and self.loss in BINARY_LOSSES:
+            where = f"be 0 with loss={self.loss!r}"
+            hint = "It is for a softmax."
+            raise value_error("RunConfig", "cosine_scale", where, scale, hint)
         if self.dropout >= 1:
             raise value_error("RunConfig", "dropout", "be < 1", self.dropout)
         for name, allowed in (("loss", LOSSES), ("body", BODIES), ("schedule", SCHEDULES)):
@@ -240,6 +250,7 @@ _BEFORE_THERE_WERE_SUCH = {
     "validation_fraction": None,
     "temperature": 1.0,
     "average": 0.0,
+    "cosine_scale": 0.0,
 }
 
 

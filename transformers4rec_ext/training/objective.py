@@ -39,9 +39,11 @@ def make_task(
     ValueError
         As :func:`make_sampler`.
     """
-    temperature = config.temperature or 1.0
+    temperature, cosine_scale = config.temperature or 1.0, config.cosine_scale
     if config.loss == "full":
-        return NextItemPredictionTask(weight_tying=True, softmax_temperature=temperature)
+        return NextItemPredictionTask(
+            weight_tying=True, softmax_temperature=temperature, cosine_scale=cosine_scale
+        )
     sampler = make_sampler(config, num_items, popularity)
     if config.loss in BINARY_LOSSES:
         # At the start one item in V - 1 is the target: with the loss's own prior, S negatives first
@@ -62,6 +64,7 @@ def make_task(
         sampler=sampler,
         corrected=config.loss == "corrected",
         sparse_grad=sparse,
+        cosine_scale=cosine_scale,
     )
 
 
