@@ -96,14 +96,14 @@ DATASETS = (
     Dataset(
         "amazon-beauty-bert4rec",
         "Amazon Beauty (BERT4Rec)",
-        _PURCHASES,
+        (*_PURCHASES, "--cosine-scale", "16"),
         _OF_USERS,
         ((COUNTED, METRIC, 0.0313), ("SASRec, full cross-entropy", METRIC, 0.0327)),
     ),
     Dataset(
         "amazon-beauty-s3rec",
         "Amazon Beauty (S3-Rec)",
-        (*_PURCHASES, *_BY_COSINE),
+        _PURCHASES,
         _OF_USERS,
         ((COUNTED, METRIC, 0.0478), ("SASRec, sampled softmax", METRIC, 0.0531)),
     ),
@@ -166,7 +166,10 @@ OBJECTIVES = (
     Objective(
         "gbce-256",
         "gBCE, t = 0.75, uniform, S = 256",
-        ("--loss", "gbce", "--num-negatives", "256", "--gbce-t", "0.75", "--clip", "0"),
+        (
+            *("--loss", "gbce", "--num-negatives", "256", "--gbce-t", "0.75", "--clip", "0"),
+            *("--cosine-scale", "0"),
+        ),
     ),
 )
 #: Seeds of the two headline rows of a set; the others have the first.
