@@ -260,6 +260,16 @@ def _compute_dtype(function: str, hidden: Tensor, weight: Tensor) -> Tensor:
     return hidden
 
 
+def target_and_candidate_ids(
+    function: str, targets: Any, candidate_ids: Any, num_rows: int
+) -> None:
+    """Raise unless the ids are int64, [N] of targets and [S] of candidates, S >= 1."""
+    _ids(function, "targets", targets, num_rows, f"[N={num_rows}]")
+    _ids(function, "candidate_ids", candidate_ids, None, "[S]")
+    if candidate_ids.shape[0] == 0:
+        raise value_error(function, "candidate_ids", "hold at least one id", "S=0")
+
+
 def sampled_arguments(
     function: str,
     hidden: Tensor,
@@ -273,10 +283,7 @@ def sampled_arguments(
     """Check what the sampled functions take; return ``hidden`` in the compute dtype, the rest."""
     _table(function, hidden, weight)
     num_rows = hidden.shape[0]
-    _ids(function, "targets", targets, num_rows, f"[N={num_rows}]")
-    _ids(function, "candidate_ids", candidate_ids, None, "[S]")
-    if candidate_ids.shape[0] == 0:
-        raise value_error(function, "candidate_ids", "hold at least one id", "S=0")
+    target_and_candidate_ids(function, targets, candidate_ids, num_rows)
     _log_q(function, "target_log_q", target_log_q, num_rows, "N")
     _log_q(function, "candidate_log_q", candidate_log_q, candidate_ids.shape[0], "S")
     for argument, value in (

@@ -14,6 +14,7 @@ import transformers4rec_ext as tr
 from transformers4rec_ext.functional import Candidates
 from transformers4rec_ext.losses import GBCELoss
 from transformers4rec_ext.model._cosine import unit_rows, unit_rows_of
+from transformers4rec_ext.model._positions import IGNORED
 from transformers4rec_ext.samplers import InBatchSampler, MixedSampler, UniformSampler
 
 ROWS = [0, 1, 2, 3, 4, 6, 7, 12]  # positions of TARGETS in the flattened batch
@@ -103,6 +104,9 @@ def test_ranks_and_the_best_items_are_of_the_same_scores(tied: bool) -> None:
     torch.testing.assert_close(task.item_weights.norm(dim=-1)[1:], torch.ones(V - 1))
     hidden = model(batch(), returns="hidden")
     torch.testing.assert_close(hidden @ task.item_weights.T / TEMPERATURE, scores)
+    every = model(batch(), returns="all_hidden")
+    last = torch.stack([every[0, 5], every[1, 2], every[2, 1], every[3, 0]])
+    torch.testing.assert_close(last, hidden)
     values, ids = model(batch(), top_k=5)
     best = scores[:, 1:].topk(5)
     torch.testing.assert_close(values, best.values)
@@ -139,9 +143,65 @@ def test_gradcheck_of_the_rows_of_a_batch() -> None:
     weight = torch.randn(9, 3, dtype=torch.float64, requires_grad=True)
     targets, ids = torch.tensor([2, 8, 2]), torch.tensor([4, 2, 1])
     found = unit_rows_of(weight, targets, ids)
-    assert found.targets.tolist() == [1, 4, 1]
     assert found.candidate_ids.tolist() == [0, 1, 2]
+    assert found.targets.tolist() == [1, 4, 1]
     assert torch.autograd.gradcheck(lambda w: unit_rows_of(w, targets, ids).weight, weight)
+
+
+def test_gradients_of_one_target_meet_in_float32() -> None:
+    """A thousand of them, each rounded to bfloat16 before it is added, would be off by percents."""
+    torch.manual_seed(0)
+    weight = torch.randn(5, 8).bfloat16().requires_grad_()
+    hidden, targets = torch.randn(1000, 8).bfloat16(), torch.full((1000,), 3)
+
+    def gradient(of: torch.Tensor) -> torch.Tensor:
+        rows = unit_rows_of(of, targets, torch.tensor([1, 2]))
+        loss = tr.functional.sampled_softmax_loss(
+            hidden.to(of.dtype), rows.weight, rows.targets, rows.candidate_ids, reduction="sum"
+        )
+        (found,) = torch.autograd.grad(loss, of)
+        return found[3].double()
+
+    exact = gradient(weight.detach().double().requires_grad_())
+    assert (gradient(weight) - exact).norm() < 0.01 * exact.norm()
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_what_has_no_label_reaches_no_gradient(sampled: bool) -> None:
+    """Nor, where all rows are kept, an item that the batch does not hold."""
+    own = {"sampled_softmax": True, "sampler": Fixed(), "sparse_grad": True} if sampled else {}
+    for static in (False, True) if sampled else (False,):
+        task = next_item_model(static_shapes=static, **own, **COSINE).prediction_tasks[0]
+        x = torch.randn(4, 6, 8)
+        targets = F.pad(batch()["item_id"][:, 1:], (0, 1))
+        x[targets == 0] = torch.nan
+        x.requires_grad_()
+        task.masking.masked_targets = targets
+        output = task(x, training=True)
+        output["loss"].backward()
+        assert x.grad.isfinite().all()
+        weight = task.pre.module.output_layer
+        if sampled:
+            assert set(weight.grad.coalesce().indices()[0].tolist()) == {*TARGETS, 12, 3, 30, 49, 8}
+        assert (output["labels"] == IGNORED).sum() == (16 if static else 0)
+
+
+@pytest.mark.parametrize(
+    ("ids", "error", "message"),
+    [
+        (torch.tensor([], dtype=torch.int64), ValueError, "candidate_ids must hold at least one"),
+        (torch.tensor([1, 2], dtype=torch.int32), TypeError, "candidate_ids must be int64"),
+        (torch.tensor([[1, 2]]), ValueError, r"candidate_ids must be int64 \[S\]"),
+        ([1, 2], TypeError, "candidate_ids must be a Tensor"),
+        (torch.tensor([1, 50]), ValueError, r"candidate_ids must lie in \[0, 50\); got 50"),
+    ],
+)
+def test_candidates_that_are_none(ids: Any, error: type[Exception], message: str) -> None:
+    sampler = Fixed()
+    sampler.ids = ids
+    model, _ = parts(sampled_softmax=True, sampler=sampler, **COSINE)
+    with pytest.raises(error, match=message):
+        model(batch(), training=True)
 
 
 @pytest.mark.parametrize(
@@ -174,12 +234,7 @@ def test_refusals() -> None:
         make(cosine_scale="16")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="cosine_scale must be 0 with GBCELoss"):
         make(GBCELoss(UniformSampler(9, V, 1)), cosine_scale=16)
-    sampler = Fixed()
-    model, _ = parts(sampled_softmax=True, sampler=sampler, weight_tying=True, **COSINE)
     with pytest.raises(ValueError, match=r"pre must be None with cosine_scale=16; got another"):
         make(cosine_scale=16).build(
             None, [-1, 6, 8], inputs=sequence_inputs(), pre=torch.nn.Identity()
         )
-    sampler.ids = Fixed.ids + 1  # type: ignore[misc]
-    with pytest.raises(ValueError, match=r"candidates must lie in \[0, 50\); got 50"):
-        model(batch(), training=True)

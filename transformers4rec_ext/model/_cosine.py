@@ -7,9 +7,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from transformers4rec_ext.model._positions import IGNORED
 
-class UnitRows(NamedTuple):
-    """Item rows of one batch: ``weight`` [S + N, D], and where in it items are."""
+
+class ScoredRows(NamedTuple):
+    """What sampled scores read: item rows ``weight`` [*, D], and where in it the items are."""
 
     weight: torch.Tensor
     targets: torch.Tensor
@@ -19,7 +21,7 @@ class UnitRows(NamedTuple):
 def unit_rows(rows: torch.Tensor) -> torch.Tensor:
     """Return ``rows`` [..., D] divided by their lengths; rows of zeros stay, without gradient.
 
-    The lengths are float32 at least.
+    In float32 at least, and of lengths that have a square there: 1e-19 to 1e19.
     """
     dtype = torch.promote_types(rows.dtype, torch.float32)
     length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=dtype)
@@ -28,16 +30,31 @@ def unit_rows(rows: torch.Tensor) -> torch.Tensor:
     return (rows / length).to(rows.dtype)
 
 
+def cosine_hidden(
+    hidden: torch.Tensor, scale: float, labels: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the hidden rows as scores read them: of length ``scale``, or as they are if it is 0.
+
+    Rows with the label ``IGNORED`` become zeros: a NaN in one is to reach no gradient.
+    """
+    if not scale:
+        return hidden
+    if labels is not None:
+        hidden = hidden.masked_fill((labels == IGNORED).unsqueeze(-1), 0)
+    return unit_rows(hidden) * scale
+
+
 def unit_rows_of(
     weight: torch.Tensor,
     targets: torch.Tensor,
     candidate_ids: torch.Tensor,
     *,
     sparse_grad: bool = False,
-) -> UnitRows:
-    """Return the rows that sampled scores read, of length one: nothing of size V is made.
+) -> ScoredRows:
+    """Return the S + N rows that sampled scores read, of length one: nothing of size V is made.
 
-    Equal ids have equal places, so that a candidate that is a row's target is still found.
+    Equal ids have one place: a candidate that is a row's target is still found, and the gradients
+    of an item that is the target of many rows meet before they are rounded to the weight's dtype.
 
     Parameters
     ----------
@@ -47,13 +64,9 @@ def unit_rows_of(
     sparse_grad : bool
         Whether the gradient of ``weight`` is a sparse COO tensor.
     """
-    last = candidate_ids.shape[0] - 1
-    ordered, order = candidate_ids.sort()
-
-    def places(ids: torch.Tensor, otherwise: torch.Tensor) -> torch.Tensor:
-        first = torch.searchsorted(ordered, ids).clamp(max=last)
-        return torch.where(ordered[first] == ids, order[first], otherwise)
-
-    beyond = torch.arange(targets.shape[0], device=targets.device) + last + 1
-    rows = F.embedding(torch.cat([candidate_ids, targets]), weight, sparse=sparse_grad)
-    return UnitRows(unit_rows(rows), places(targets, beyond), places(candidate_ids, order))
+    ids = torch.cat([candidate_ids, targets])
+    ordered, order = ids.sort()
+    places = order[torch.searchsorted(ordered, ids)]
+    rows = unit_rows(F.embedding(ids, weight, sparse=sparse_grad))
+    size = candidate_ids.shape[0]
+    return ScoredRows(rows, places[size:], places[:size])

@@ -19,7 +19,7 @@ from transformers4rec_ext.model._all_items import (
     loss_of_scores,
     wanted,
 )
-from transformers4rec_ext.model._cosine import unit_rows
+from transformers4rec_ext.model._cosine import cosine_hidden
 from transformers4rec_ext.model._output import (
     NextItemPredictionPrepareBlock,
     _NextItemPredictionTask,
@@ -85,8 +85,9 @@ class NextItemPredictionTask(PredictionTask):
         Labels are then [B T], -100 where there is none. A call that returns more than the loss
         counts them still: ``Model.fit`` of full softmax does, but for ``compute_metric=False``.
     cosine_scale : float
-        Above 0, scores are this times the cosine of hidden and item vector (NISER,
-        arXiv:1909.04276, has 16): the length of an item's vector is then no part of its score.
+        Above 0, scores are this times the cosine of hidden and item vector, over T (NISER,
+        arXiv:1909.04276, has 16), not with a ``CandidateLoss`` or an output layer of one's own.
+        Sampled training divides the rows it reads; a call over all items copies the weights.
 
     Raises
     ------
@@ -276,19 +277,18 @@ class NextItemPredictionTask(PredictionTask):
             raise RuntimeError("NextItemPredictionTask is not built yet. Give it to a Head first.")
         if self.task_block is not None:
             x = self.task_block(x)
-        if self.cosine_scale:
-            x = unit_rows(x) * self.cosine_scale
         if training or testing:
             targets = read_targets(self.masking) if masked is None else masked.targets
             returns = wanted(self, returns, training)
             static = self.static_shapes and training and returns == "loss"
             rows = all_rows if static else labelled_rows
             hidden, labels = rows(x, targets, self.padding_idx)
+            hidden = cosine_hidden(hidden, self.cosine_scale, labels)
             return self._outputs(hidden, labels, training, testing, returns)
         if returns == "all_hidden":
-            return x
+            return cosine_hidden(x, self.cosine_scale)
         item_ids = self.embeddings.item_seq if masked is None else masked.item_ids
-        hidden = last_rows(x, item_ids, self.padding_idx)
+        hidden = cosine_hidden(last_rows(x, item_ids, self.padding_idx), self.cosine_scale)
         if returns == "hidden":
             return hidden
         layer = self._layer()
@@ -301,7 +301,9 @@ class NextItemPredictionTask(PredictionTask):
 
     @property
     def item_weights(self) -> torch.Tensor:
-        """The weights [V, D] that score items: ``scores = hidden @ item_weights.T / T``.
+        """The weights [V, D] that score items, ``scores = hidden @ item_weights.T / T``.
+
+        With ``cosine_scale`` a copy, made anew, of the table's rows divided by their lengths.
 
         Raises
         ------

@@ -13,7 +13,7 @@ from transformers4rec_ext import _checks, functional
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.block.base import Block, BuildableBlock
 from transformers4rec_ext.block.mlp import MLPBlock
-from transformers4rec_ext.model._cosine import UnitRows, unit_rows, unit_rows_of
+from transformers4rec_ext.model._cosine import ScoredRows, unit_rows, unit_rows_of
 from transformers4rec_ext.model.base import LOG
 from transformers4rec_ext.samplers import CandidateSampler, LogUniformSampler
 
@@ -69,7 +69,7 @@ class _NextItemPredictionTask(torch.nn.Module):
     sampler : CandidateSampler, optional
         Used instead of a log-uniform one.
     cosine : bool
-        Divide each item's row by its length.
+        Divide each item's row by its length. Of hidden rows the task does that.
     """
 
     def __init__(
@@ -188,9 +188,7 @@ class _NextItemPredictionTask(torch.nn.Module):
             first = getattr(self.sampler, "min_id", 0)
             labels = torch.where(targets == ignore_index, first, targets)
         drawn = draw_candidates(self.sampler, labels)
-        weights, places, candidates = self._rows(self._table, labels, drawn)
-        if ignore_index is not None:
-            places = torch.where(targets == ignore_index, ignore_index, places)
+        weights, places, candidates = self._rows(self._table, targets, drawn, ignore_index)
         loss = functional.sampled_softmax_loss(
             inputs,
             weights,
@@ -209,14 +207,29 @@ class _NextItemPredictionTask(torch.nn.Module):
         with torch.no_grad():
             return loss, self._logits(inputs, labels, self._table, drawn)
 
-    def _rows(self, weights: torch.Tensor, targets: torch.Tensor, drawn: Drawn) -> UnitRows:
+    def _rows(
+        self,
+        weights: torch.Tensor,
+        targets: torch.Tensor,
+        drawn: Drawn,
+        ignore_index: int | None = None,
+    ) -> ScoredRows:
         """Return what is scored: all weights and ids, or the batch's rows and places in them."""
         if not self.cosine:
-            return UnitRows(weights, targets, drawn.ids)
+            return ScoredRows(weights, targets, drawn.ids)
         function, num_items = "NextItemPredictionTask", weights.shape[0]
-        for name, ids in (("labels", targets), ("candidates", drawn.ids)):
+        _checks.target_and_candidate_ids(function, targets, drawn.ids, targets.shape[0])
+        _checks.same_device(function, "candidate_ids", drawn.ids, weights, "the item weights")
+        items = targets
+        if ignore_index is not None:
+            # A row that is touched anyway stands in: a lazy optimizer would move another.
+            items = torch.where(targets == ignore_index, drawn.ids[:1], targets)
+        for name, ids in (("targets", items), ("candidate_ids", drawn.ids)):
             _checks.ids_within(function, name, ids, 0, num_items)
-        return unit_rows_of(weights, targets, drawn.ids, sparse_grad=self.sparse_grad)
+        rows = unit_rows_of(weights, items, drawn.ids, sparse_grad=self.sparse_grad)
+        if ignore_index is None:
+            return rows
+        return rows._replace(targets=torch.where(targets == ignore_index, targets, rows.targets))
 
     def _logits(
         self, inputs: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, drawn: Drawn
@@ -254,8 +267,10 @@ class NextItemPredictionPrepareBlock(BuildableBlock):
     Parameters
     ----------
     target_dim, weight_tying, item_embedding_table, softmax_temperature, sampled_softmax,
-    max_n_samples, min_id, sparse_grad, corrected, sampler, cosine
+    max_n_samples, min_id, sparse_grad, corrected, sampler
         As for :class:`NextItemPredictionTask`; ``min_id`` is the lowest id to sample.
+    cosine : bool
+        Divide each item's row by its length. Of hidden rows the task does that.
     """
 
     def __init__(

@@ -84,12 +84,14 @@ def uses_row_gradients(config: RunConfig, num_items: int) -> bool:
 def model_query(model: Model) -> Query:
     """Return a function from ids [B, T] to hidden [B, T, D] and the item weights [V, D].
 
-    Their products order the items that may come after each position.
+    Their products order the items that may come after each position. Of scores that are cosines the
+    item weights are those that the model has now.
     """
     (task,) = model.prediction_tasks
+    weights = task.item_weights.detach()
 
     def query(ids: Tensor) -> tuple[Tensor, Tensor]:
-        return model({ITEM: ids}, returns="all_hidden"), task.item_weights
+        return model({ITEM: ids}, returns="all_hidden"), weights
 
     return query
 
