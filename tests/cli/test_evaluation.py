@@ -94,6 +94,8 @@ def test_metrics_by_hand() -> None:
     metrics = summarize(torch.tensor([1, 3, 6, 100]))
     assert metrics["ndcg_at_5"] == pytest.approx((1 + 0.5) / 4)
     assert metrics["ndcg_at_10"] == pytest.approx((1 + 0.5 + 1 / math.log2(7)) / 4)
+    gains = np.array([1, 0.5, 1 / math.log2(7), 0])
+    assert metrics["ndcg_at_10_se"] == pytest.approx(gains.std() / 2)
     assert metrics["recall_at_5"] == 0.5
     assert metrics["recall_at_10"] == 0.75
     assert metrics["mrr_at_5"] == pytest.approx((1 + 1 / 3) / 4)
@@ -109,6 +111,16 @@ def test_metrics_by_hand() -> None:
         assert {outside[f"{name}_at_{k}"] for name in ("recall", "ndcg", "mrr")} == {0.0}
     with pytest.raises(ValueError, match="hold at least one held-out item"):
         summarize(torch.zeros(0, dtype=torch.int64))
+
+
+def test_the_standard_error_is_what_other_targets_change() -> None:
+    """NDCG@10 of many samples of targets deviates by what one of them gives as its error."""
+    generator = torch.Generator().manual_seed(0)
+    ranks = torch.randint(1, 60, (2000, 400), generator=generator)
+    samples = [summarize(of) for of in ranks]
+    deviation = np.std([sample["ndcg_at_10"] for sample in samples])
+    claimed = np.mean([sample["ndcg_at_10_se"] for sample in samples])
+    assert claimed == pytest.approx(deviation, rel=0.05)  # 2,000 samples: 1.6 % is one sigma
 
 
 def test_groups_of_targets_by_their_training_counts() -> None:

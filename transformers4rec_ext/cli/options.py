@@ -93,8 +93,16 @@ def _check_writable(command: str, folder: str | Path) -> None:
         raise value_error(command, "--out", "be where you may write", folder, hint)
 
 
-#: The metrics that are printed; metrics.json holds all.
-SHOWN = ("ndcg_at_10", "recall_at_10", "mrr_at_10", "ndcg_at_20", "recall_at_20", "mrr_at_20")
+#: The metrics that are printed, and how they are called; metrics.json holds all.
+SHOWN = {
+    "ndcg_at_10": "NDCG@10",
+    "ndcg_at_10_se": "(+-SE)",
+    "recall_at_10": "Recall@10",
+    "mrr_at_10": "MRR@10",
+    "ndcg_at_20": "NDCG@20",
+    "recall_at_20": "Recall@20",
+    "mrr_at_20": "MRR@20",
+}
 
 
 def metrics_table(rows: Mapping[str, Mapping[str, float]]) -> str:
@@ -103,17 +111,14 @@ def metrics_table(rows: Mapping[str, Mapping[str, float]]) -> str:
     Examples
     --------
     >>> print(metrics_table({"model": {name: 0.25 for name in SHOWN}}))
-               NDCG@10  Recall@10  MRR@10  NDCG@20  Recall@20  MRR@20
-    model       0.2500     0.2500  0.2500   0.2500     0.2500  0.2500
+               NDCG@10  (+-SE)  Recall@10  MRR@10  NDCG@20  Recall@20  MRR@20
+    model       0.2500  0.2500     0.2500  0.2500   0.2500     0.2500  0.2500
     """
-    titles = [name.upper().replace("_AT_", "@").replace("RECALL", "Recall") for name in SHOWN]
-    lines = [f"{'':<10}" + "".join(f"{title:>{max(8, len(title) + 1)}}" for title in titles)]
+    widths = {name: max(8, len(title) + 2) for name, title in SHOWN.items()}
+    lines = [" " * 9 + "".join(f"{SHOWN[name]:>{width}}" for name, width in widths.items())]
     for ranker, metrics in rows.items():
-        cells = (
-            f"{metrics[name]:>{max(8, len(title) + 1)}.4f}"
-            for name, title in zip(SHOWN, titles, strict=True)
-        )
-        lines.append(f"{ranker:<10}" + "".join(cells))
+        cells = (f"{metrics[name]:>{width}.4f}" for name, width in widths.items())
+        lines.append(f"{ranker:<9}" + "".join(cells))
     return "\n".join(lines)
 
 

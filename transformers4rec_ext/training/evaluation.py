@@ -83,6 +83,10 @@ def _ranks(hidden: Tensor, weights: Tensor, targets: Tensor, seen: Tensor | None
 def summarize(ranks: Tensor) -> dict[str, float]:
     """Return NDCG@k, Recall@k, MRR@k (k in 5, 10, 20) and MRR of ranks that count from 1.
 
+    ``ndcg_at_10_se`` is the standard error of NDCG@10, its deviation over the N targets divided by
+    sqrt(N): what other targets of the same kind would change. Two models on the same targets can be
+    told apart by less, as their errors go together; targets of one session count as independent.
+
     Parameters
     ----------
     ranks : Tensor, int64, [targets]
@@ -113,6 +117,8 @@ def summarize(ranks: Tensor) -> dict[str, float]:
         metrics[f"ndcg_at_{k}"] = float(torch.where(ranks <= k, gain, 0.0).mean())
         metrics[f"recall_at_{k}"] = float((ranks <= k).double().mean())
         metrics[f"mrr_at_{k}"] = float(torch.where(ranks <= k, reciprocal, 0.0).mean())
+    within = torch.where(ranks <= 10, gain, 0.0)
+    metrics["ndcg_at_10_se"] = float(within.std(correction=0)) / len(ranks) ** 0.5
     metrics["mrr"] = float(torch.where(ranks < MISSED, reciprocal, 0.0).mean())
     return metrics
 
