@@ -155,7 +155,8 @@ def metric_from_rank(name: str, rank: Tensor, ks: Sequence[int]) -> Tensor:
     >>> metric_from_rank("mrr_at", torch.tensor([0, 3]), [1, 10]).tolist()
     [[1.0, 1.0], [0.0, 0.25]]
     """
-    cutoffs = torch.tensor(check_ks(ks), device=rank.device)
+    # By fills: a list would be copied to a GPU, which waits for it.
+    cutoffs = torch.cat([rank.new_full((1,), k) for k in check_ks(ks)])
     hit = rank.unsqueeze(1) < cutoffs
     value = VALUE_OF_HIT[name](rank.unsqueeze(1).to(torch.float32), cutoffs.to(torch.float32))
     return torch.where(hit, value, 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from transformers4rec_ext.features.embedding import (
     TableConfig,
 )
 from transformers4rec_ext.features.sequence import TabularSequenceFeatures
+from transformers4rec_ext.features.tables import SequenceTable
 from transformers4rec_ext.masking import CausalLanguageModeling
 from transformers4rec_ext.schema import ColumnSchema, IntDomain, Schema, Tags
 
@@ -328,3 +330,33 @@ def test_compiles_without_a_break():
     compiled = torch.compile(inputs, fullgraph=True, backend="eager")
     batch = {"item_id": IDS}
     torch.testing.assert_close(compiled(batch, training=True), inputs(batch, training=True))
+
+
+def _gradient(table: SequenceTable, lookup: Any, ids: torch.Tensor) -> torch.Tensor:
+    vectors = lookup(ids)
+    (torch.arange(vectors.numel()).view_as(vectors) * vectors).sum().backward()
+    gradient, table.weight.grad = table.weight.grad, None
+    assert gradient is not None
+    return gradient
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [[3, 5, 0, 0], [0, 0, 0, 0], [0, 7, 7, 5]],  # an empty session, padding on the left
+        [[0, 0], [0, 0]],
+        [[3, 3], [3, 3]],
+        [4, 0, 3],  # one id for each session
+    ],
+)
+def test_rows_are_found_without_waiting_as_they_are_by_torch(padding: int, ids: list[Any]) -> None:
+    """As on a GPU; the padding's row is one that was trained elsewhere, not of zeros."""
+    table = SequenceTable(8, 3, padding_idx=padding, sparse=True)
+    torch.nn.init.normal_(table.weight)
+    of = torch.tensor(ids)
+    assert torch.equal(table.without_waiting(of), table(of))
+    expected, found = (_gradient(table, f, of) for f in (table, table.without_waiting))
+    assert torch.equal(found.to_dense(), expected.to_dense())
+    touched = set(of.flatten().tolist()) - {padding} or {padding}
+    assert set(found._indices().flatten().tolist()) == touched

@@ -28,6 +28,12 @@ TASKS: dict[str, dict[str, Any]] = {
     "tied": {"weight_tying": True, "softmax_temperature": 2.0},
     "sampled": {"sampled_softmax": True, "max_n_samples": 20},
     "rows": {"sampled_softmax": True, "max_n_samples": 20, "sparse_grad": True},
+    "tied rows": {
+        "weight_tying": True,
+        "sampled_softmax": True,
+        "max_n_samples": 20,
+        "sparse_grad": True,
+    },
     "uniform": {"sampled_softmax": True, "sampler": UniformSampler(20, V, 1)},
     "cosines": {"cosine_scale": 16},
     "sampled cosines": {"cosine_scale": 16, "sampled_softmax": True, "sparse_grad": True},

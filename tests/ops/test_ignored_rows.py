@@ -100,6 +100,28 @@ def test_only_touched_rows_have_a_gradient(name: str) -> None:
 
 
 @every_loss
+def test_candidates_stand_in_turn_by_turn(name: str) -> None:
+    """Gradients of one item are summed one after the other on a GPU: no item is to have them all."""
+    data = Inputs.make(400, 4, 30, 8, dtype=torch.float32)
+    targets = torch.full_like(data.targets, -100)
+    loss = LOSSES[name](
+        data.hidden,
+        data.weight,
+        targets,
+        torch.arange(5, 13),
+        **data.keywords(),
+        ignore_index=-100,
+        sparse_grad=True,
+        reduction="sum",
+    )
+    loss.backward()
+    assert data.weight.grad is not None
+    times = data.weight.grad._indices().flatten().bincount()
+    assert times.max() == 51  # the candidate itself, and its part of the rows
+    assert times.nonzero()[:, 0].tolist() == list(range(5, 13))
+
+
+@every_loss
 def test_a_number_for_ignore_index(name: str) -> None:
     data = Inputs.make(9, 4, 30, 8)
     with pytest.raises(TypeError, match="ignore_index must be an int"):

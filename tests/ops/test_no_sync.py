@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers4rec_ext import functional, samplers
 from transformers4rec_ext.ops import reference
 from transformers4rec_ext.ops.tiles import items, sampled
+from transformers4rec_ext.ranks import ranking_metrics_from_rank
 
 CSRC = Path(__file__).resolve().parent.parent.parent / "csrc"
 CUDA = torch.device("cuda:0")
@@ -161,6 +162,13 @@ def test_a_training_step_looks_at_no_value(
     request.getfixturevalue("no_host_data")
     train(loss, optimizer([data[1]], lr=0.1), *data)
     assert data[0].grad is not None
+
+
+@pytest.mark.usefixtures("no_host_data")
+def test_metrics_of_ranks_copy_nothing() -> None:
+    ranks = torch.ones(3, dtype=torch.int64, device="meta")
+    found = ranking_metrics_from_rank(ranks, [5, 10])
+    assert {values.shape for values in found.values()} == {(3, 2)}
 
 
 @pytest.mark.usefixtures("no_host_data")

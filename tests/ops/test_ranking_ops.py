@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -217,14 +218,25 @@ def precisions() -> tuple[str, str]:
     return torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision
 
 
-def test_ranks_are_counted_in_full_precision() -> None:
+def _ranks_of_a_loss(made: Items) -> None:
+    tiles.linear_cross_entropy(
+        made.hidden, made.weight, None, made.targets, 1.0, -100, 0.0, True, None, False
+    )
+
+
+def _ranks(made: Items) -> None:
+    tiles.target_rank(made.hidden, made.weight, made.targets, None, None, None)
+
+
+@pytest.mark.parametrize("count", [_ranks, _ranks_of_a_loss])
+def test_ranks_are_counted_in_full_precision(count: Callable[[Items], None]) -> None:
     """A score of TF32 may be further off than `rank_tile` looks: the target would not count."""
     made = Items.make(dtype=torch.float32)
     before = precisions()
     torch.set_float32_matmul_precision("medium")
     try:
         with torch.no_grad(), Precisions() as mode:
-            tiles.target_rank(made.hidden, made.weight, made.targets, None, None, None)
+            count(made)
         assert precisions() == ("tf32", "bf16")
     finally:
         torch.set_float32_matmul_precision("highest")

@@ -23,6 +23,7 @@ from transformers4rec_ext.features.tables import (
     EmbeddingBagWrapper,
     FeatureConfig,
     Initializer,
+    SequenceTable,
     TableConfig,
     checked_config,
     empty_weight,
@@ -349,7 +350,7 @@ class SequenceEmbeddingFeatures(EmbeddingFeatures):
                 f"be a row of every table, of {table.name!r} below {table.vocabulary_size}",
                 self.padding_idx,
             )
-        embedding = nn.Embedding(
+        embedding = SequenceTable(
             table.vocabulary_size,
             table.dim,
             padding_idx=self.padding_idx,

@@ -97,6 +97,33 @@ class FeatureConfig(Recorded):
         )
 
 
+class SequenceTable(nn.Embedding):
+    """``nn.Embedding`` with a padding row, whose row gradients do not wait for a GPU.
+
+    torch leaves the padding out of a sparse gradient, for which it asks the device how many ids
+    remain. Here each padded position stands for another id of its session instead, with a gradient
+    of zero: no row is touched that the batch does not hold.
+    """
+
+    padding_idx: int
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the vectors [*, D] of ids [*]."""
+        if not self.sparse or input.device.type == "cpu" or input.numel() == 0:
+            return super().forward(input)
+        return self.without_waiting(input)
+
+    def without_waiting(self, input: Tensor) -> Tensor:
+        """Return the same, on any device, of at least one id."""
+        padded = input == self.padding_idx
+        others = torch.where(padded, -1, input).amax(-1, keepdim=True)
+        others = torch.where(others < 0, others.amax(), others)  # of an empty session
+        others = torch.where(others < 0, self.padding_idx, others)  # of a batch without any item
+        ids = torch.where(padded, others, input)
+        vectors = nn.functional.embedding(ids, self.weight, sparse=True)
+        return torch.where(padded[..., None], self.weight.detach()[self.padding_idx], vectors)
+
+
 class EmbeddingBagWrapper(nn.EmbeddingBag):
     """A table that gives one vector per row of the batch.
 

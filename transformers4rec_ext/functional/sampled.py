@@ -332,7 +332,18 @@ def _ignoring(
     hidden = torch.where(counted[:, None], hidden, 0)
     if isinstance(target_log_q, Tensor) and target_log_q.shape == targets.shape:
         target_log_q = torch.where(counted, target_log_q, 0)
-    return hidden, torch.where(counted, targets, candidate_ids[:1]), target_log_q
+    return hidden, stand_in(counted, targets, candidate_ids), target_log_q
+
+
+def stand_in(counted: Tensor, targets: Tensor, candidate_ids: Tensor) -> Tensor:
+    """Give rows that do not count candidates as targets, int64 [N].
+
+    Those are touched anyway: a lazy optimizer would move any other. All of them in turn, since on a
+    GPU the gradients of one item are summed one after the other.
+    """
+    turn = torch.arange(targets.shape[0], device=targets.device)
+    turn = turn % torch.sym_max(1, candidate_ids.shape[0])
+    return torch.where(counted, targets, candidate_ids[turn])
 
 
 def _reduced(

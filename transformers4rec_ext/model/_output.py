@@ -13,6 +13,7 @@ from transformers4rec_ext import _checks, functional
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.block.base import Block, BuildableBlock
 from transformers4rec_ext.block.mlp import MLPBlock
+from transformers4rec_ext.functional.sampled import stand_in
 from transformers4rec_ext.model._cosine import ScoredRows, unit_rows, unit_rows_of
 from transformers4rec_ext.model.base import LOG
 from transformers4rec_ext.samplers import CandidateSampler, LogUniformSampler
@@ -222,8 +223,7 @@ class _NextItemPredictionTask(torch.nn.Module):
         _checks.same_device(function, "candidate_ids", drawn.ids, weights, "the item weights")
         items = targets
         if ignore_index is not None:
-            # A row that is touched anyway stands in: a lazy optimizer would move another.
-            items = torch.where(targets == ignore_index, drawn.ids[:1], targets)
+            items = stand_in(targets != ignore_index, targets, drawn.ids)
         for name, ids in (("targets", items), ("candidate_ids", drawn.ids)):
             _checks.ids_within(function, name, ids, 0, num_items)
         rows = unit_rows_of(weights, items, drawn.ids, sparse_grad=self.sparse_grad)

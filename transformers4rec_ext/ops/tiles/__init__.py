@@ -34,7 +34,8 @@ def tile_scale(device: torch.device) -> int:
 def full_precision() -> Iterator[None]:
     """Multiply float32 matrices as float32, whatever `torch.set_float32_matmul_precision` says.
 
-    For what relies on the bound of a product's rounding error. TF32 and bfloat16 exceed it.
+    For `rank_tile`, which relies on the bound of a product's rounding error: by TF32 or bfloat16 a
+    target may come out below its own score, and is then not counted.
     """
     on_cpu = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     backends = (torch.backends.cuda.matmul, on_cpu)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -212,14 +213,15 @@ def linear_cross_entropy(
     kept = empty_large(size, wide, hidden.device)
     tiles = _Tiles(hidden, weight, bias, rounded.dtype, kept)
     states = [(b, hidden[b], maximum[b], total[b]) for b in tiles.blocks]
-    for items, rows, tile_bias in tiles:
-        if label_smoothing:
-            row_sum += rows.sum(0, dtype=torch.float64)
-        for block, of_block, block_maximum, block_total in states:
-            scores = tiles.scores(block, of_block, items, rows)
-            _ops.logsumexp_tile(scores, tile_bias, temperature, block_maximum, block_total)
-            if with_rank:
-                ranks.add(block, scores, of_block, rows, tile_bias)
+    with full_precision() if with_rank else nullcontext():
+        for items, rows, tile_bias in tiles:
+            if label_smoothing:
+                row_sum += rows.sum(0, dtype=torch.float64)
+            for block, of_block, block_maximum, block_total in states:
+                scores = tiles.scores(block, of_block, items, rows)
+                _ops.logsumexp_tile(scores, tile_bias, temperature, block_maximum, block_total)
+                if with_rank:
+                    ranks.add(block, scores, of_block, rows, tile_bias)
     lse = (maximum.double() + total.log2()) * math.log(2.0)
     loss = lse - ranks.scores / temperature
     loss = loss.clamp(min=0.0)  # the sums of a GEMM may round to below the target's
@@ -319,7 +321,7 @@ def target_rank(
     ranks = _Ranks(rounded, weight, bias, targets.contiguous())
     tiles = _Tiles(hidden, weight, bias, rounded.dtype)
     of_blocks = [(block, hidden[block]) for block in tiles.blocks]
-    with full_precision():  # a score further off than rounding may be would be counted wrong
+    with full_precision():
         for items, rows, tile_bias in tiles:
             for block, of_block in of_blocks:
                 scores = tiles.scores(block, of_block, items, rows)
