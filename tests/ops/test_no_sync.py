@@ -164,6 +164,17 @@ def test_a_training_step_looks_at_no_value(
     assert data[0].grad is not None
 
 
+@pytest.mark.parametrize("name", ["sampled_softmax_loss", "sampled_bce_loss"])
+def test_a_dense_gradient_looks_at_no_value(name: str, request: pytest.FixtureRequest) -> None:
+    hidden, weight, targets = batch("meta")
+    request.getfixturevalue("no_host_data")
+    loss = getattr(functional, name)(hidden, weight, targets, torch.arange(9, device="meta"))
+    loss.backward()
+    assert weight.grad is not None
+    assert weight.grad.shape == weight.shape
+    assert not weight.grad.is_sparse
+
+
 @pytest.mark.usefixtures("no_host_data")
 def test_metrics_of_ranks_copy_nothing() -> None:
     ranks = torch.ones(3, dtype=torch.int64, device="meta")

@@ -111,6 +111,17 @@ def test_many_rows_are_summed_in_their_order() -> None:
     assert torch.equal(padded, torch.cat([wanted, torch.zeros(997, 4)]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dense_sums_are_rounded_once(dtype: torch.dtype) -> None:
+    """One after the other in bfloat16, a thousand ones would make 256."""
+    ids = torch.cat([torch.full((1000,), 3), torch.tensor([0])])
+    found = reference.dense_sums(ids, torch.ones(1001, 2), torch.empty(5, 2, dtype=dtype))
+    assert found.dtype == dtype
+    assert found.tolist() == [[1, 1], [0, 0], [0, 0], [1000, 1000], [0, 0]]
+    nothing = reference.dense_sums(ids[:0], torch.ones(0, 2), torch.empty(5, 2))
+    assert torch.equal(nothing, torch.zeros(5, 2))
+
+
 def test_padded_sums_of_halves_and_of_nothing() -> None:
     ids = torch.tensor([5, 0])
     halves = torch.tensor([[1.5, 2.0], [0.5, 4.0]], dtype=torch.float16)

@@ -36,7 +36,13 @@ from transformers4rec_ext.ops.reference.log_uniform import (
     log_uniform_log_q,
     log_uniform_sample,
 )
-from transformers4rec_ext.ops.reference.rows import adagrad_rows, adam_rows, padded_sums, sum_rows
+from transformers4rec_ext.ops.reference.rows import (
+    adagrad_rows,
+    adam_rows,
+    dense_sums,
+    padded_sums,
+    sum_rows,
+)
 from transformers4rec_ext.ops.reference.sampled import (
     sampled_bce_loss,
     sampled_bce_tile,
@@ -55,6 +61,7 @@ __all__ = [
     "adam_rows",
     "alias_sample",
     "alias_table",
+    "dense_sums",
     "linear_cross_entropy",
     "log_expected_count",
     "log_uniform_classes",

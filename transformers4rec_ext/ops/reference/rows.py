@@ -29,11 +29,33 @@ def padded_sums(ids: Tensor, values: Tensor) -> Tensor:
     Their number is not asked for, which would wait for a GPU.
     """
     ordered, order = ids.sort(stable=True)
-    begins = torch.ones_like(ids, dtype=torch.bool)
+    return _sums_of_runs(_begins(ordered), order, values)
+
+
+def dense_sums(ids: Tensor, values: Tensor, like: Tensor) -> Tensor:
+    """Return the sums of `sum_rows` in rows ``ids`` of a tensor of zeros: [V, D], as ``like``.
+
+    They are rounded to its dtype once, and on a GPU have the same bits each time: atomics of
+    `index_add_` would add in any order, and in that dtype.
+    """
+    ordered, order = ids.sort(stable=True)
+    begins = _begins(ordered)
+    sums = _sums_of_runs(begins, order, values).to(like.dtype)
+    return torch.zeros_like(like).index_copy_(0, ordered, sums[begins.cumsum(0) - 1])
+
+
+def _begins(ordered: Tensor) -> Tensor:
+    """Tell where a run of equal ids begins, bool [N]."""
+    begins = torch.ones_like(ordered, dtype=torch.bool)
     begins[1:] = ordered[1:] != ordered[:-1]
-    end = ids.numel()
-    places = torch.arange(end, device=ids.device)
-    offsets = torch.full((end + 1,), end, device=ids.device)
+    return begins
+
+
+def _sums_of_runs(begins: Tensor, order: Tensor, values: Tensor) -> Tensor:
+    """Sum the runs of ``values[order]``, wide; then come zeros, up to [N, D]."""
+    end = order.numel()
+    places = torch.arange(end, device=order.device)
+    offsets = torch.full((end + 1,), end, device=order.device)
     offsets[:-1] = torch.where(begins, places, end).sort().values
     wide = values.to(accumulate_dtype(values.dtype))[order]
     return torch.segment_reduce(wide, "sum", offsets=offsets, axis=0, unsafe=True)

@@ -39,6 +39,8 @@ def _scatter_rows(
 ) -> Tensor:
     """Gradient of ``weight`` [V, D] from its touched rows: sparse COO (uncoalesced), or dense."""
     ids = torch.cat([targets, candidate_ids])
+    if not sparse and weight.device.type != "cpu":
+        return reference.dense_sums(ids, rows, weight)
     rows = rows.to(weight.dtype)
     if sparse:
         # not torch.sparse_coo_tensor(check_invariants=False): torch 2.12 warns of it all the same
