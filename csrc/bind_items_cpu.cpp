@@ -70,10 +70,11 @@ void pair_scores(Tensor hidden, Tensor weight, std::optional<Tensor> bias, Tenso
   check_rows(weight);
   for_dtype(hidden, [&](auto zero) {
     using T = decltype(zero);
-    const t4r::PairScores<T> pairs{pointer<T>(hidden), static_cast<const T*>(weight.const_data_ptr()),
-                                   weight.stride(0),   weight.size(1),
-                                   pointer<T>(bias),   pointer<int64_t>(ids),
-                                   ids.size(1),        output<double>(out)};
+    const t4r::PairScores<T> pairs{pointer<T>(hidden),    static_cast<const T*>(weight.const_data_ptr()),
+                                   weight.stride(0),      weight.size(0),
+                                   weight.size(1),        pointer<T>(bias),
+                                   pointer<int64_t>(ids), ids.size(1),
+                                   output<double>(out)};
     over_rows(ids.numel(), weight.size(1), pairs, kernels<T>().pair_scores);
   });
 }

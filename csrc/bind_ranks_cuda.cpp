@@ -35,9 +35,9 @@ void pair_scores(Tensor hidden, Tensor weight, std::optional<Tensor> bias, Tenso
   check_rows(weight);
   const int device = device_of(hidden);
   const int status =
-      t4r_pair_scores_cuda(pointer<void>(hidden), weight.const_data_ptr(), weight.stride(0), weight.size(1),
-                           pointer<void>(bias), pointer<int64_t>(ids), ids.size(0), ids.size(1), output<double>(out),
-                           dtype_code(hidden), device, current_stream(device));
+      t4r_pair_scores_cuda(pointer<void>(hidden), weight.const_data_ptr(), weight.stride(0), weight.size(0),
+                           weight.size(1), pointer<void>(bias), pointer<int64_t>(ids), ids.size(0), ids.size(1),
+                           output<double>(out), dtype_code(hidden), device, current_stream(device));
   check_launch(status, "pair_scores");
 }
 

@@ -71,11 +71,12 @@ T4R_HD double dot_error_bound(int64_t width) {
 template <typename T>
 struct PairScores {
   const T* hidden;  // [n, width], contiguous
-  const T* weight;  // [V, width], row stride `weight_stride`
+  const T* weight;  // [items, width], row stride `weight_stride`
   int64_t weight_stride;
+  int64_t items;
   int64_t width;
-  const T* bias;       // [V] or null
-  const int64_t* ids;  // [n, per_row]; negative: no item, scores -inf
+  const T* bias;       // [items] or null
+  const int64_t* ids;  // [n, per_row]; negative: no item, scores -inf; beyond the table: NaN, and nothing is read
   int64_t per_row;
   double* out;  // [n, per_row]
 };

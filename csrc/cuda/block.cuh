@@ -10,6 +10,10 @@ struct Add {
   __device__ T operator()(T a, T b) const {
     return a + b;
   }
+  template <typename T>
+  __device__ static T none() {
+    return 0;
+  }
 };
 
 // NaN is passed over: it returns in the sums.
@@ -17,6 +21,10 @@ struct Larger {
   template <typename T>
   __device__ T operator()(T a, T b) const {
     return b > a ? b : a;
+  }
+  template <typename T>
+  __device__ static T none() {
+    return -static_cast<T>(INFINITY);
   }
 };
 
@@ -38,12 +46,17 @@ __device__ __forceinline__ T block_reduce(T value, Combine combine, T* scratch) 
   const int warps = static_cast<int>(blockDim.x) / kWarp;
   value = warp_reduce(value, combine);
   if (warps == 1) return value;
-  if (threadIdx.x % kWarp == 0) scratch[warp] = value;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  if (lane == 0) scratch[warp] = value;
   __syncthreads();
-  T total = scratch[0];
-  for (int w = 1; w < warps; ++w) total = combine(total, scratch[w]);
+  if (warp == 0) {  // the others would do the same, and float64 is slow where a GPU has few units for it
+    value = warp_reduce(lane < warps ? scratch[lane] : Combine::template none<T>(), combine);
+    if (lane == 0) scratch[0] = value;
+  }
   __syncthreads();
-  return total;
+  value = scratch[0];
+  __syncthreads();
+  return value;
 }
 
 // The sum of the values of all threads before this one; `total` is that of all. As block_reduce.

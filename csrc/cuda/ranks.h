@@ -14,9 +14,9 @@ int t4r_rank_tile_cuda(const void* scores, int64_t stride, int64_t rows, int64_t
                        const double* target_scores, const double* hidden_norms, int64_t* above, int64_t* not_a_number,
                        void* workspace, int dtype, int device, void* stream);
 
-// out [rows, per_row] = h.w + b in float64 of hidden [rows, width] and weight's rows ids [rows, per_row]; -inf for a
-// negative id.
-int t4r_pair_scores_cuda(const void* hidden, const void* weight, int64_t weight_stride, int64_t width, const void* bias,
-                         const int64_t* ids, int64_t rows, int64_t per_row, double* out, int dtype, int device,
-                         void* stream);
+// out [rows, per_row] = h.w + b in float64 of hidden [rows, width] and rows ids [rows, per_row] of weight [items,
+// width]; -inf for a negative id, NaN for one from items on.
+int t4r_pair_scores_cuda(const void* hidden, const void* weight, int64_t weight_stride, int64_t items, int64_t width,
+                         const void* bias, const int64_t* ids, int64_t rows, int64_t per_row, double* out, int dtype,
+                         int device, void* stream);
 }

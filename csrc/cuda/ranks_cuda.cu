@@ -55,11 +55,13 @@ __global__ void __launch_bounds__(kPairThreads, kBlocks) score_pairs(PairScores<
   for (int64_t of_warp = first; of_warp < size; of_warp += step) {
     const int64_t i = of_warp + static_cast<int64_t>(threadIdx.x) % kWarp / kLanes;
     const int64_t id = i < size ? pairs.ids[i] : -1;
-    const bool active = id >= 0;
+    const bool active = id >= 0 && id < pairs.items;
     const double score = pair_score(pairs.hidden + (active ? i / pairs.per_row * pairs.width : 0),
                                     pairs.weight + (active ? id * pairs.weight_stride : 0), pairs.width,
                                     active && pairs.bias != nullptr ? pairs.bias + id : nullptr, lane, active);
-    if (lane == 0 && i < size) pairs.out[i] = active ? score : -static_cast<double>(INFINITY);
+    if (lane == 0 && i < size) {
+      pairs.out[i] = active ? score : static_cast<double>(id < 0 ? -INFINITY : NAN);
+    }
   }
 }
 
@@ -232,9 +234,9 @@ extern "C" int t4r_rank_tile_cuda(const void* scores, int64_t stride, int64_t ro
   });
 }
 
-extern "C" int t4r_pair_scores_cuda(const void* hidden, const void* weight, int64_t weight_stride, int64_t width,
-                                    const void* bias, const int64_t* ids, int64_t rows, int64_t per_row, double* out,
-                                    int dtype, int device, void* stream) {
+extern "C" int t4r_pair_scores_cuda(const void* hidden, const void* weight, int64_t weight_stride, int64_t items,
+                                    int64_t width, const void* bias, const int64_t* ids, int64_t rows, int64_t per_row,
+                                    double* out, int dtype, int device, void* stream) {
   using namespace t4r;
   const int64_t size = rows * per_row;
   if (size == 0) return 0;
@@ -245,6 +247,7 @@ extern "C" int t4r_pair_scores_cuda(const void* hidden, const void* weight, int6
     const PairScores<T> pairs{static_cast<const T*>(hidden),
                               static_cast<const T*>(weight),
                               weight_stride,
+                              items,
                               width,
                               static_cast<const T*>(bias),
                               ids,

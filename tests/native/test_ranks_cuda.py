@@ -175,7 +175,7 @@ def test_pair_scores_have_the_cpus_bits(run: emulated.Run, dtype: torch.dtype, w
     ids = torch.randint(-1, 30, (7, 5), generator=torch.Generator().manual_seed(1))
     mine, theirs = (torch.empty(7, 5, dtype=torch.float64) for _ in range(2))
     emulated.library("ranks", run).t4r_pair_scores_cuda(
-        case.hidden, case.weight, width, width, case.bias, ids, 7, 5, mine, CODES[dtype]
+        case.hidden, case.weight, width, 30, width, case.bias, ids, 7, 5, mine, CODES[dtype]
     )
     operators.pair_scores(case.hidden, case.weight, case.bias, ids, theirs)
     assert torch.equal(mine, theirs)
@@ -188,7 +188,23 @@ def test_numbers_of_pairs(size: int) -> None:
     ids = torch.randint(0, 30, (size, 1), generator=torch.Generator().manual_seed(1))
     mine, theirs = (torch.empty(size, 1, dtype=torch.float64) for _ in range(2))
     emulated.library("ranks", emulated.RUNS[-1]).t4r_pair_scores_cuda(
-        case.hidden[:size], case.weight, 5, 5, None, ids, size, 1, mine, 0
+        case.hidden[:size], case.weight, 5, 30, 5, None, ids, size, 1, mine, 0
     )
     operators.pair_scores(case.hidden[:size], case.weight, None, ids, theirs)
     assert torch.equal(mine, theirs)
+
+
+@emulated.every_run
+@pytest.mark.parametrize("biased", [False, True])
+def test_an_item_beyond_the_table_is_not_read(run: emulated.Run, biased: bool) -> None:
+    """On a GPU no check looks at ids; the loss of such a target is to be NaN, and no fault."""
+    case = Case(3, 30, 5, torch.float32, bias=biased)
+    ids = torch.tensor([[4, 30], [-1, 2**40], [29, 31]])
+    expected = torch.empty(3, 2, dtype=torch.float64)
+    operators.pair_scores(case.hidden, case.weight, case.bias, ids, expected)
+    assert expected.isnan().tolist() == [[False, True], [False, True], [False, True]]
+    mine = torch.empty(3, 2, dtype=torch.float64)
+    emulated.library("ranks", run).t4r_pair_scores_cuda(
+        case.hidden, case.weight, 5, 30, 5, case.bias, ids, 3, 2, mine, 0
+    )
+    torch.testing.assert_close(mine, expected, rtol=0, atol=0, equal_nan=True)

@@ -160,12 +160,16 @@ def softmax_grad_tile(
 def pair_scores(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, out: Tensor
 ) -> None:
-    """Fill ``out`` float64 [n, L] with `pair_score` of hidden [n, D] and items [n, L]; -1: -inf."""
-    at = ids.clamp(min=0)
+    """Fill ``out`` float64 [n, L] with `pair_score` of hidden [n, D] and items [n, L].
+
+    Of a negative item it is -inf, of one beyond the table NaN.
+    """
+    at = ids.clamp(min=0, max=weight.shape[0] - 1)
     for column in range(ids.shape[1]):
         b = None if bias is None else bias[at[:, column]]
         out[:, column] = pair_score(hidden, weight[at[:, column]], b)
     out.masked_fill_(ids < 0, -math.inf)
+    out.masked_fill_(ids >= weight.shape[0], math.nan)
 
 
 def rank_tile(
