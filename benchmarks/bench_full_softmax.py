@@ -61,7 +61,7 @@ def own_gemms(hidden: torch.Tensor, weight: torch.Tensor) -> Provider:
         for first in range(0, num_items, step):
             rows = weight[first : first + step]
             tile = scores[:, : len(rows)]
-            if first + step <= num_items - kept:
+            if first >= kept:
                 torch.mm(hidden, rows.T, out=tile)
             grad_hidden.addmm_(tile, rows)
             torch.mm(tile.T, hidden, out=grad_weight[first : first + step])

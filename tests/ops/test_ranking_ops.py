@@ -111,6 +111,7 @@ def test_rank_does_not_depend_on_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     targets = torch.randint(450, (19,), generator=generator)
     expected = rank_of(hidden, weight, targets, backend="reference")
     assert (expected >= 8).all()
+    monkeypatch.setattr(tiles, "LINE_ITEMS", 1)
     for items, rows in ((1, 1), (7, 3), (64, 19), (450, 19)):
         monkeypatch.setattr(tiles, "LEAST_ITEMS", items)
         monkeypatch.setattr(tiles, "MOST_ITEMS", items)

@@ -22,6 +22,26 @@ def test_a_tile_keeps_to_its_limits(device: str, num_rows: int, size: int) -> No
     assert columns * min(num_rows, items.BLOCK_ROWS) <= scale * items.TILE_ELEMENTS
 
 
+@pytest.mark.parametrize("num_rows", [1, 999, 1638])
+def test_tiles_begin_on_cache_lines(num_rows: int) -> None:
+    size = 30_001
+    assert items.tile_items(num_rows, size, 16) % 16 == 0 or num_rows == 1
+    assert items.kept_items(num_rows, 10**8) % 16 == 0
+    assert items.kept_items(num_rows, size) in (size, 16 * (2**20 // num_rows))
+    made = items._Tiles(torch.empty(num_rows, 2), torch.empty(size, 2), None, torch.float32)
+    assert [of.start % 16 for of, _, _ in made] == [0] * -(-size // made.step)
+
+
+def test_rows_of_a_tile_are_widened_piece_by_piece() -> None:
+    """A tile for 32 rows of a GPU has 262,144 items: in bfloat16 of width 512 half a gigabyte."""
+    with FakeTensorMode():
+        hidden = torch.empty(32, 512, device="cuda")
+        narrow = torch.empty(10**6, 512, device="cuda", dtype=torch.bfloat16)
+        made = items._Tiles(hidden, narrow, None, torch.bfloat16)
+        assert made.step * 512 == items.WIDENED_ELEMENTS
+        assert items._Tiles(hidden, narrow.float(), None, torch.float32).step == 262_144
+
+
 def test_a_gpu_takes_sixteen_of_the_cpus_tiles_at_once() -> None:
     assert [items.tile_items(1024, 10**6, scale) for scale in (1, 16)] == [512, 8192]
     assert [sampled.tile_rows(8192, 1024, scale) for scale in (1, 16)] == [512, 8192]

@@ -3,7 +3,7 @@
 Tiles of items are the outer loop and blocks of rows the inner one, so that the table is read once
 (twice where a gradient is asked for) and an item's gradient is finished before the next tile. The
 gradient makes the scores again instead of keeping them: one GEMM more, and never [N, V]; only the
-last tiles' scores are kept, as many as a fixed amount of memory holds, which spares a small
+first tiles' scores are kept, as many as a fixed amount of memory holds, which spares a small
 catalogue that GEMM. Extra memory: O(N), one tile and that.
 """
 
@@ -28,19 +28,33 @@ BLOCK_ROWS = 1024
 LEAST_ITEMS = 256
 MOST_ITEMS = 16 * 1024
 KEPT_ELEMENTS = 16 * 1024 * 1024
+# Of rows that are narrower than the accumulation a tile is widened: as many elements at once.
+WIDENED_ELEMENTS = 16 * 1024 * 1024
+# Tiles begin on a cache line, of scores and of a bias: a GPU reads 16 bytes at once where it can.
+LINE_ITEMS = 16
 
 
 def tile_items(num_rows: int, num_items: int, scale: int = 1) -> int:
     """Items of a tile for blocks of ``num_rows`` rows; ``scale``: of the device, `tile_scale`."""
     wanted = scale * TILE_ELEMENTS // max(1, min(num_rows, BLOCK_ROWS))
-    return min(num_items, max(LEAST_ITEMS, min(scale * MOST_ITEMS, wanted)))
+    return min(num_items, _in_lines(max(LEAST_ITEMS, min(scale * MOST_ITEMS, wanted))))
+
+
+def widened_items(width: int) -> int:
+    """Items of a tile at most, where its rows of ``width`` elements have to be widened."""
+    return _in_lines(max(LEAST_ITEMS, WIDENED_ELEMENTS // max(1, width)))
 
 
 def kept_items(num_rows: int, num_items: int) -> int:
-    """How many items' scores [N, K] the forward pass keeps for the backward: the last K."""
+    """How many items' scores [N, K] the forward pass keeps for the backward: the first K."""
     # How many rows there are may depend on the data, of which a trace knows nothing.
-    kept: int = torch.sym_min(num_items, KEPT_ELEMENTS // torch.sym_max(1, num_rows))
+    most = _in_lines(KEPT_ELEMENTS // torch.sym_max(1, num_rows))
+    kept: int = torch.sym_min(num_items, most)
     return kept
+
+
+def _in_lines(size: int) -> int:
+    return size - size % LINE_ITEMS
 
 
 class _Tiles:
@@ -54,7 +68,7 @@ class _Tiles:
     rounded : torch.dtype
         What the table's rows are rounded to before they are widened: hidden's dtype.
     kept : Tensor, [N, K], wide
-        Takes the scores of the last K items, or has them already.
+        Takes the scores of the first K items, or has them already.
     """
 
     def __init__(
@@ -68,17 +82,19 @@ class _Tiles:
         self.hidden, self.weight, self.bias, self.rounded = hidden, weight, bias, rounded
         num_rows, self.num_items = hidden.shape[0], weight.shape[0]
         self.step = tile_items(num_rows, self.num_items, tile_scale(hidden.device))
+        if not weight.dtype == rounded == hidden.dtype:
+            self.step = min(self.step, widened_items(weight.shape[1]))
         size = -(-num_rows // max(1, -(-num_rows // BLOCK_ROWS)))
         self.blocks = [
             slice(first, min(first + size, num_rows)) for first in range(0, num_rows, size or 1)
         ]
         self.tile = new_tile(hidden, size, self.step)
         self.kept = kept
-        self.first_kept = self.num_items - (0 if kept is None else kept.shape[1])
+        self.num_kept = 0 if kept is None else kept.shape[1]
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
         """Yield ``(items, rows [m, D], bias [m])``, rows rounded and widened."""
-        for first, last in ((0, self.first_kept), (self.first_kept, self.num_items)):
+        for first, last in ((0, self.num_kept), (self.num_kept, self.num_items)):
             for begin in range(first, last, self.step):
                 items = slice(begin, min(begin + self.step, last))
                 rows = self.weight[items].to(self.rounded).to(self.hidden.dtype)
@@ -90,9 +106,8 @@ class _Tiles:
         self, block: slice, of_block: Tensor, items: slice, rows: Tensor, have_kept: bool = False
     ) -> Tensor:
         """``hidden . rows`` [n, m] of a block of rows, made unless it was kept."""
-        if items.start >= self.first_kept and self.kept is not None:
-            columns = slice(items.start - self.first_kept, items.stop - self.first_kept)
-            scores = self.kept[block, columns]
+        if items.start < self.num_kept and self.kept is not None:
+            scores = self.kept[block, items]
             if have_kept:
                 return scores
         else:
