@@ -15,8 +15,8 @@ from benchmarks import harness, report, timing
 from benchmarks.quality import records
 from benchmarks.quality.matrix import DATASETS, OBJECTIVES, SEEDS, Run, plan
 from benchmarks.quality.report import draw
+from transformers4rec_ext.training.folder import RunFolder
 from transformers4rec_ext.training.log import read_log
-from transformers4rec_ext.training.run import RunFolder
 
 _EPILOG = """\
 Runs are folders of the command line's `train` below --runs: one that was killed goes on where its

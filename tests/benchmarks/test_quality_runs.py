@@ -12,7 +12,8 @@ from benchmarks.quality import __main__ as runner
 from benchmarks.quality import matrix, records
 from benchmarks.quality import report as quality
 from transformers4rec_ext.training import RunConfig
-from transformers4rec_ext.training.run import RunFolder, begin_run
+from transformers4rec_ext.training.folder import RunFolder
+from transformers4rec_ext.training.run import begin_run
 
 TINY = matrix.Dataset(
     "tiny",

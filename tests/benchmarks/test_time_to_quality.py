@@ -16,7 +16,8 @@ from benchmarks import bench_time_to_quality as bench
 from benchmarks import plots, race, race_report, report
 from transformers4rec_ext.data import Catalogue, ParquetSessions, synthetic_sessions, write_sessions
 from transformers4rec_ext.training import RunConfig, WeightAverage, load_state
-from transformers4rec_ext.training.run import RunFolder, begin_run, train_run
+from transformers4rec_ext.training.folder import RunFolder
+from transformers4rec_ext.training.run import begin_run, train_run
 
 FAR = {"target": 1.1, "budget_seconds": float("inf")}
 

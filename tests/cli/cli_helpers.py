@@ -13,7 +13,7 @@ import torch
 from transformers4rec_ext.cli import build_parser
 from transformers4rec_ext.cli.train import _prepare_new
 from transformers4rec_ext.training import load_state
-from transformers4rec_ext.training.run import RunFolder
+from transformers4rec_ext.training.folder import RunFolder
 
 TINY = [
     "--epochs=3", "--batch-size=32", "--max-length=8", "--d-model=8", "--layers=1", "--heads=1",

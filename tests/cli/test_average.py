@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from transformers4rec_ext.training import RunConfig, load_state, read_log
 from transformers4rec_ext.training import run as running
 from transformers4rec_ext.training.average import WeightAverage
-from transformers4rec_ext.training.run import RunFolder, train_run
+from transformers4rec_ext.training.folder import RunFolder
+from transformers4rec_ext.training.run import train_run
 
 STEPS = 40
 

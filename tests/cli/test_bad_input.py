@@ -172,7 +172,7 @@ def test_resume_needs_the_same_run(tmp_path: Path, finished: Path, fails: Fails)
     assert "--lr must be 0.01 as the run began; got 0.5" in fails(
         "train", "--resume", out, "--lr=0.5"
     )
-    assert "must be those of the run" in fails("train", "other.parquet", "--resume", out)
+    assert "must exist" in fails("train", "other.parquet", "--resume", out)
     assert "not go with --resume" in fails("train", "--resume", "--overwrite", out)
 
 
@@ -189,7 +189,7 @@ def test_resume_notices_another_data_file(
     _write(data, GOOD)
     assert "be what the run began with" in fails("train", "--resume", f"--out={run}")
     data.unlink()
-    assert "paths must exist" in fails("train", "--resume", f"--out={run}")
+    assert "must be where they were" in fails("train", "--resume", f"--out={run}")
 
 
 @pytest.mark.parametrize("name", ["run.json", "catalogue.parquet", "model.safetensors"])

@@ -21,13 +21,13 @@ from transformers4rec_ext.cli.train import _DEFAULTS, _SCHEDULES
 from transformers4rec_ext.data import Catalogue
 from transformers4rec_ext.training import RunConfig, read_log
 from transformers4rec_ext.training.config import SCHEDULES
-from transformers4rec_ext.training.run import RunFolder
+from transformers4rec_ext.training.folder import RunFolder
 
 
 def test_train_writes_the_run(finished: Path, sessions_file: Path) -> None:
     assert sorted(path.name for path in finished.iterdir()) == [
         "catalogue.parquet", "checkpoint.safetensors", "curves.png", "log.jsonl", "metrics.json",
-        "model.safetensors", "run.json",
+        "model.safetensors", "run.json", "run.lock",
     ]  # fmt: skip
     assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
     log = read_log(finished / "log.jsonl")

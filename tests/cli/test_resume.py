@@ -17,7 +17,8 @@ from cli_helpers import TINY, assert_same_run, begin
 
 from transformers4rec_ext.__main__ import main
 from transformers4rec_ext.training import load_state, read_log, save_state
-from transformers4rec_ext.training.run import RunFolder, train_run
+from transformers4rec_ext.training.folder import RunFolder
+from transformers4rec_ext.training.run import train_run
 
 
 class Killed(Exception):

@@ -20,7 +20,8 @@ from torch import Tensor
 from transformers4rec_ext.__main__ import main
 from transformers4rec_ext.data import Catalogue, synthetic_sessions
 from transformers4rec_ext.training import RunConfig, read_log
-from transformers4rec_ext.training.run import RunFolder, train_run
+from transformers4rec_ext.training.folder import RunFolder
+from transformers4rec_ext.training.run import train_run
 
 Fails = Callable[..., str]
 COLUMNS = ["--items-column=items", "--session-column=who", "--split-column=part"]

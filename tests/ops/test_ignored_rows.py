@@ -101,7 +101,7 @@ def test_only_touched_rows_have_a_gradient(name: str) -> None:
 
 @every_loss
 def test_candidates_stand_in_turn_by_turn(name: str) -> None:
-    """Gradients of one item are summed one after the other on a GPU: no item is to have them all."""
+    """A GPU sums the gradients of one item one after the other: none is to have them all."""
     data = Inputs.make(400, 4, 30, 8, dtype=torch.float32)
     targets = torch.full_like(data.targets, -100)
     loss = LOSSES[name](

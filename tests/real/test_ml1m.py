@@ -11,7 +11,8 @@ import torch
 from transformers4rec_ext.baselines import popularity_ranks
 from transformers4rec_ext.data import Catalogue, ParquetSessions, SessionLoader, held_out
 from transformers4rec_ext.training import RunConfig, read_log, summarize
-from transformers4rec_ext.training.run import RunFolder, begin_run, train_run
+from transformers4rec_ext.training.folder import RunFolder
+from transformers4rec_ext.training.run import begin_run, train_run
 
 CONFIG = RunConfig(
     items_column="items",

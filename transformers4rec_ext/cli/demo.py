@@ -41,7 +41,8 @@ def run(options: argparse.Namespace) -> int:
     """Make the sessions and train."""
     from transformers4rec_ext.data.synthetic import synthetic_sessions, write_sessions
     from transformers4rec_ext.training.config import RunConfig
-    from transformers4rec_ext.training.run import RunFolder, begin_run, open_sessions, train_run
+    from transformers4rec_ext.training.folder import RunFolder, open_sessions
+    from transformers4rec_ext.training.run import begin_run, train_run
 
     shared.use_threads(options)
     folder = RunFolder(Path(options.out))

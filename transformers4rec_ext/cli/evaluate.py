@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers4rec_ext.data.parquet import ParquetSessions
     from transformers4rec_ext.data.split import Part
     from transformers4rec_ext.training.config import RunConfig
-    from transformers4rec_ext.training.run import RunFolder
+    from transformers4rec_ext.training.folder import RunFolder
 
 _EPILOG = f"""\
 Without FILE, the test items of the training files are ranked, as at the end of `train`. With FILE,
@@ -77,7 +77,8 @@ def run(options: argparse.Namespace) -> int:
     from transformers4rec_ext.baselines import popularity_ranks
     from transformers4rec_ext.data.contexts import held_out
     from transformers4rec_ext.training.evaluation import summarize
-    from transformers4rec_ext.training.run import RunFolder, model_ranks
+    from transformers4rec_ext.training.folder import RunFolder
+    from transformers4rec_ext.training.run import model_ranks
 
     shared.use_threads(options)
     _check(options)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from transformers4rec_ext._errors import value_error
 
 if TYPE_CHECKING:
-    from transformers4rec_ext.training.run import RunFolder
+    from transformers4rec_ext.training.folder import RunFolder
 
 #: What a command does with rows that hold nothing, for the end of its --help.
 NULLS = """\

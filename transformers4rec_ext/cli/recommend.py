@@ -54,8 +54,8 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Recommend."""
+    from transformers4rec_ext.training.folder import RunFolder
     from transformers4rec_ext.training.recommend import write_recommendations
-    from transformers4rec_ext.training.run import RunFolder
 
     shared.use_threads(options)
     out = Path(options.out)

@@ -16,7 +16,7 @@ from transformers4rec_ext.cli import options as shared
 
 if TYPE_CHECKING:
     from transformers4rec_ext.training.config import RunConfig
-    from transformers4rec_ext.training.run import RunFolder
+    from transformers4rec_ext.training.folder import RunFolder
 
 _OBJECTIVES = """\
 losses (--loss):
@@ -218,26 +218,30 @@ _DEFAULTS: dict[str, Any] = {
 
 def run(options: argparse.Namespace) -> int:
     """Train or resume."""
-    from transformers4rec_ext.training.run import RunFolder, train_run
+    from transformers4rec_ext.training.folder import RunFolder
+    from transformers4rec_ext.training.run import train_run
 
     shared.use_threads(options)
     folder = RunFolder(Path(options.out))
     shared.check_out_folder("train", folder.path)
     config = None
     if options.resume:
-        config = _prepare_resume(folder, options)
-        if config is None:
-            return 0
-    else:
-        _prepare_new(folder, options)
-    with _stop_on_signals() as should_stop:
-        result = train_run(
-            folder,
-            config,
-            progress=not options.no_progress,
-            say=shared.say,
-            should_stop=should_stop,
-        )
+        folder.read()  # before a folder is made for the lock
+    with folder.held():
+        if options.resume:
+            config = _prepare_resume(folder, options)
+            if config is None:
+                return 0
+        else:
+            _prepare_new(folder, options)
+        with _stop_on_signals() as should_stop:
+            result = train_run(
+                folder,
+                config,
+                progress=not options.no_progress,
+                say=shared.say,
+                should_stop=should_stop,
+            )
     if result is None:
         shared.say(f"stopped; continue with: train --resume --out {options.out}")
         return 130
@@ -271,13 +275,19 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 
 def _prepare_new(folder: RunFolder, options: argparse.Namespace) -> None:
     from transformers4rec_ext.training.config import RunConfig
-    from transformers4rec_ext.training.run import begin_run, open_sessions
+    from transformers4rec_ext.training.folder import open_sessions
+    from transformers4rec_ext.training.run import begin_run
 
     if not options.files:
         raise value_error("train", "FILE.parquet", "be given", "none", "Or --resume a run.")
     config = RunConfig(**{"items_column": "item_id", **_given(options)})
     sessions = open_sessions(config, options.files)
     status = folder.status()
+    if status == "foreign" and not options.overwrite:
+        there = ", ".join(path.name for path in folder.files if path.exists())
+        hint = "Choose another folder, or add --overwrite to replace them."
+        expectation = "hold no files that a run would replace"
+        raise value_error("train", "--out", expectation, f"{options.out} with {there}", hint)
     if status != "new" and not options.overwrite:
         hint = "Add --overwrite to start again."
         if status == "unfinished":
@@ -290,12 +300,9 @@ def _prepare_resume(folder: RunFolder, options: argparse.Namespace) -> RunConfig
     """Check the options against those of the run; return the config to go on with, or None."""
     if options.overwrite:
         raise value_error("train", "--overwrite", "not go with --resume", "both")
-    config, files = folder.read()
-    known = [Path(file["path"]) for file in files]
-    if options.files and [Path(file).resolve() for file in options.files] != known:
-        raise value_error(
-            "train", "FILE.parquet", f"be those of the run ({', '.join(map(str, known))})", "others"
-        )
+    config, _ = folder.read()
+    if options.files:
+        folder.move([Path(file) for file in options.files])
     config = dataclasses.replace(config, **_changed(config, _given(options)))
     if folder.status() == "finished":
         end = folder.end()
@@ -305,6 +312,14 @@ def _prepare_resume(folder: RunFolder, options: argparse.Namespace) -> RunConfig
                 more = f"a --patience above {config.patience}, or 0 for all epochs, would be"
             shared.say(f"{options.out} is finished; nothing to resume ({more})")
             return None
+    if folder.lost_its_checkpoint():
+        raise value_error(
+            "train",
+            "--resume",
+            "find checkpoint.safetensors, without which a run begins anew",
+            f"none in {options.out}",
+            "Add --overwrite instead of --resume to start again.",
+        )
     return config
 
 

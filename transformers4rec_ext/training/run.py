@@ -1,12 +1,9 @@
-"""A run in a folder: started, resumed after a kill, finished, read again."""
+"""A run: begun in a folder, trained, resumed after a kill, tested."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,179 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from transformers4rec_ext._checkpoint import open_state
 from transformers4rec_ext._errors import value_error
-from transformers4rec_ext._files import remove_leftovers, write_text
+from transformers4rec_ext._files import write_text
 from transformers4rec_ext.baselines import popularity_ranks
 from transformers4rec_ext.data.catalogue import Catalogue
 from transformers4rec_ext.data.contexts import held_out
-from transformers4rec_ext.data.files import Paths
 from transformers4rec_ext.data.loader import SessionLoader
 from transformers4rec_ext.data.parquet import ParquetSessions
 from transformers4rec_ext.data.split import MARKS, TRAIN_MINIMUM, Part
 from transformers4rec_ext.model.model import Model
 from transformers4rec_ext.training.config import RunConfig
 from transformers4rec_ext.training.evaluation import held_out_ranks, summarize
+from transformers4rec_ext.training.folder import RunFolder
 from transformers4rec_ext.training.log import plot_curves, read_log
-from transformers4rec_ext.training.loop import Position, TrainingLoop
+from transformers4rec_ext.training.loop import TrainingLoop
 from transformers4rec_ext.training.network import build_model, evaluating, model_query
 from transformers4rec_ext.training.objective import make_sampler
-
-_FOOTER_BYTES = 1 << 16
-_FILES = (
-    "run.json",
-    "metrics.json",
-    "catalogue.parquet",
-    "checkpoint.safetensors",
-    "model.safetensors",
-    "log.jsonl",
-    "curves.png",
-)
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """The files of a run.
-
-    ``run.json`` (options and the fingerprints of the data files), ``catalogue.parquet`` (the
-    caller's ids by rank), ``checkpoint.safetensors`` (to resume from), ``model.safetensors`` (what
-    validated best), ``log.jsonl``, and at the end ``metrics.json`` and ``curves.png``.
-    """
-
-    path: Path
-
-    @property
-    def files(self) -> list[Path]:
-        """The files of a run, those that are not there as well."""
-        return [self.path / name for name in _FILES]
-
-    def status(self) -> str:
-        """Return "new" (nothing to lose yet), "unfinished" or "finished"."""
-        if (self.path / "metrics.json").exists():
-            return "finished"
-        return "unfinished" if (self.path / "checkpoint.safetensors").exists() else "new"
-
-    def clear(self) -> None:
-        """Remove the files of a run, and nothing else."""
-        for path in self.files:
-            path.unlink(missing_ok=True)
-        self.tidy()
-
-    def tidy(self) -> None:
-        """Remove what a killed run had half written: up to the size of a checkpoint."""
-        for path in self.files:
-            remove_leftovers(path)
-
-    def describe(self, config: RunConfig, files: list[Path]) -> None:
-        """Write ``run.json``."""
-        known = {"config": config.as_dict(), "files": [_fingerprint(path) for path in files]}
-        write_text(self.path / "run.json", json.dumps(known, indent=2) + "\n")
-
-    def read(self) -> tuple[RunConfig, list[dict[str, Any]]]:
-        """Return the config and the data files' fingerprints of ``run.json``.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no run in the folder.
-        ValueError
-            If ``run.json`` is damaged.
-        """
-        path = self.path / "run.json"
-        if not path.is_file():
-            raise FileNotFoundError(f"RunFolder: path must hold a run; {path} does not exist.")
-        with _written_by_train(path):
-            known = json.loads(path.read_text(encoding="utf-8"))
-            return RunConfig.from_dict(known["config"]), known["files"]
-
-    def end(self) -> Position:
-        """Return where a finished run ended: the epochs of ``metrics.json``.
-
-        Raises
-        ------
-        ValueError
-            If ``metrics.json`` is damaged.
-        """
-        path = self.path / "metrics.json"
-        with _written_by_train(path):
-            result = json.loads(path.read_text(encoding="utf-8"))
-            return Position(epoch=int(result["epochs"]), best_epoch=int(result["best_epoch"]))
-
-    def sessions(self) -> ParquetSessions:
-        """Open the data files of the run, after checking that they are still the same.
-
-        Raises
-        ------
-        ValueError
-            If a file is not what it was.
-        """
-        config, files = self.read()
-        for known in files:
-            path = Path(known["path"])
-            if path.is_file() and _fingerprint(path) != known:
-                raise value_error(
-                    "RunFolder", "data", "be what the run began with", f"another {path}"
-                )
-        return open_sessions(config, [known["path"] for known in files])
-
-    def load(self) -> tuple[RunConfig, Catalogue, Model]:
-        """Return the config, the catalogue and the model with its best weights.
-
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            If a file is absent or damaged.
-        """
-        config, _ = self.read()
-        catalogue = Catalogue.load(self.path / "catalogue.parquet")
-        weights = self.path / "model.safetensors"
-        if not weights.is_file():
-            raise FileNotFoundError(
-                f"RunFolder: path must hold a trained model; {weights} does not exist. The first "
-                f"epoch writes it: continue the run with `train --resume --out {self.path}`."
-            )
-        with open_state(weights) as file:
-            model = build_model(config, catalogue.num_items, catalogue.popularity)
-            file.fill(model.state_dict())
-        model.eval()
-        return config, catalogue, model
-
-
-@contextmanager
-def _written_by_train(path: Path) -> Iterator[None]:
-    """Say of an error which file of a run is not as it should be."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError) as error:
-        raise value_error(
-            "RunFolder", path.name, "be as `train` wrote it", f"{path} ({error})"
-        ) from error
-
-
-def open_sessions(config: RunConfig, files: Paths) -> ParquetSessions:
-    """Return the sessions of parquet files, split as ``config`` says.
-
-    Raises
-    ------
-    FileNotFoundError, TypeError, ValueError
-        As :class:`ParquetSessions`.
-    """
-    return ParquetSessions(
-        files,
-        config.items_column,
-        config.session_column,
-        split_column=config.split_column,
-        validation_fraction=config.validation_fraction,
-    )
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
-    """Return path, size and a hash of the end, where a parquet file keeps its statistics."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        file.seek(max(0, size - _FOOTER_BYTES))
-        digest = hashlib.sha256(file.read()).hexdigest()
-    return {"path": str(path.resolve()), "bytes": size, "sha256_of_last_64_KiB": digest}
 
 
 def model_ranks(
@@ -233,11 +73,13 @@ def begin_run(folder: RunFolder, config: RunConfig, sessions: ParquetSessions) -
     Raises
     ------
     TypeError, ValueError
-        If the sessions are damaged, there is nothing to train, to validate or to test on, or
-        ``config.num_negatives`` are more than popularity can find.
+        If the sessions are damaged, or among the files that the run would replace; there is nothing
+        to train, to validate or to test on; ``config.num_negatives`` are more than popularity can
+        find.
     OSError
         If the folder cannot be written.
     """
+    folder.check_files_are_not_read(sessions.paths)
     catalogue = Catalogue.fit(sessions)
     _check_parts(sessions)
     if config.sampler == "popularity":
