@@ -162,6 +162,19 @@ class RankingMetric(Recorded, torchmetrics.Metric):
             )
         self.metric_mean.append(metric_from_rank(self.rank_name, rank, self.top_ks))
 
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Add a batch, as :meth:`update`, and return the means over its own rows.
+
+        torchmetrics' own would copy the rows of all batches before at every call.
+        """
+        if self.dist_sync_on_step or type(self).update is not RankingMetric.update:
+            return super().forward(*args, **kwargs)
+        self.update(*args, **kwargs)
+        value = self.metric_mean[-1].mean(0)
+        value = value.squeeze() if value.numel() == 1 else value
+        self._forward_cache: Any = value
+        return value
+
     def update_from_rank(self, rank: Tensor) -> None:
         """Add rows whose target's rank int64 [N] is known: ``update(rank=rank)``."""
         self.update(rank=rank)

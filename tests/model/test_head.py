@@ -239,3 +239,43 @@ def test_next_item_beside_a_session_task() -> None:
     scores = head(batch(), call_body=True, top_k=3)
     assert scores["next-item"][1].shape == (4, 3)
     assert scores[CLICK].shape == (4,)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_confident_binary_score_keeps_its_gradient(dtype: torch.dtype) -> None:
+    """Rounded to half precision its probability is 1: a loss of 100 and no gradient."""
+    head = two_tasks()
+    task = head.prediction_task_dict[CLICK]
+    linear = task.pre[0] if hasattr(task.pre, "__getitem__") else next(task.pre.children())
+    with torch.no_grad():
+        linear.weight.zero_()[0, 0] = 9.0
+    x = torch.zeros(2, T, 5)
+    x[..., 0] = 1.0
+    with torch.autocast("cpu", dtype):
+        loss = task(x, targets=torch.tensor([0, 0]), training=True)["loss"]
+    loss.backward()
+    assert loss.item() == pytest.approx(9.0, abs=0.05)
+    assert linear.weight.grad[0, 0].item() == pytest.approx(1.0, abs=0.01)
+
+
+def test_losses_of_rows_of_several_tasks() -> None:
+    """Those of next items are as many as there are labels, or none."""
+    inputs = sequence_inputs(masking="clm", d_output=8)
+    body = SequentialBlock(inputs, MLPBlock([8]))
+    rows = NextItemPredictionTask(loss=torch.nn.CrossEntropyLoss(reduction="none"))
+    model = Model(Head(body, [rows, BinaryClassificationTask("click", summary_type="mean")]))
+    click = {"click": torch.ones(4)}
+    for sessions in (batch(), {"item_id": torch.tensor([[3, 0, 0, 0, 0, 0]] * 4)}):
+        output = model(sessions, targets=click, training=True)
+        assert output["loss"].shape == ()
+        assert output["loss"].isfinite()
+
+
+def test_heads_do_not_share_a_metric() -> None:
+    metric = MeanSquaredError()
+    heads = [
+        Head(dense_body(), RegressionTask(name, metrics=[metric], task_name=name))
+        for name in ("play", "share")
+    ]
+    first, second = Model(*heads).prediction_tasks
+    assert first.metrics[0] is not second.metrics[0]

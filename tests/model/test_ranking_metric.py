@@ -242,3 +242,18 @@ def test_bad_input():
         target_rank(scores, ids, exclude_ids=torch.tensor([[-2], [1]]))
     with pytest.raises(ValueError, match="scores must be floating"):
         target_rank(torch.ones(2, 4, dtype=torch.int64), ids)
+
+
+@pytest.mark.parametrize("ks", [[2, 5], [3]])
+def test_a_call_costs_what_its_batch_costs(ks: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The forward of torchmetrics copies the state of all batches before, at each of them."""
+    ranks = [torch.randint(9, (size,)) for size in (4, 1, 7)]
+    mine, theirs = NDCGAt(ks, labels_onehot=True), NDCGAt(ks, labels_onehot=True)
+    expected = [super(RankingMetric, theirs).forward(rank=rank) for rank in ranks]
+    monkeypatch.setattr(RankingMetric, "_copy_state_dict", None)
+    found = [mine(rank=rank) for rank in ranks]
+    for value, wanted in zip(found, expected, strict=True):
+        assert torch.equal(value, wanted)
+    assert torch.equal(mine.compute(), theirs.compute())
+    assert torch.equal(mine(rank=ranks[0]), expected[0])  # after compute, too
+    assert len(mine.metric_mean) == 4

@@ -170,7 +170,7 @@ def test_half_precision_gives_a_float32_loss(dtype: torch.dtype) -> None:
     task = built(BinaryClassificationTask("c")).to(dtype)
     output = task(torch.randn(4, D, dtype=dtype), targets=torch.ones(4), training=True)
     assert output["loss"].dtype == torch.float32
-    assert output["predictions"].dtype == dtype
+    assert output["predictions"].dtype == torch.float32  # a probability of 0.9991 is none of them
     assert output["loss"].isfinite()
 
 

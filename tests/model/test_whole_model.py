@@ -184,6 +184,16 @@ def test_dtypes_and_what_is_frozen_are_kept(tmp_path: Path) -> None:
     assert torch.equal(again(batch())[1], model(batch())[1])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_numbers_of_a_batch_take_the_dtype_that_the_model_had(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    model = MODELS["columns"]().to(dtype).eval()
+    again, columns = _again(model, tmp_path), _batch(model)
+    for found, expected in zip(_flat(again(columns)), _flat(model(columns)), strict=True):
+        assert torch.equal(found, expected)
+
+
 def test_a_schema_of_another_library(tmp_path: Path) -> None:
     schema = tr.Schema.from_item_column("item_id", num_items=V - 1, max_length=T).to_proto()
     inputs = tr.TabularSequenceFeatures.from_schema(schema, d_output=D, masking="causal")

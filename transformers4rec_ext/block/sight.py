@@ -58,12 +58,16 @@ def sees_later(run: Callable[[Tensor], Tensor], width: int, like: Tensor) -> boo
     By the gradient: unlike a difference of outputs it is not lost in the rounding of a low
     precision or of small weights, and where attention is masked it is exactly 0.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     with torch.enable_grad():
-        inputs = torch.randn(1, 4, width, generator=generator).to(like.device, like.dtype)
+        inputs = torch.randn(1, 4, width, generator=generator, device="cpu").to(
+            like.device, like.dtype
+        )
         hidden = run(inputs.requires_grad_())
         # Sums would not do: those of a layer norm's outputs are constant.
-        weights = torch.randn(hidden.shape, generator=generator).to(hidden.device, hidden.dtype)
+        weights = torch.randn(hidden.shape, generator=generator, device="cpu").to(
+            hidden.device, hidden.dtype
+        )
         for position in range(1, 4):
             earlier = (hidden * weights)[:, :position].sum()
             (gradient,) = torch.autograd.grad(earlier, inputs, retain_graph=True)

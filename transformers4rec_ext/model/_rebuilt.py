@@ -80,10 +80,13 @@ def _parameters(model: torch.nn.Module) -> list[str]:
 
 
 def parameter_settings(model: torch.nn.Module, rebuilt: torch.nn.Module) -> dict[str, Any]:
-    """Return ``{name: [dtype, requires_grad]}`` of the parameters in which they differ."""
+    """Return ``{name: [dtype, requires_grad]}`` of the parameters in which they differ.
+
+    Of buffers, those that are not saved as well: numbers of a batch take the dtype of one.
+    """
     settings = {}
-    others = dict(rebuilt.named_parameters())
-    for name, parameter in model.named_parameters():
+    others = {**dict(rebuilt.named_parameters()), **dict(rebuilt.named_buffers())}
+    for name, parameter in (*model.named_parameters(), *model.named_buffers()):
         other = others[name]
         if (parameter.dtype, parameter.requires_grad) != (other.dtype, other.requires_grad):
             dtype = str(parameter.dtype).removeprefix("torch.")
@@ -92,8 +95,8 @@ def parameter_settings(model: torch.nn.Module, rebuilt: torch.nn.Module) -> dict
 
 
 def set_parameters(model: torch.nn.Module, settings: dict[str, Any]) -> None:
-    """Give the parameters named in ``settings`` the dtype and ``requires_grad`` said there."""
-    parameters = dict(model.named_parameters())
+    """Give the tensors named in ``settings`` the dtype and ``requires_grad`` said there."""
+    parameters = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, (dtype, requires_grad) in settings.items():
         parameters[name].data = parameters[name].data.to(getattr(torch, dtype))
         parameters[name].requires_grad_(requires_grad)

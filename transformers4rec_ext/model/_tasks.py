@@ -54,6 +54,7 @@ def check_heads(heads: Sequence[Any]) -> None:
         if not hasattr(head, "prediction_task_dict"):
             raise type_error("Model", "head", "be a Head", type(head).__name__)
         names += list(head.prediction_task_dict)
+    own_metrics([task for head in heads for task in head.prediction_task_dict.values()])
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise value_error(

@@ -255,9 +255,14 @@ class Head(LossMixin, MetricsMixin, Recorded, torch.nn.Module):
             output = task(body_outputs, targets=target, **flags, **self._named(name, given))
             labels[name] = output["labels"]
             predictions[name] = output["predictions"]
-            losses.append(output["loss"] * self._task_weights[name])
+            losses.append(self._scalar(output["loss"]) * self._task_weights[name])
         loss = getattr(torch.stack(losses), self.loss_reduction)()
         return {"loss": loss, "labels": labels, "predictions": predictions}
+
+    def _scalar(self, loss: torch.Tensor) -> torch.Tensor:
+        """Reduce the losses of a task's rows as those of the tasks are; of none it is 0."""
+        reduced: torch.Tensor = getattr(loss, self.loss_reduction)() if loss.numel() else loss.sum()
+        return reduced
 
     def calculate_metrics(self, predictions: Any, targets: Any) -> dict[str, Any]:
         """Update the metrics of every task with a batch and return its values.

@@ -18,6 +18,7 @@ from transformers4rec_ext.model._output import (
     NextItemPredictionPrepareBlock,
     _NextItemPredictionTask,
 )
+from transformers4rec_ext.model._summary import in_float32
 from transformers4rec_ext.model.base import PredictionTask
 from transformers4rec_ext.samplers import LogUniformSampler
 
@@ -45,6 +46,13 @@ def _round_to_int(predictions: torch.Tensor) -> torch.Tensor:
     return torch.round(predictions).int()
 
 
+class _Sigmoid(torch.nn.Sigmoid):
+    """Probabilities in at least float32: in bfloat16 that of a score of 7 would be 1."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(in_float32(x))
+
+
 class BinaryClassificationPrepareBlock(BuildableBlock):
     """Output layer of a binary task: ``sigmoid(x @ w)``, [..., D] -> [...]."""
 
@@ -52,7 +60,7 @@ class BinaryClassificationPrepareBlock(BuildableBlock):
         """Return Linear(D, 1, no bias), sigmoid, squeeze for ``input_size[-1] = D``."""
         return SequentialBlock(
             torch.nn.Linear(input_size[-1], 1, bias=False),
-            torch.nn.Sigmoid(),
+            _Sigmoid(),
             _Squeeze(),
             output_size=[-1],
         )

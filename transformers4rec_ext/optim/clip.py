@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -31,6 +32,7 @@ def clip_grad_norm_(
     parameters : Tensor or iterable of Tensor
         Those without a gradient are passed over.
     max_norm : float
+        ``inf``: nothing is scaled, as in torch.
     norm_type : float
         p of the norm; ``inf`` for the largest element.
     error_if_nonfinite : bool
@@ -66,7 +68,8 @@ def clip_grad_norm_(
     tensor(2.)
     """
     name = "clip_grad_norm_"
-    check_number(name, "max_norm", max_norm)
+    if max_norm != math.inf:
+        check_number(name, "max_norm", max_norm)
     listed = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     dense, sparse, parts = [], [], []
     for parameter in listed:
@@ -85,6 +88,8 @@ def clip_grad_norm_(
         else:
             raise value_error(name, "gradients", "be dense or sparse COO of rows", grad.layout)
     norm = torch.nn.utils.get_total_norm(parts, norm_type, error_if_nonfinite)
+    if max_norm == math.inf:
+        return norm
     torch.nn.utils.clip_grads_with_norm_(dense, max_norm, norm)
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     for parameter, rows, values in sparse:

@@ -73,7 +73,7 @@ def evaluate(trainer: Any, loader: Iterable[Any], prefix: str, prediction_loss_o
         )
     results = {f"{prefix}_/loss": mean}
     if with_metrics:
-        _check_every_process(trainer, loss.weight)
+        _check_every_process(trainer, model)
         results |= process_metrics(model.compute_metrics(mode=prefix), f"{prefix}_/")
     model.reset_metrics()
     return EvalLoopOutput(None, None, results, _over_processes(trainer, rows))
@@ -200,10 +200,12 @@ def _over_processes(trainer: Any, count: int) -> int:
     return int(trainer.accelerator.reduce(sums, "sum"))
 
 
-def _check_every_process(trainer: Any, weight: Any) -> None:
-    """Raise where a process has no label: it would not join in gathering the metrics."""
-    own = torch.tensor([float(weight > 0)], device=trainer.accelerator.device)
+def _check_every_process(trainer: Any, model: Any) -> None:
+    """Raise where a process has no label for a metric: it would not join in gathering it."""
+    metrics = [m for task in model.prediction_tasks for m in getattr(task, "metrics", None) or []]
+    own = torch.tensor([[m.update_called for m in metrics]], device=trainer.accelerator.device)
     everyone = trainer.accelerator.gather(own)
-    if not bool(everyone.all()):
-        got = f"none in {int((everyone == 0).sum())} of {len(everyone)}"
+    missing = (everyone != everyone.any(dim=0)).any(dim=1)
+    if bool(missing.any()):
+        got = f"none in {int(missing.sum())} of {len(everyone)}"
         raise value_error("Trainer.evaluate", "data", "have a label in every process", got)
