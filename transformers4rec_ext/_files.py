@@ -21,7 +21,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Parameters
     ----------
     path : path-like
-        The file to write; its folder must exist.
+        The file to write; its folder must exist. Of a link, the file that it names.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     >>> target.read_text()
     'whole'
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))  # a link stays one
     temporary = target.with_name(_TEMPORARY.format(target.name, os.getpid()))
     try:
         yield temporary
@@ -56,7 +56,7 @@ def remove_leftovers(path: str | os.PathLike[str]) -> None:
 
     Only for files that no other process is writing.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))
     for left in target.parent.glob(_TEMPORARY.format(target.name, "*")):
         left.unlink(missing_ok=True)
 

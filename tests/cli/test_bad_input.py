@@ -288,6 +288,39 @@ def test_recommend_with_integer_ids_for_a_model_of_strings(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["recs.parquet", "s.parquet"]
 
 
+def test_recommendations_have_columns_of_their_own(
+    tmp_path: Path, finished: Path, fails: Fails
+) -> None:
+    file, out = tmp_path / "s.parquet", tmp_path / "recs.parquet"
+    pq.write_table(pa.table({"items": [["item-1"]], "scores": ["session 7"]}), file)
+    options = ["--session-column=scores", "--out", out, "--no-progress"]
+    assert "Rename it in the file" in fails("recommend", finished, file, *options)
+    assert not out.exists()
+
+
+def test_out_is_no_device(tmp_path: Path, finished: Path, fails: Fails) -> None:
+    """A rename would put a file in its place."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert "a device or pipe" in fails("evaluate", finished, f"--out={pipe}")
+    assert pipe.is_fifo()
+
+
+def test_out_through_a_link(tmp_path: Path, finished: Path) -> None:
+    target, link = tmp_path / "real.json", tmp_path / "link.json"
+    target.write_text("old")
+    link.symlink_to(target)
+    assert main(["evaluate", str(finished), f"--out={link}"]) == 0
+    assert link.is_symlink()
+    assert json.loads(target.read_text())["targets"] == 300
+
+
+def test_a_seed_beyond_64_bits(tmp_path: Path, sessions_file: Path, fails: Fails) -> None:
+    run = ["train", sessions_file, "--items-column=items", f"--out={tmp_path / 'run'}", *TINY]
+    assert "seed must be < 2^63" in fails(*run, f"--seed={2**63}")
+    assert not (tmp_path / "run").exists()
+
+
 def _full_disk(tensor: Tensor) -> Any:
     raise OSError(errno.ENOSPC, "No space left on device")
 

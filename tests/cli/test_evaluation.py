@@ -141,3 +141,32 @@ def test_popularity_ranks_by_training_counts(tmp_path: Path) -> None:
     assert popularity_ranks(catalogue, held_out(sessions, catalogue, "test")).tolist() == [2, 1]
     seen = popularity_ranks(catalogue, held_out(sessions, catalogue, "test"), exclude_seen=True)
     assert seen.tolist() == [MISSED, 1]  # the first one's target was seen: a miss
+
+
+@pytest.mark.parametrize("exclude", [False, True])
+def test_popularity_ranks_as_a_model_that_scores_by_counts(exclude: bool) -> None:
+    rng = np.random.default_rng(1)
+    counts = np.sort(rng.integers(0, 6, 40))[::-1].copy()  # many ties, some never counted
+    catalogue = Catalogue(pa.array(range(40)), counts)
+    lists = [rng.integers(1, 41, rng.integers(0, 9)).tolist() for _ in range(700)]
+    chunk = _contexts(lists, rng.integers(0, 41, 700).tolist())
+    scores = torch.from_numpy(catalogue.popularity).double()[:, None]
+    expected = held_out_ranks(
+        lambda ids: (torch.ones(*ids.shape, 1, dtype=torch.float64), scores),
+        [chunk],
+        max_length=1,
+        exclude_seen=exclude,
+    )
+    assert torch.equal(popularity_ranks(catalogue, [chunk], exclude_seen=exclude), expected)
+    assert popularity_ranks(catalogue, []).shape == (0,)
+
+
+def test_a_sample_is_of_sessions_that_have_a_target(tmp_path: Path) -> None:
+    path = tmp_path / "s.parquet"
+    lists = [[1, 2]] * 500 + [[1, 2, 3, 4]] * 7
+    pq.write_table(pa.table({"items": lists}), path, row_group_size=100)
+    sessions = ParquetSessions(path, "items")
+    catalogue = Catalogue.fit(sessions)
+    for limit, found in ((3, 3), (20, 7)):
+        chunks = held_out(sessions, catalogue, "validation", limit=limit)
+        assert sum(len(chunk.targets) for chunk in chunks) == found

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ import torch
 from cli_helpers import TINY, assert_same_run, begin
 
 from transformers4rec_ext.__main__ import main
-from transformers4rec_ext.training import load_state, read_log, save_state
+from transformers4rec_ext.training import load_state, loop, read_log, run, save_state
 from transformers4rec_ext.training.folder import RunFolder
 from transformers4rec_ext.training.run import train_run
 
@@ -96,6 +97,60 @@ def test_asked_to_stop(tmp_path: Path, sessions_file: Path, uninterrupted: RunFo
     assert load_state(tmp_path / "checkpoint.safetensors")["position"]["step"] == 6
     _run(folder, on_step=steps.append)
     assert steps[:8] == [1, 2, 3, 4, 5, 6, 7, 8]  # nothing is done twice
+    assert_same_run(tmp_path, uninterrupted.path)
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_asked_to_stop_while_ranking(
+    tmp_path: Path,
+    sessions_file: Path,
+    uninterrupted: RunFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+) -> None:
+    """What was ranked so far is lost, and no step."""
+    steps: list[int] = []
+    folder = begin(tmp_path, sessions_file)
+    ranked: list[str] = []
+    rank = run.model_ranks
+
+    def ranks(model: Any, sessions: Any, *rest: Any, **options: Any) -> Any:
+        ranked.append("test" if "test" in rest else "validation")
+        return rank(model, sessions, *rest, **options)
+
+    monkeypatch.setattr(run, "model_ranks", ranks)
+    assert _run(folder, on_step=steps.append, should_stop=lambda: part in ranked) is None
+    monkeypatch.undo()
+    assert folder.status() == "unfinished"
+    done = len(steps)
+    _run(folder, on_step=steps.append)
+    assert steps == list(range(1, len(steps) + 1))  # nothing is done twice
+    assert (len(steps) == done) == (part == "test")
+    assert_same_run(tmp_path, uninterrupted.path)
+
+
+def test_a_checkpoint_that_takes_long_waits(
+    tmp_path: Path, sessions_file: Path, uninterrupted: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saves: list[int] = []
+    save = loop.save_state
+
+    def slow(path: Path, state: dict[str, Any]) -> None:
+        if "position" in state:
+            saves.append(state["position"]["step"])
+            now[0] += 3.0
+        save(path, state)
+
+    now = [0.0]
+    monkeypatch.setattr(loop, "save_state", slow)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def second(step: int) -> None:
+        now[0] += 10.0
+
+    _run(begin(tmp_path, sessions_file), on_step=second)
+    # asked for each 4 steps: after a save of 3 seconds only when 60 have passed, at the eighth
+    assert saves[:3] == [4, 12, 0]
     assert_same_run(tmp_path, uninterrupted.path)
 
 

@@ -78,6 +78,18 @@ def test_both_ways_and_saved(tmp_path: Path, names: list[Any]) -> None:
     assert read.encode(items.slice(0, 0)).tolist() == []
 
 
+def test_strings_beyond_what_arrow_can_sort(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond 2 GiB its offsets wrap, and the process ends by a segmentation fault."""
+    path = tmp_path / "s.parquet"
+    pq.write_table(pa.table({"items": [["a" * 50, "b" * 50, "c", "d"]]}), path)
+    assert Catalogue.fit(ParquetSessions(path, "items")).num_items == 5
+    monkeypatch.setattr(catalogue, "_MOST_BYTES", 100)
+    with pytest.raises(ValueError, match=r"at most 2 GiB together.*Number the items"):
+        Catalogue.fit(ParquetSessions(path, "items"))
+
+
 def test_decode_range() -> None:
     made = Catalogue(pa.array([7, 8]), np.array([1, 1]))
     for bad in (0, 3):

@@ -107,8 +107,12 @@ def test_missing_file(tmp_path: Path) -> None:
 
 
 def test_folder_and_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="which is not a file"):
+    with pytest.raises(ValueError, match=r"folders that hold \*\.parquet files"):
         ParquetSessions(tmp_path, "items")
+    for name, item in (("b", 2), ("a", 1)):
+        pq.write_table(pa.table({"items": [[item]]}), tmp_path / f"{name}.parquet")
+    sessions = ParquetSessions(tmp_path, "items")
+    assert [chunk.items.to_pylist() for chunk in sessions.chunks()] == [[1], [2]]
     with pytest.raises(ValueError, match="name at least one file"):
         ParquetSessions([], "items")
 
@@ -153,7 +157,7 @@ def test_missing_column_names_the_others(write: Write) -> None:
         (["1 2"], pa.string(), "Group the file by session"),
         ([[1.0]], pa.list_(pa.float64()), "Floats cannot hold ids exactly"),
         ([[[1]]], pa.list_(pa.list_(pa.int64())), "Group the file"),
-        ([[True]], pa.list_(pa.bool_()), "Group the file"),
+        ([[True]], pa.list_(pa.bool_()), "Write the ids as"),
     ],
 )
 def test_wrong_column_type(write: Write, lists: Any, kind: pa.DataType, hint: str) -> None:

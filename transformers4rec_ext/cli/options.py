@@ -71,6 +71,9 @@ def check_out_file(command: str, path: Path) -> None:
     if os.path.isdir(path):
         hint = "Add a name to it."
         raise value_error(command, "--out", "be a file", f"the folder {path}", hint)
+    if os.path.exists(path) and not os.path.isfile(path):
+        hint = "Write to a file, and send that on."
+        raise value_error(command, "--out", "be a file", f"{path}, a device or pipe", hint)
     if not os.path.isdir(path.parent):
         hint = f"Make {path.parent} first, or choose another place."
         raise value_error(command, "--out", "lie in a folder that is there", path, hint)

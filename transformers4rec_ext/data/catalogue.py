@@ -17,6 +17,8 @@ from transformers4rec_ext.data.parquet import ParquetSessions
 from transformers4rec_ext.data.split import Part
 
 _MERGE_ROWS = 4_000_000
+_MERGE_BYTES = 2**28
+_MOST_BYTES = 2**31 - 1  # of strings that arrow groups and sorts: its offsets have 32 bits
 
 
 class Catalogue:
@@ -53,7 +55,8 @@ class Catalogue:
         counts = np.asarray(counts, np.int64)
         if len(items) == 0:
             raise value_error("Catalogue", "items", "hold at least one item", "none")
-        if items.null_count or len(pc.unique(items)) != len(items):
+        self._sorted: tuple[np.ndarray, np.ndarray] | None = None
+        if items.null_count or self._repeats(items):
             raise value_error("Catalogue", "items", "be distinct and not null", "repeated or null")
         if counts.shape != (len(items),) or counts[-1] < 0 or np.any(np.diff(counts) > 0):
             raise value_error(
@@ -61,8 +64,17 @@ class Catalogue:
             )
         self.items = items
         self.counts = counts
-        self._sorted: tuple[np.ndarray, np.ndarray] | None = None
         self._lookup: dict[str, int] | None = None
+
+    def _repeats(self, items: pa.Array) -> bool:
+        """Whether an item occurs twice; of integers the order is kept, for :meth:`encode`."""
+        if not pa.types.is_int64(items.type):
+            return len(pc.unique(items)) != len(items)
+        own = items.to_numpy()
+        order = np.argsort(own)
+        values = own[order]
+        self._sorted = values, order + 1
+        return bool((values[1:] == values[:-1]).any())
 
     @property
     def num_items(self) -> int:
@@ -90,10 +102,10 @@ class Catalogue:
         Raises
         ------
         ValueError
-            If every session is empty.
+            If every session is empty, or ids that are strings take more than 2 GiB.
         """
         tables: list[pa.Table] = []
-        rows = 0
+        rows = size_of_new = 0
         for chunk in sessions.chunks():
             start, stop = chunk.training_bounds(part)
             size = len(chunk.items) + 1
@@ -106,9 +118,12 @@ class Catalogue:
             )
             tables.append(_table(encoded.dictionary, counted.astype(np.int64)))
             rows += len(encoded.dictionary)
-            if rows > _MERGE_ROWS and len(tables) > 1:
+            size_of_new += encoded.dictionary.nbytes
+            # not before they are as many as those that were merged, which are read again
+            many = rows > max(_MERGE_ROWS, tables[0].num_rows) or size_of_new > _MERGE_BYTES
+            if many and len(tables) > 1:
                 tables = [_merge(tables)]
-                rows = 0
+                rows = size_of_new = 0
         merged = _merge(tables)
         if merged.num_rows == 0:
             raise value_error(
@@ -145,13 +160,12 @@ class Catalogue:
         return known
 
     def _encode_integers(self, items: np.ndarray) -> np.ndarray:
-        if self._sorted is None:
-            own = self.items.to_numpy()
-            order = np.argsort(own)
-            self._sorted = own[order], order + 1
+        assert self._sorted is not None
         values, ranks = self._sorted
-        found = np.minimum(np.searchsorted(values, items), len(values) - 1)
-        return np.where(values[found] == items, ranks[found], 0).astype(np.int64)
+        distinct, place = np.unique(items, return_inverse=True)  # found faster in their order
+        found = np.minimum(np.searchsorted(values, distinct), len(values) - 1)
+        known = np.where(values[found] == distinct, ranks[found], 0).astype(np.int64)
+        return known[place]
 
     def decode(self, ids: np.ndarray) -> pa.Array:
         """Return the caller's own ids of ``ids``.
@@ -204,6 +218,16 @@ def _table(items: Any, counts: np.ndarray) -> pa.Table:
 
 def _merge(tables: list[pa.Table]) -> pa.Table:
     """Return the sum of counts by item."""
+    if pa.types.is_string(tables[0]["item"].type):
+        size = sum(table["item"].nbytes for table in tables)
+        if size > _MOST_BYTES:
+            raise value_error(
+                "Catalogue.fit",
+                "sessions",
+                "hold ids that are strings of at most 2 GiB together, each counted once",
+                f"about {size / 2**30:.1f} GiB",
+                "Number the items, and write integers.",
+            )
     grouped = pa.concat_tables(tables).group_by("item").aggregate([("count", "sum")])
     return grouped.rename_columns(
         ["count" if name == "count_sum" else name for name in grouped.column_names]

@@ -14,7 +14,7 @@ from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.data.catalogue import Catalogue
 from transformers4rec_ext.data.loader import KnownItems
 from transformers4rec_ext.data.parquet import ParquetSessions
-from transformers4rec_ext.data.split import MARKS, Part, padded
+from transformers4rec_ext.data.split import Part, padded
 
 
 class ContextBatch(NamedTuple):
@@ -113,8 +113,8 @@ def held_out(
     part : "validation", "test", "last" or "every"
         See :func:`transformers4rec_ext.data.split.target_bounds`.
     limit : int, optional
-        Take a random sample of this many sessions (where sessions are marked, of those of the
-        part), the same for the same ``seed``.
+        Take a random sample of this many of the sessions that have a target, the same for the same
+        ``seed``.
     seed : int
 
     Raises
@@ -146,11 +146,9 @@ def _sample(
     sessions: ParquetSessions, part: Part, limit: int | None, seed: int
 ) -> np.ndarray | None:
     """Return which sessions are in a sample of ``limit``, bool [sessions]; None for all."""
-    if limit is None:
+    if limit is None or limit >= sessions.num_sessions:
         return None
-    candidates = np.arange(sessions.num_sessions)
-    if sessions.marks is not None and part in MARKS:
-        candidates = np.flatnonzero(sessions.marks == MARKS.index(part))
+    candidates = np.flatnonzero(sessions.with_targets(part))
     if limit >= len(candidates):
         return None
     chosen = np.random.default_rng(seed).choice(len(candidates), limit, replace=False)

@@ -15,10 +15,10 @@ from transformers4rec_ext.data.files import (
     Paths,
     RowGroup,
     decoded_type,
+    files_below,
     is_list,
     list_offsets,
     open_parquet,
-    path_list,
     unreadable,
 )
 from transformers4rec_ext.data.marks import read_marks
@@ -59,10 +59,11 @@ class ParquetSessions:
     Parameters
     ----------
     paths : path or sequence of paths
-        Parquet files with the same columns; their sessions follow each other.
+        Parquet files with the same columns, folders of them, or patterns; their sessions follow
+        each other, those of a folder in the order of the files' names.
     items_column : str
         A list column of integers >= 0 or of strings: the items of a session in time order. The
-        ids are the caller's own; any integer or string will do.
+        ids are the caller's own.
     session_column : str, optional
         A column carried through to recommendations.
     split_column : str, optional
@@ -98,13 +99,14 @@ class ParquetSessions:
         split_column: str | None = None,
         validation_fraction: float | None = None,
     ) -> None:
-        self.paths = path_list("ParquetSessions", paths)
+        self.paths = files_below("ParquetSessions", paths)
         self.items_column = items_column
         self.session_column = session_column
         self.split_column = split_column
         self.row_groups: list[RowGroup] = []
         self.num_sessions = 0
         self.item_type: pa.DataType | None = None
+        self._with_targets: dict[str, np.ndarray] = {}
         self.columns: list[str] = []
         for number, path in enumerate(self.paths):
             self._inspect(number, path)
@@ -149,6 +151,13 @@ class ParquetSessions:
                 rows = file.metadata.row_group(group).num_rows
                 self.row_groups.append(RowGroup(number, group, self.num_sessions, rows))
                 self.num_sessions += rows
+
+    def with_targets(self, part: Part) -> np.ndarray:
+        """Return which sessions have a target of a part, bool [sessions]; read once, then kept."""
+        if part not in self._with_targets:
+            bounds = (chunk.target_bounds(part) for chunk in self.chunks())
+            self._with_targets[part] = np.concatenate([stop > start for start, stop in bounds])
+        return self._with_targets[part]
 
     def chunks(
         self, order: Sequence[int] | None = None, rows: int = _CHUNK_ROWS
@@ -200,6 +209,8 @@ def _item_type(kind: pa.DataType, column: str, path: Path) -> pa.DataType:
     hint = "Group the file by session, so that one row is the list of a session's items."
     if value is not None and pa.types.is_floating(value):
         hint = "Floats cannot hold ids exactly; write the ids as integers or strings."
+    elif value is not None and not pa.types.is_nested(value):
+        hint = "Write the ids as integers or strings (UTF-8)."
     raise type_error(
         "ParquetSessions",
         f"column {column!r}",

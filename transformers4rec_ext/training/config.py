@@ -84,7 +84,8 @@ class RunConfig:
     patience : int
         Stop after this many epochs without a better validation NDCG@10; 0 for never.
     checkpoint_every : int
-        Steps between checkpoints inside an epoch; 0 for only at its end.
+        Steps between checkpoints inside an epoch; 0 for only at its end. A checkpoint that takes
+        seconds, as of a large table, waits until 20 times as long has been trained.
     validation_sessions : int
         Validate on a sample of at most this many sessions (the test uses all).
     eval_batch_size : int
@@ -142,6 +143,8 @@ class RunConfig:
             object.__setattr__(self, "temperature", of_loss)
         for name, least in _INTEGERS.items():
             _check_integer(name, getattr(self, name), least)
+        if self.seed >= 2**63:
+            raise value_error("RunConfig", "seed", "be < 2^63", self.seed)
         for name in ("dropout", "lr", "clip", "temperature"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):

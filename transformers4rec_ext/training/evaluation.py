@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ def held_out_ranks(
     max_length: int,
     batch_size: int = 256,
     exclude_seen: bool = False,
+    on_rows: Callable[[int], None] = lambda rows: None,
 ) -> Tensor:
     """Rank every held-out item among all items, given what came before it.
 
@@ -46,6 +47,8 @@ def held_out_ranks(
     exclude_seen : bool
         Leave the items of the whole context (not only of its last T) out of the ranking. A target
         that the context holds already is then a miss: it would never be recommended.
+    on_rows : callable
+        Called with how many targets have been ranked since the last call.
 
     Returns
     -------
@@ -66,6 +69,7 @@ def held_out_ranks(
                 row = torch.from_numpy(some)
                 of_rows = hidden[begin : begin + batch_size]
                 ranks[row] = _ranks(of_rows, weights, targets[row], seen)
+                on_rows(len(some))
         found.append(ranks)
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
 

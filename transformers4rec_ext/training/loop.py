@@ -22,8 +22,13 @@ from transformers4rec_ext.training.log import RunLog
 from transformers4rec_ext.training.step import TrainingStep
 
 _LOG_STEPS = 10
+_CHECKPOINT_PART = 20
 _GIVE_BACK_STEPS = 200
 SELECTION_METRIC = "ndcg_at_10"
+
+
+class Stopped(Exception):
+    """Raised within a validation or a test when asked to stop; it is made anew on resume."""
 
 
 @dataclass
@@ -67,6 +72,8 @@ class TrainingLoop:
         Called with the number of steps done after each step (and its checkpoint).
     should_stop : callable
         Asked after each step; True leaves a checkpoint and returns.
+    say : callable
+        Receives a line for each epoch.
 
     Notes
     -----
@@ -83,6 +90,7 @@ class TrainingLoop:
     progress: bool = True
     on_step: Callable[[int], None] = lambda step: None
     should_stop: Callable[[], bool] = lambda: False
+    say: Callable[[str], None] = print
     position: Position = field(default_factory=Position)
 
     def __post_init__(self) -> None:
@@ -91,6 +99,8 @@ class TrainingLoop:
         self.best = self.folder / "model.safetensors"
         self.train_step = TrainingStep(self.model, self.config, len(self.loader))
         self.average = WeightAverage(self.model, self.config.average, len(self.loader))
+        self._saved = time.monotonic()
+        self._seconds_to_save = 0.0
 
     @property
     def global_step(self) -> int:
@@ -133,6 +143,9 @@ class TrainingLoop:
                 if not self._train_epoch(log, started):
                     return False
                 self._end_epoch(log, started)
+        except Stopped:
+            self._save(log, started)
+            return False
         finally:
             log.close()
         return True
@@ -147,7 +160,7 @@ class TrainingLoop:
             initial=position.step,
             desc=f"epoch {position.epoch + 1}/{self.config.epochs}",
             unit="step",
-            disable=not self.progress,
+            disable=None if self.progress else True,  # None: where nobody looks
             mininterval=0.5,
         )
         with bar:
@@ -163,7 +176,7 @@ class TrainingLoop:
                 if done % _GIVE_BACK_STEPS == 0:
                     give_back()  # batches differ in shape
                 every = self.config.checkpoint_every
-                if every and position.step % every == 0:
+                if every and position.step % every == 0 and self._may_save():
                     self._save(log, started)
                 bar.update()
                 self.on_step(done)
@@ -190,17 +203,19 @@ class TrainingLoop:
             position.best_metric = metrics[SELECTION_METRIC]
             save_state(self.best, self.average.module.state_dict())
         self._save(log, started)
-        if self.progress:
-            from tqdm import tqdm
+        self.say(
+            f"epoch {position.epoch}: validation NDCG@10 {metrics[SELECTION_METRIC]:.4f}, "
+            f"Recall@10 {metrics['recall_at_10']:.4f}{' (best)' if better else ''}"
+            f", {position.seconds:.0f} s"
+        )
 
-            tqdm.write(
-                f"epoch {position.epoch}: validation NDCG@10 {metrics[SELECTION_METRIC]:.4f}, "
-                f"Recall@10 {metrics['recall_at_10']:.4f}{' (best)' if better else ''}"
-                f", {position.seconds:.0f} s"
-            )
+    def _may_save(self) -> bool:
+        """Whether a checkpoint would cost little of the time: of a large table it takes minutes."""
+        took = self._seconds_to_save
+        return took < 1 or time.monotonic() - self._saved >= _CHECKPOINT_PART * took
 
     def _save(self, log: RunLog, started: float) -> None:
-        position = self.position
+        position, began = self.position, time.monotonic()
         position.seconds = time.monotonic() - started
         position.log_bytes = log.sync()
         state: dict[str, Any] = {
@@ -211,3 +226,5 @@ class TrainingLoop:
             "torch_rng": torch.get_rng_state(),
         }
         save_state(self.checkpoint, state)
+        self._saved = time.monotonic()
+        self._seconds_to_save = self._saved - began

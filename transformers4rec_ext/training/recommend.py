@@ -65,6 +65,14 @@ def write_recommendations(
             f"be in [1, {catalogue.num_items - 1}], the number of items",
             top_k,
         )
+    if sessions.session_column in ("items", "scores"):
+        raise value_error(
+            "write_recommendations",
+            "session_column",
+            "be another than 'items' and 'scores', which hold the recommendations",
+            repr(sessions.session_column),
+            "Rename it in the file.",
+        )
     query = model_query(model)
     writer: pq.ParquetWriter | None = None
     empty = 0

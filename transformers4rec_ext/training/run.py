@@ -24,7 +24,7 @@ from transformers4rec_ext.training.config import RunConfig
 from transformers4rec_ext.training.evaluation import held_out_ranks, summarize
 from transformers4rec_ext.training.folder import RunFolder
 from transformers4rec_ext.training.log import plot_curves, read_log
-from transformers4rec_ext.training.loop import TrainingLoop
+from transformers4rec_ext.training.loop import Position, Stopped, TrainingLoop
 from transformers4rec_ext.training.network import build_model, evaluating, model_query
 from transformers4rec_ext.training.objective import make_sampler
 
@@ -37,6 +37,7 @@ def model_ranks(
     part: Part,
     *,
     limit: int | None = None,
+    on_rows: Callable[[int], None] = lambda rows: None,
 ) -> Tensor:
     """Return the ranks that a model gives the items of a held-out part, int64 [targets].
 
@@ -48,6 +49,8 @@ def model_ranks(
     part : "validation", "test", "last" or "every"
     limit : int, optional
         At most this many sessions.
+    on_rows : callable
+        See :func:`held_out_ranks`.
     """
     with evaluating(model):
         return held_out_ranks(
@@ -56,6 +59,7 @@ def model_ranks(
             max_length=config.max_length,
             batch_size=config.eval_batch_size,
             exclude_seen=config.exclude_seen,
+            on_rows=on_rows,
         )
 
 
@@ -122,6 +126,8 @@ def train_run(
         What ``metrics.json`` holds: test metrics of the best epoch and of the popularity
         baseline. None if it was asked to stop before the end.
     """
+    from tqdm import tqdm
+
     recorded, _ = folder.read()
     config = recorded if config is None else config
     folder.tidy()
@@ -142,9 +148,16 @@ def train_run(
         f"{sum(p.numel() for p in model.parameters()):,} parameters"
     )
 
+    def stop_if_asked(rows: int) -> None:
+        if should_stop():
+            raise Stopped
+
     def validate(of: Model) -> dict[str, float]:
         limit = config.validation_sessions
-        return summarize(model_ranks(of, sessions, catalogue, config, "validation", limit=limit))
+        ranks = model_ranks(
+            of, sessions, catalogue, config, "validation", limit=limit, on_rows=stop_if_asked
+        )
+        return summarize(ranks)
 
     loop = TrainingLoop(
         model,
@@ -155,6 +168,7 @@ def train_run(
         progress,
         on_step,
         should_stop,
+        say,
     )
     if loop.restore():
         say(f"resumed after epoch {loop.position.epoch}, step {loop.position.step}")
@@ -163,7 +177,19 @@ def train_run(
     (folder.path / "metrics.json").unlink(missing_ok=True)  # unfinished from here on
     if not loop.run():
         return None
-    return _finish(folder.path, model, loop, sessions, catalogue, config)
+    model.load_weights(loop.best)
+    bar = tqdm(desc="test", unit="target", disable=None if progress else True)
+
+    def on_rows(rows: int) -> None:
+        bar.update(rows)
+        stop_if_asked(rows)
+
+    try:
+        with bar:
+            ranks = model_ranks(model, sessions, catalogue, config, "test", on_rows=on_rows)
+    except Stopped:
+        return None
+    return _finish(folder.path, ranks, loop.position, sessions, catalogue, config)
 
 
 def _parts(sessions: ParquetSessions) -> str:
@@ -208,21 +234,20 @@ def _check_parts(sessions: ParquetSessions) -> None:
 
 def _finish(
     path: Path,
-    model: Model,
-    loop: TrainingLoop,
+    ranks: Tensor,
+    position: Position,
     sessions: ParquetSessions,
     catalogue: Catalogue,
     config: RunConfig,
 ) -> dict[str, Any]:
-    model.load_weights(loop.best)
     contexts = held_out(sessions, catalogue, "test")
     popularity = summarize(popularity_ranks(catalogue, contexts, exclude_seen=config.exclude_seen))
     result = {
-        "model": summarize(model_ranks(model, sessions, catalogue, config, "test")),
+        "model": summarize(ranks),
         "popularity": popularity,
-        "best_epoch": loop.position.best_epoch,
-        "epochs": loop.position.epoch,
-        "training_seconds": round(loop.position.seconds, 1),
+        "best_epoch": position.best_epoch,
+        "epochs": position.epoch,
+        "training_seconds": round(position.seconds, 1),
     }
     plot_curves(path / "curves.png", read_log(path / "log.jsonl"), popularity["ndcg_at_10"])
     # Last: a folder with metrics.json is a finished run.
