@@ -237,11 +237,9 @@ class Trainer(Checkpoints):
         tasks = self.model.prediction_tasks
         if len(tasks) == 1 and getattr(tasks[0].loss, "reduction", "mean") == "sum":
             return torch.tensor(float(self.args.world_size))
-        count: Any = rows
-        if not isinstance(labels, Mapping):
-            count = labels.numel()
-            if evaluation.next_item_task(self.model) is not None:
-                count = (labels != IGNORED).sum()  # of static_shapes some rows have none
+        count: Any = rows if isinstance(labels, Mapping) else labels.numel()
+        if not isinstance(labels, Mapping) and evaluation.next_item_task(self.model) is not None:
+            count = (labels != IGNORED).sum()  # of static_shapes some rows have none
         own = torch.as_tensor(count, dtype=torch.float64, device=self.args.device)
         total = self.accelerator.reduce(own, "sum").clamp(min=1.0)
         return (own * self.args.world_size / total).float()
