@@ -10,7 +10,7 @@ TEXT = """## Time to quality
 Minutes of training until test NDCG@10 on MovieLens-1M is at least {target} (leave-one-out, all
 items ranked, the user's earlier items excluded, ties against the model): the command line's model,
 and SASRec in plain PyTorch (`peers/sasrec.py`) with its paper's settings and the width of ours, by
-the losses that are named. All trained in one run, an epoch in turn, each by a clock of its own;
+the losses that are named. Those of one run train an epoch in turn, each by a clock of its own;
 evaluation, the same code for all, is not on it. When to read the clock is decided by the test
 items, since the target and the published results are stated for them; nothing else is decided by
 them. At most {budget:g} minutes of training each; seed {seed}. `make time-to-quality` repeats it.

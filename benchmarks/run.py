@@ -36,12 +36,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def done(name: str, options: argparse.Namespace, commit: str) -> bool:
-    """Tell whether there is a result of this commit, scale and device."""
+    """Tell whether there is a result of this commit, scale, device, threads and rounds."""
     content = timing.load(name, harness.folder(options))
     if options.again or commit.endswith("-dirty") or not content:
         return False
     found = content["environment"]["commit"], content.get("scale"), content.get("device")
     if found != (commit, options.scale, options.device):
+        return False
+    of_run = {"threads": content["environment"]["threads"], "rounds": content.get("rounds")}
+    if any(getattr(options, name) not in (None, value) for name, value in of_run.items()):
         return False
     absent = ", ".join(content["left_out"])
     print(f"== {name}: measured already{f', without {absent}' if absent else ''}", flush=True)

@@ -121,7 +121,8 @@ def keep_memory() -> None:
     """Keep glibc from giving freed memory back to the system between calls.
 
     A training loop allocates the same again and again and seldom pays for fresh pages; here a
-    competitor that frees a gigabyte of gradients would make everybody else do so.
+    competitor that frees a gigabyte of gradients would make everybody else do so. Only of blocks up
+    to 32 MiB, glibc's limit: larger ones it maps anew at each call, here as in a training loop.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

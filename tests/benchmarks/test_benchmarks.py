@@ -145,7 +145,8 @@ def test_only_full_results_of_the_cpu_are_those_of_the_documents(tmp_path: Path)
 def recorded(tmp_path: Path) -> argparse.Namespace:
     """Return options whose folder has the sampler's results of commit abc."""
     content = {
-        "environment": {"commit": "abc"},
+        "environment": {"commit": "abc", "threads": 1},
+        "rounds": 3,
         "scale": "quick",
         "device": "cpu",
         "left_out": {"faiss": "gone"},
@@ -164,7 +165,13 @@ def test_what_is_measured_is_not_measured_again(
     assert not run.done("sampler", recorded, "abc-dirty")
     recorded.scale = "full"
     assert not run.done("sampler", recorded, "abc")
-    recorded.scale, recorded.again = "quick", True
+    recorded.scale, recorded.rounds = "quick", 99
+    assert not run.done("sampler", recorded, "abc")
+    recorded.rounds, recorded.threads = None, 99
+    assert not run.done("sampler", recorded, "abc")
+    recorded.threads = None
+    assert run.done("sampler", recorded, "abc")
+    recorded.again = True
     assert not run.done("sampler", recorded, "abc")
 
 

@@ -98,8 +98,8 @@ def test_the_summary_takes_the_largest_catalogue_of_both(step: dict[str, Any]) -
         each["seconds"]["eager"] = each["seconds"].pop("transformers4rec", None)
     step["rows"].pop()
     text = summary.summary({"step": step}.get)
-    assert "| 30.0 [2] |" in text
-    assert text.endswith("[2] plain PyTorch: logits, then cross-entropy.")
+    assert "| 30.0 [3] |" in text
+    assert text.endswith("[3] plain PyTorch: logits, then cross-entropy.")
 
 
 def test_times_have_three_figures() -> None:

@@ -58,6 +58,8 @@ the last tenth of the training sessions in file order is (--validation-fraction)
 on: put the file in order of time. The model that is tested is that of the best epoch. Items that
 training does not hold are ranked with the others; a target among them is hardly ever found.
 
+It trains on the CPU; on a GPU a model is trained from Python (the README shows how).
+
 Items are re-ranked by popularity on the way in, as the log-uniform sampler assumes, and mapped
 back on the way out. Metrics rank the target among all items; ties count against the model.
 
@@ -89,7 +91,12 @@ _FREE_ON_RESUME = {"epochs", "patience", "checkpoint_every"}
 def add_parser(commands: Any) -> None:
     """Add the command."""
     parser = shared.add_command(commands, "train", "train a model on sessions", _EPILOG, run)
-    parser.add_argument("files", nargs="*", metavar="FILE.parquet", help="sessions, one a row")
+    parser.add_argument(
+        "files",
+        nargs="*",
+        metavar="FILE.parquet",
+        help="sessions, one a row; or folders of such files",
+    )
     parser.add_argument("--out", default="run", metavar="DIR", help="run folder (default: run)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument(
