@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from transformers.training_args import OptimizerNames
 
 from transformers4rec_ext._errors import value_error
@@ -49,6 +50,20 @@ def check_processes(model: Any, num_processes: int) -> None:
                 f"be used with weight_tying=True in {num_processes} processes",
                 f"an output layer of its own in {task.task_name!r}",
             )
+        if num_processes > 1 and getattr(task, "sparse_grad", False) and _backend() == "nccl":
+            raise value_error(
+                "Trainer",
+                "sparse_grad",
+                "go with processes that sum sparse tensors",
+                "those of NCCL, which does not",
+                "Give ddp_backend='gloo', or sparse_grad=False.",
+            )
+
+
+def _backend() -> str | None:
+    """Return what the processes of torch.distributed speak by, None without any."""
+    there = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return str(torch.distributed.get_backend()) if there else None
 
 
 def clip_rows_too(accelerator: Any) -> None:
