@@ -310,7 +310,8 @@ class SequenceEmbeddingFeatures(EmbeddingFeatures):
     item_id : str, optional
         The column of item ids.
     padding_idx : int
-        Row of the padding id: zeros at the start, and without a gradient.
+        Row of the padding id: zeros at the start, and without a gradient. Ragged columns, and the
+        package's loaders, pad with 0.
     pre, post, aggregation
         See :class:`~transformers4rec_ext.TabularModule`.
     schema : Schema, optional
