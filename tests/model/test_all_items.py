@@ -14,7 +14,8 @@ from task_helpers import TARGETS, D, RecordingLoss, T, V, batch, hidden_of, part
 from transformers4rec_ext.block.base import Block, SequentialBlock
 from transformers4rec_ext.block.mlp import MLPBlock
 from transformers4rec_ext.features.sequence import TabularSequenceFeatures
-from transformers4rec_ext.model import Head, Model, NextItemPredictionTask
+from transformers4rec_ext.losses import GBCELoss, SampledSoftmaxLoss
+from transformers4rec_ext.model import Head, Model, NextItemPredictionTask, _all_items
 from transformers4rec_ext.model._ranking import Ranks
 from transformers4rec_ext.ranking_metric import (
     AvgPrecisionAt,
@@ -25,6 +26,7 @@ from transformers4rec_ext.ranking_metric import (
     RankingMetric,
     RecallAt,
 )
+from transformers4rec_ext.samplers import UniformSampler
 from transformers4rec_ext.schema import Schema
 
 METRICS = (NDCGAt, RecallAt, AvgPrecisionAt, PrecisionAt, DCGAt, MeanReciprocalRankAt)
@@ -67,6 +69,39 @@ def test_fused_loss_is_the_loss_of_the_scores(
     (found,) = torch.autograd.grad(fused["loss"], table)
     (wanted,) = torch.autograd.grad(whole["loss"], table)
     torch.testing.assert_close(found, wanted)
+
+
+CANDIDATES = UniformSampler(9, V, min_id=1)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("kind", [GBCELoss, SampledSoftmaxLoss])
+def test_a_loss_of_candidates_is_tested_on_some_scores_at_a_time(
+    kind: Any, reduction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = kind(CANDIDATES, temperature=0.5, reduction=reduction)
+    model, _ = parts(loss=loss, metrics=all_metrics())
+    whole = model(batch(), testing=True, returns="predictions")
+    sizes: list[int] = []
+    of_scores = kind.over_all_items
+
+    def recorded(self: Any, scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        sizes.append(scores.numel())
+        return of_scores(self, scores, targets)
+
+    monkeypatch.setattr(kind, "over_all_items", recorded)
+    monkeypatch.setattr(_all_items, "_SCORES", 2 * V)
+    some = model(batch(), testing=True, returns="ranks")
+    assert sizes == [2 * V, V]  # of three rows
+    torch.testing.assert_close(some["loss"], whole["loss"])
+    assert model(batch(), testing=True, returns="loss")["predictions"] is None
+    by_ranks = model.calculate_metrics(some["predictions"], some["labels"])
+    model.reset_metrics()
+    by_scores = model.calculate_metrics(whole["predictions"], whole["labels"])
+    for name, value in by_scores.items():
+        torch.testing.assert_close(by_ranks[name], value)
+    nothing = model({"item_id": torch.tensor([[9, 0, 0, 0, 0, 0]])}, testing=True, returns="ranks")
+    assert nothing["loss"].sum() == 0
 
 
 @pytest.mark.parametrize("sampled", [False, True])

@@ -12,11 +12,14 @@ from transformers4rec_ext.losses import CandidateLoss, smoothed_cross_entropy
 from transformers4rec_ext.model._ranking import Ranks
 from transformers4rec_ext.model._sampling import is_plain
 from transformers4rec_ext.model._summary import in_float32
+from transformers4rec_ext.ranking_metric import target_rank
 
 #: What the task's ``returns=`` may be: with a training or testing flag, and without one.
 WITH_FLAG = ("predictions", "ranks", "loss")
 AT_INFERENCE = ("scores", "hidden", "all_hidden")
 _TASK = "NextItemPredictionTask"
+#: How many scores a loss that wants them gets at once: 64 MiB of float32.
+_SCORES = 2**24
 
 
 def check_returns(returns: str | None, with_flag: bool, top_k: Any, masking: Any) -> None:
@@ -45,18 +48,27 @@ def wanted(task: Any, returns: str | None, training: bool) -> str:
     return returns
 
 
+def needs_no_scores(loss: Any) -> bool:
+    """Whether :func:`full_loss` takes a loss."""
+    if isinstance(loss, CandidateLoss):
+        return not torch.compiler.is_compiling()  # which does not know how many rows there are
+    return is_plain(loss, or_smoothed=True)
+
+
 def full_loss(
     layer: Any,
     hidden: torch.Tensor,
     labels: torch.Tensor,
-    loss: torch.nn.CrossEntropyLoss,
+    loss: Any,
     padding_idx: int,
     with_ranks: bool,
 ) -> tuple[torch.Tensor, Ranks | None]:
-    """Return the cross-entropy over all items and, if asked for, the ranks of the labels.
+    """Return a loss over all items and, if asked for, the ranks of the labels.
 
-    One walk over the item weights for both; the [N, V] scores never exist.
+    Of a cross-entropy by one walk over the item weights for both; the [N, V] scores never exist.
     """
+    if isinstance(loss, CandidateLoss):
+        return _by_rows(layer, hidden, labels, loss, padding_idx, with_ranks)
     options = {
         "temperature": layer.temperature,
         "label_smoothing": loss.label_smoothing,
@@ -69,6 +81,29 @@ def full_loss(
         hidden, weights, labels, return_rank=True, padding_idx=padding_idx, **options
     )
     return value, Ranks(rank)
+
+
+def _by_rows(
+    layer: Any,
+    hidden: torch.Tensor,
+    labels: torch.Tensor,
+    loss: CandidateLoss,
+    padding_idx: int,
+    with_ranks: bool,
+) -> tuple[torch.Tensor, Ranks | None]:
+    """Return the same of a loss that wants scores: of some rows at a time, a constant amount."""
+    weights, losses, ranks = layer.checked_weights(hidden), [], []
+    _checks.ids_within(f"{_TASK}.forward", "labels", labels, 0, weights.shape[0])
+    size = max(1, _SCORES // weights.shape[0])
+    for rows, targets in zip(hidden.split(size), labels.split(size), strict=True):
+        scores = rows @ weights.t() / layer.temperature
+        losses.append(loss_of_scores(loss, scores, targets, sampled=False))
+        if loss.reduction == "mean" and len(labels):
+            losses[-1] = losses[-1] * (len(targets) / len(labels))
+        if with_ranks:
+            ranks.append(target_rank(scores, targets, padding_idx=padding_idx))
+    value = torch.cat(losses) if losses[0].dim() else torch.stack(losses).sum()
+    return value, Ranks(torch.cat(ranks)) if with_ranks else None
 
 
 def loss_of_scores(

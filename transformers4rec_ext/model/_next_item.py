@@ -17,6 +17,7 @@ from transformers4rec_ext.model._all_items import (
     check_returns,
     full_loss,
     loss_of_scores,
+    needs_no_scores,
     wanted,
 )
 from transformers4rec_ext.model._cosine import cosine_hidden
@@ -265,7 +266,7 @@ class NextItemPredictionTask(PredictionTask):
             ``loss`` (float32, 0 with gradient if no position has a label), ``labels`` int64 [N]
             (zeros in sampled training) and ``predictions``: scores [N, V] or, in sampled training,
             [N, 1+S]; with "ranks" `Ranks`, with "loss" None. Then a plain ``CrossEntropyLoss``
-            needs no scores and they never exist; other losses compute and return them.
+            needs none at all, a ``CandidateLoss`` some at a time; others compute and return them.
         Tensor [B, V] of scores without; what scores them: "hidden" [B, D], "all_hidden" [B, T, D]
         (scores float32 [B, k], ids int64 [B, k]) with ``top_k``
             Best first, -inf and -1 where fewer are left; the padding item is never among them.
@@ -386,7 +387,7 @@ class NextItemPredictionTask(PredictionTask):
             )
             # The target is in column 0; what is ignored stays so.
             return {"loss": loss, "labels": labels.clamp(max=0), "predictions": logits}
-        fused = returns != "predictions" and is_plain(self.loss, or_smoothed=True)
+        fused = returns != "predictions" and needs_no_scores(self.loss)
         if fused and layer is not None and not sampled:
             loss, ranks = full_loss(
                 layer, hidden, labels, self.loss, self.padding_idx, returns == "ranks"
