@@ -259,6 +259,7 @@ def save(
         **gpu,
         seed=inputs.SEED,
         rounds=rounds,
+        threads_asked=options.threads,
         peers=session.versions,
         left_out=session.left_out,
         minutes=round((time.perf_counter() - start) / 60, 1),

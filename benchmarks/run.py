@@ -43,7 +43,7 @@ def done(name: str, options: argparse.Namespace, commit: str) -> bool:
     found = content["environment"]["commit"], content.get("scale"), content.get("device")
     if found != (commit, options.scale, options.device):
         return False
-    of_run = {"threads": content["environment"]["threads"], "rounds": content.get("rounds")}
+    of_run = {"threads": content.get("threads_asked"), "rounds": content.get("rounds")}
     if any(getattr(options, name) not in (None, value) for name, value in of_run.items()):
         return False
     absent = ", ".join(content["left_out"])

@@ -167,7 +167,8 @@ class RankingMetric(Recorded, torchmetrics.Metric):
 
         torchmetrics' own would copy the rows of all batches before at every call.
         """
-        if self.dist_sync_on_step or type(self).update is not RankingMetric.update:
+        own = type(self).update, type(self).compute
+        if self.dist_sync_on_step or own != (RankingMetric.update, RankingMetric.compute):
             return super().forward(*args, **kwargs)
         self.update(*args, **kwargs)
         value = self.metric_mean[-1].mean(0)

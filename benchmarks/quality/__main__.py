@@ -127,7 +127,10 @@ def train(run: Run, options: argparse.Namespace) -> bool:
         file = options.data / run.dataset.name / "interactions.parquet"
         command = [sys.executable, "-m", "transformers4rec_ext", "train", str(file)]
         command += [*run.arguments(), "--out", str(folder), "--threads", str(options.threads)]
-        if RunFolder(folder).status() != "new":
+        status = RunFolder(folder).status()
+        if status == "foreign":
+            command.append("--overwrite")  # killed before it was a run
+        elif status != "new":
             command.append("--resume")  # it refuses a folder that was begun with other options
         if not sys.stderr.isatty():
             command.append("--no-progress")

@@ -145,8 +145,9 @@ def test_only_full_results_of_the_cpu_are_those_of_the_documents(tmp_path: Path)
 def recorded(tmp_path: Path) -> argparse.Namespace:
     """Return options whose folder has the sampler's results of commit abc."""
     content = {
-        "environment": {"commit": "abc", "threads": 1},
+        "environment": {"commit": "abc"},
         "rounds": 3,
+        "threads_asked": 1,
         "scale": "quick",
         "device": "cpu",
         "left_out": {"faiss": "gone"},
@@ -169,7 +170,7 @@ def test_what_is_measured_is_not_measured_again(
     assert not run.done("sampler", recorded, "abc")
     recorded.rounds, recorded.threads = None, 99
     assert not run.done("sampler", recorded, "abc")
-    recorded.threads = None
+    recorded.threads = 1
     assert run.done("sampler", recorded, "abc")
     recorded.again = True
     assert not run.done("sampler", recorded, "abc")

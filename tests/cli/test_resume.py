@@ -100,6 +100,31 @@ def test_asked_to_stop(tmp_path: Path, sessions_file: Path, uninterrupted: RunFo
     assert_same_run(tmp_path, uninterrupted.path)
 
 
+def test_killed_between_the_first_weights_and_their_checkpoint(
+    tmp_path: Path, sessions_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an epoch without a checkpoint inside."""
+    rare = "--checkpoint-every=0"
+    whole = begin(tmp_path / "whole", sessions_file, rare)
+    _run(whole)
+    folder = begin(tmp_path / "killed", sessions_file, rare)
+    save, saved = loop.save_state, []
+
+    def killed(path: Path, state: dict[str, Any]) -> None:
+        if saved[-1:] == ["model.safetensors"]:
+            raise Killed
+        save(path, state)
+        saved.append(path.name)
+
+    monkeypatch.setattr(loop, "save_state", killed)
+    with pytest.raises(Killed):
+        _run(folder)
+    monkeypatch.undo()
+    assert folder.status() == "unfinished"
+    assert main(["train", "--resume", f"--out={folder.path}", "--threads=1", "--no-progress"]) == 0
+    assert_same_run(folder.path, whole.path)
+
+
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_asked_to_stop_while_ranking(
     tmp_path: Path,

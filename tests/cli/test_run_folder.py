@@ -22,7 +22,16 @@ def _contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "log.jsonl", "catalogue.parquet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.safetensors",
+        "checkpoint.safetensors",
+        "metrics.json",
+        "log.jsonl",
+        "catalogue.parquet",
+    ],
+)
 def test_files_that_are_of_no_run_are_kept(
     tmp_path: Path, sessions_file: Path, fails: Fails, name: str
 ) -> None:
@@ -92,5 +101,11 @@ def test_data_that_were_moved_are_named_once(
     assert f"`train --resume FILE.parquet --out {folder.path}`" in fails("train", *arguments)
     other.write_bytes(sessions_file.read_bytes()[:-1] + b"x")
     assert "be those of the run" in fails("train", other, *arguments)
-    assert main(["train", str(new), *arguments]) == 0
+    before = (folder.path / "run.json").read_bytes()
+    assert "as the run began" in fails("train", new, *arguments, "--lr=0.5")
+    assert (folder.path / "run.json").read_bytes() == before
+    moved = tmp_path / "data"
+    moved.mkdir()
+    new.rename(moved / "new.parquet")
+    assert main(["train", str(moved), *arguments]) == 0
     assert main(["evaluate", str(folder.path)]) == 0

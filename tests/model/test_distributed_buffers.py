@@ -48,5 +48,7 @@ def test_no_table_of_a_sampler(sampler: Any) -> None:
         b for module in model.modules() for b in module.buffers(recurse=False) if len(b) == V - 1
     ]
     assert held or isinstance(sampler, InBatchSampler)
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ["more"])
+    assert "more" in model._ddp_params_and_buffers_to_ignore
     wrapped = DistributedDataParallel(model, find_unused_parameters=True)
     assert sum(buffer.numel() for buffer in wrapped.modules_buffers) < V - 1

@@ -257,3 +257,13 @@ def test_a_call_costs_what_its_batch_costs(ks: list[int], monkeypatch: pytest.Mo
     assert torch.equal(mine.compute(), theirs.compute())
     assert torch.equal(mine(rank=ranks[0]), expected[0])  # after compute, too
     assert len(mine.metric_mean) == 4
+
+
+def test_a_call_of_a_metric_with_a_compute_of_its_own() -> None:
+    class InPercent(RecallAt):
+        def compute(self) -> torch.Tensor:
+            return super().compute() * 100
+
+    metric = InPercent([2], labels_onehot=True)
+    assert metric(rank=torch.tensor([0, 5])) == 50
+    assert metric.compute() == 50

@@ -194,6 +194,12 @@ def test_numbers_of_a_batch_take_the_dtype_that_the_model_had(
         assert torch.equal(found, expected)
 
 
+def test_a_buffer_that_is_not_saved_is_passed_over(tmp_path: Path) -> None:
+    model = MODELS["tied"]().eval()
+    model.register_buffer("mine", torch.ones(2), persistent=False)
+    assert torch.equal(_again(model, tmp_path)(batch())[1], model(batch())[1])
+
+
 def test_a_schema_of_another_library(tmp_path: Path) -> None:
     schema = tr.Schema.from_item_column("item_id", num_items=V - 1, max_length=T).to_proto()
     inputs = tr.TabularSequenceFeatures.from_schema(schema, d_output=D, masking="causal")

@@ -64,10 +64,10 @@ def run(options: argparse.Namespace) -> int:
         validation_sessions=4000,
     )
     sessions = synthetic_sessions(options.sessions, options.items, seed=options.seed)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    write_sessions(file, sessions)
-    begin_run(folder, config, open_sessions(config, file))
-    result = train_run(folder, progress=not options.no_progress, say=shared.say)
+    with folder.held():
+        write_sessions(file, sessions)
+        begin_run(folder, config, open_sessions(config, file))
+        result = train_run(folder, progress=not options.no_progress, say=shared.say)
     if result is None:
         return 130
     report(folder, result)

@@ -30,7 +30,8 @@ counts as a miss: 0 in every metric. The table shows some of the metrics, --out 
 
 With --by-count a second table tells the targets apart by how often the training part holds them:
 0 (or unknown), 1-5, 6-20, 21-100 and more. A model that knows little but what sells best gets its
-hits in the last rows. The first table is the mean of these rows, weighed by their share.
+hits in the last rows. The first table is the mean of these rows, weighed by their share
+(but for the standard error, +-SE).
 
 {shared.NULLS}
 

@@ -113,15 +113,16 @@ def metrics_table(rows: Mapping[str, Mapping[str, float]]) -> str:
 
     Examples
     --------
-    >>> print(metrics_table({"model": {name: 0.25 for name in SHOWN}}))
-               NDCG@10  (+-SE)  Recall@10  MRR@10  NDCG@20  Recall@20  MRR@20
-    model       0.2500  0.2500     0.2500  0.2500   0.2500     0.2500  0.2500
+    >>> print(metrics_table({name: dict.fromkeys(SHOWN, 0.25) for name in ("model", "popularity")}))
+                NDCG@10  (+-SE)  Recall@10  MRR@10  NDCG@20  Recall@20  MRR@20
+    model        0.2500  0.2500     0.2500  0.2500   0.2500     0.2500  0.2500
+    popularity   0.2500  0.2500     0.2500  0.2500   0.2500     0.2500  0.2500
     """
     widths = {name: max(8, len(title) + 2) for name, title in SHOWN.items()}
-    lines = [" " * 9 + "".join(f"{SHOWN[name]:>{width}}" for name, width in widths.items())]
+    lines = [" " * 10 + "".join(f"{SHOWN[name]:>{width}}" for name, width in widths.items())]
     for ranker, metrics in rows.items():
         cells = (f"{metrics[name]:>{width}.4f}" for name, width in widths.items())
-        lines.append(f"{ranker:<9}" + "".join(cells))
+        lines.append(f"{ranker:<10}" + "".join(cells))
     return "\n".join(lines)
 
 

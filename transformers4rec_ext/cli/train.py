@@ -69,9 +69,10 @@ back on the way out. Metrics rank the target among all items; ties count against
 
 The folder --out receives run.json, catalogue.parquet (your ids by rank), model.safetensors (the
 weights, or by --average their mean, of the best validation NDCG@10), checkpoint.safetensors,
-log.jsonl, and at the end metrics.json and curves.png. A run that was killed or stopped continues
-with --resume as if it had not been; so does one that --patience ended, with a larger one, and one
-that is through, with more --epochs, but for --schedule cosine, which ends with the last epoch.
+log.jsonl, run.lock, and at the end metrics.json and curves.png. A run that was killed or stopped
+continues with --resume as if it had not been; so does one that --patience ended, with a larger one,
+and one that is through, with more --epochs, but for --schedule cosine, which ends with the last
+epoch. Files that were moved are named again: train --resume FILE.parquet.
 
 examples:
   python -m transformers4rec_ext train sessions.parquet --items-column item_id --out runs/first
@@ -190,7 +191,11 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     add(
         "patience", "epochs without a better validation NDCG@10 before stopping; 0: never", **number
     )
-    add("checkpoint-every", "steps between checkpoints; 0: at the end of epochs only", **number)
+    add(
+        "checkpoint-every",
+        "steps between checkpoints, which wait where they take long; 0: at the end of epochs only",
+        **number,
+    )
     add("validation-sessions", "validate on a sample of at most N sessions", **number)
     add("eval-batch-size", "sessions read, and items ranked, at once", **number)
 
@@ -307,10 +312,12 @@ def _prepare_resume(folder: RunFolder, options: argparse.Namespace) -> RunConfig
     """Check the options against those of the run; return the config to go on with, or None."""
     if options.overwrite:
         raise value_error("train", "--overwrite", "not go with --resume", "both")
+    from transformers4rec_ext.data.files import files_below
+
     config, _ = folder.read()
-    if options.files:
-        folder.move([Path(file) for file in options.files])
     config = dataclasses.replace(config, **_changed(config, _given(options)))
+    if options.files:
+        folder.move(files_below("train", options.files))
     if folder.status() == "finished":
         end = folder.end()
         if end.ended(config):

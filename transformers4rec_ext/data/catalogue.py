@@ -102,7 +102,7 @@ class Catalogue:
         Raises
         ------
         ValueError
-            If every session is empty, or ids that are strings take more than 2 GiB.
+            If every session is empty, or ids that are strings take more than some 1.7 GiB.
         """
         tables: list[pa.Table] = []
         rows = size_of_new = 0
@@ -224,7 +224,7 @@ def _merge(tables: list[pa.Table]) -> pa.Table:
             raise value_error(
                 "Catalogue.fit",
                 "sessions",
-                "hold ids that are strings of at most 2 GiB together, each counted once",
+                "hold ids that are strings of less than some 1.7 GiB together, each counted once",
                 f"about {size / 2**30:.1f} GiB",
                 "Number the items, and write integers.",
             )

@@ -87,7 +87,9 @@ def parameter_settings(model: torch.nn.Module, rebuilt: torch.nn.Module) -> dict
     settings = {}
     others = {**dict(rebuilt.named_parameters()), **dict(rebuilt.named_buffers())}
     for name, parameter in (*model.named_parameters(), *model.named_buffers()):
-        other = others[name]
+        other = others.get(name)
+        if other is None:  # a buffer of the caller's own, which is not saved
+            continue
         if (parameter.dtype, parameter.requires_grad) != (other.dtype, other.requires_grad):
             dtype = str(parameter.dtype).removeprefix("torch.")
             settings[name] = [dtype, parameter.requires_grad]

@@ -27,7 +27,7 @@ from transformers4rec_ext.model._schemas import input_schema, output_schema
 from transformers4rec_ext.model._tasks import check_heads
 from transformers4rec_ext.model.base import LOG
 from transformers4rec_ext.model.head import LOSS_REDUCTIONS, Head
-from transformers4rec_ext.samplers import CandidateSampler
+from transformers4rec_ext.samplers.base import Sampler
 from transformers4rec_ext.schema import Schema
 from transformers4rec_ext.utils.torch_utils import LossMixin, MetricsMixin, nested_detach
 
@@ -332,10 +332,17 @@ class Model(LossMixin, MetricsMixin, Saving):
 
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
-        """The tables of samplers: alike in all processes, not to be sent at every step."""
+        """The tables of our samplers: alike in all processes, not to be sent at every step."""
         modules = dict(self.named_modules(remove_duplicate=False))
-        paths = [path for path, module in modules.items() if isinstance(module, CandidateSampler)]
-        return [f"{path}.{name}" for path in paths for name, _ in modules[path].named_buffers()]
+        paths = [path for path, module in modules.items() if isinstance(module, Sampler)]
+        given = self.__dict__.get("_ignored_by_ddp", [])
+        return given + [
+            f"{path}.{name}" for path in paths for name, _ in modules[path].named_buffers()
+        ]
+
+    @_ddp_params_and_buffers_to_ignore.setter
+    def _ddp_params_and_buffers_to_ignore(self, names: Iterable[str]) -> None:
+        self.__dict__["_ignored_by_ddp"] = list(names)  # as torch sets it, on request
 
     def to_lightning(self) -> Any:
         """Return a LightningModule of this model, for Lightning 2 (``pip install lightning``).

@@ -232,7 +232,7 @@ class Trainer(Checkpoints):
         """Return what makes the mean over processes the mean over labels (of several tasks: rows).
 
         A process with n of N labels counts n / N, times the number of processes, by which the
-        gradients are divided afterwards. A loss that is a sum stays one over all processes.
+        gradients are divided afterwards. Of a single task a loss that is a sum stays one.
         """
         tasks = self.model.prediction_tasks
         if len(tasks) == 1 and getattr(tasks[0].loss, "reduction", "mean") == "sum":

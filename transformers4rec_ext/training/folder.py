@@ -44,7 +44,8 @@ class RunFolder:
 
     ``run.json`` (options and the fingerprints of the data files), ``catalogue.parquet`` (the
     caller's ids by rank), ``checkpoint.safetensors`` (to resume from), ``model.safetensors`` (what
-    validated best), ``log.jsonl``, and at the end ``metrics.json`` and ``curves.png``.
+    validated best), ``log.jsonl``, and at the end ``metrics.json`` and ``curves.png``; besides,
+    ``run.lock``, which one process at a time holds.
     """
 
     path: Path
@@ -59,16 +60,15 @@ class RunFolder:
 
         "foreign": there are files of these names, and no ``run.json`` that says whose they are.
         """
-        if (self.path / "metrics.json").exists():
-            return "finished"
-        if (self.path / "checkpoint.safetensors").exists():
-            return "unfinished"
-        if any(path.exists() for path in self.files):
+        there = {path.name for path in self.files if path.exists()}
+        if there:
             try:
                 self.read()
             except (FileNotFoundError, ValueError, TypeError):
                 return "foreign"
-        return "new"
+        if "metrics.json" in there:
+            return "finished"
+        return "unfinished" if there & {"checkpoint.safetensors", "model.safetensors"} else "new"
 
     def lost_its_checkpoint(self) -> bool:
         """Whether there is a trained model, or its test, and nothing to go on from."""
@@ -165,8 +165,10 @@ class RunFolder:
 
         Raises
         ------
+        FileNotFoundError
+            If a file is not where it was.
         ValueError
-            If a file is not what it was.
+            If it is not what it was.
         """
         config, files = self.read()
         for known in files:
@@ -192,9 +194,6 @@ class RunFolder:
             If they are not there, or not the run's.
         """
         config, known = self.read()
-        for path in files:
-            if not path.is_file():
-                raise FileNotFoundError(f"train: FILE.parquet must exist; {path} does not.")
         found = [_fingerprint(path) for path in files]
         if [_content(of) for of in found] != [_content(of) for of in known]:
             paths = ", ".join(of["path"] for of in known)

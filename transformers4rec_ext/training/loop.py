@@ -194,6 +194,8 @@ class TrainingLoop:
 
     def _end_epoch(self, log: RunLog, started: float) -> None:
         position = self.position
+        if not self.checkpoint.exists():
+            self._save(log, started)  # before the best weights: those without it are a lost run
         metrics = self.validate(self.average.module)
         position.epoch, position.step = position.epoch + 1, 0
         better = metrics[SELECTION_METRIC] > position.best_metric
