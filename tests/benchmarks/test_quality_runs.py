@@ -108,10 +108,17 @@ def test_a_stopped_run_goes_on(options, monkeypatch):
     monkeypatch.setattr(runner.subprocess, "run", stop)
     assert not runner.train(RUN, options)
     assert records.read(RUN) is None
-    (options.runs / RUN.name / "checkpoint.safetensors").touch()
+    folder = options.runs / RUN.name
+    (folder / "catalogue.parquet").touch()  # killed before it was a run
     assert not runner.train(RUN, options)
-    assert "--resume" not in commands[0]
-    assert "--resume" in commands[1]
+    (folder / "catalogue.parquet").unlink()
+    file = options.data / TINY.name / "interactions.parquet"
+    config = RunConfig.from_dict(RUN.config())
+    begin_run(RunFolder(folder), config, tr.data.ParquetSessions(file, "items"))
+    (folder / "checkpoint.safetensors").touch()
+    assert not runner.train(RUN, options)
+    ways = [{"--resume", "--overwrite"} & set(command) for command in commands]
+    assert ways == [set(), {"--overwrite"}, {"--resume"}]
 
 
 def test_a_folder_that_was_begun_with_other_options_is_refused(options, capfd):
