@@ -139,7 +139,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     add("layers", "transformer layers", **number)
     add("heads", "attention heads; divides --d-model", **number)
     add("inner", "width of the feed-forward layers; 0: 4 x --d-model", **number)
-    add("dropout", "dropout, 0 <= X < 1", **real)
+    add("dropout", "dropout, 0 <= X < 1; with fewer than 20 interactions an item try 0.5", **real)
     add("lr", "learning rate of Adam", **real)
     add("schedule", "learning rate over the epochs; cosine ends at 0", choices=_SCHEDULES)
     add("clip", "largest gradient norm; 0: no clipping", **real)
