@@ -248,9 +248,9 @@ def _table(function: str, hidden: Tensor, weight: Tensor) -> None:
 
 def _compute_dtype(function: str, hidden: Tensor, weight: Tensor) -> Tensor:
     device = hidden.device.type
+    lowers = not hidden.dtype == weight.dtype == torch.float64  # which autocast leaves as it is
     # meta has no autocast, and asking whether it is enabled there is an error; asking whether it
     # is available breaks the graph of torch.compile of torch 2.10
-    lowers = not hidden.dtype == weight.dtype == torch.float64  # which autocast leaves as it is
     if lowers and device != "meta" and torch.is_autocast_enabled(device):
         # weight is not cast: that would cost V x D; its rows are, where they are read
         return hidden.to(torch.get_autocast_dtype(device))

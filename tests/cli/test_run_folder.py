@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import shutil
 from collections.abc import Callable
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -71,10 +72,10 @@ def test_a_second_process_is_refused(tmp_path: Path, sessions_file: Path, fails:
     assert main([str(argument) for argument in arguments]) == 0
 
 
-def _hold(out: Path, held: multiprocessing.Event, leave: multiprocessing.Event) -> None:  # type: ignore[valid-type]
+def _hold(out: Path, held: Event, leave: Event) -> None:
     with RunFolder(out).held():
-        held.set()  # type: ignore[attr-defined]
-        leave.wait(60)  # type: ignore[attr-defined]
+        held.set()
+        leave.wait(60)
 
 
 def test_what_was_trained_is_not_begun_anew(tmp_path: Path, finished: Path, fails: Fails) -> None:

@@ -310,10 +310,10 @@ def _prepare_new(folder: RunFolder, options: argparse.Namespace) -> None:
 
 def _prepare_resume(folder: RunFolder, options: argparse.Namespace) -> RunConfig | None:
     """Check the options against those of the run; return the config to go on with, or None."""
-    if options.overwrite:
-        raise value_error("train", "--overwrite", "not go with --resume", "both")
     from transformers4rec_ext.data.files import files_below
 
+    if options.overwrite:
+        raise value_error("train", "--overwrite", "not go with --resume", "both")
     config, _ = folder.read()
     config = dataclasses.replace(config, **_changed(config, _given(options)))
     if options.files:

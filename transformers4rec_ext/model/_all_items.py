@@ -92,11 +92,10 @@ def _by_rows(
     with_ranks: bool,
 ) -> tuple[torch.Tensor, Ranks | None]:
     """Return the same of a loss that wants scores: of some rows at a time, a constant amount."""
-    weights, losses, ranks = layer.checked_weights(hidden), [], []
-    _checks.ids_within(f"{_TASK}.forward", "labels", labels, 0, weights.shape[0])
-    size = max(1, _SCORES // weights.shape[0])
+    losses, ranks = [], []
+    size = max(1, _SCORES // layer.target_dim)
     for rows, targets in zip(hidden.split(size), labels.split(size), strict=True):
-        scores = rows @ weights.t() / layer.temperature
+        scores, _ = layer(rows, targets)
         losses.append(loss_of_scores(loss, scores, targets, sampled=False))
         if loss.reduction == "mean" and len(labels):
             losses[-1] = losses[-1] * (len(targets) / len(labels))

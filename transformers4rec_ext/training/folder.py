@@ -72,9 +72,8 @@ class RunFolder:
 
     def lost_its_checkpoint(self) -> bool:
         """Whether there is a trained model, or its test, and nothing to go on from."""
-        rest = ("model.safetensors", "metrics.json")
         gone = not (self.path / "checkpoint.safetensors").exists()
-        return gone and any((self.path / name).exists() for name in rest)
+        return gone and self.status() in ("unfinished", "finished")
 
     def clear(self) -> None:
         """Remove the files of a run, and nothing else."""
