@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,6 +66,31 @@ def shared_data() -> Path:
 def interactions() -> Callable[[str], Path]:
     """Return ``find(name) -> file`` of a real data set's interactions (skips visibly)."""
     return lambda name: _shared("data", name, "interactions.parquet")
+
+
+@pytest.fixture(scope="session")
+def on_standin() -> Callable[..., Any]:
+    """Return ``run(code, *arguments) -> result``, with a device "standin" (see standin.py).
+
+    The code prints its result as a line of JSON, the last one.
+    """
+    if not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"):
+        pytest.skip("this torch has no devices made in Python")
+
+    def run(code: str, *arguments: object) -> Any:
+        command = [sys.executable, str(REPOSITORY / "tests" / "standin.py"), code]
+        path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+        done = subprocess.run(
+            [*command, *map(str, arguments)],
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
 
 
 @pytest.fixture

@@ -45,6 +45,7 @@ def run(options: argparse.Namespace) -> int:
     from transformers4rec_ext.training.run import begin_run, train_run
 
     shared.use_threads(options)
+    device = shared.model_device(options)
     folder = RunFolder(Path(options.out))
     shared.check_out_folder("demo", folder.path)
     file = folder.path / "synthetic_sessions.parquet"
@@ -67,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     with folder.held():
         write_sessions(file, sessions)
         begin_run(folder, config, open_sessions(config, file))
-        result = train_run(folder, progress=not options.no_progress, say=shared.say)
+        result = train_run(folder, device=device, progress=not options.no_progress, say=shared.say)
     if result is None:
         return 130
     report(folder, result)

@@ -82,9 +82,11 @@ def run(options: argparse.Namespace) -> int:
     from transformers4rec_ext.training.run import model_ranks
 
     shared.use_threads(options)
+    device = shared.model_device(options)
     _check(options)
     folder = RunFolder(Path(options.run_dir))
     config, catalogue, model = folder.load()
+    model.to(device)
     if options.exclude_seen is not None:
         config = dataclasses.replace(config, exclude_seen=options.exclude_seen)
     sessions, part = _sessions(options, folder, config)

@@ -1,4 +1,4 @@
-"""What several commands share: a command's parser, threads, the progress option, tables."""
+"""What several commands share: a command's parser, device, threads, progress, tables."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from transformers4rec_ext._errors import value_error
 
 if TYPE_CHECKING:
+    import torch
+
     from transformers4rec_ext.training.folder import RunFolder
 
 #: What a command does with rows that hold nothing, for the end of its --help.
@@ -36,7 +38,12 @@ def add_command(
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
-    """Add --threads and --no-progress."""
+    """Add --device, --threads and --no-progress."""
+    parser.add_argument(
+        "--device",
+        metavar="D",
+        help="where the model runs: cpu, cuda, cuda:1, ... (default: cpu)",
+    )
     parser.add_argument(
         "--threads", type=int, metavar="N", help="CPU threads of torch (default: all cores)"
     )
@@ -52,6 +59,31 @@ def use_threads(options: argparse.Namespace) -> None:
     import torch
 
     torch.set_num_threads(options.threads)
+
+
+def model_device(options: argparse.Namespace) -> torch.device:
+    """Return the device of --device, which is there."""
+    import torch
+
+    command, name = options.command, options.device
+    if name is None:
+        if torch.cuda.is_available():
+            say("on the CPU; --device cuda uses the GPU")
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        hint = "As in --device cuda."
+        raise value_error(command, "--device", "be a device of torch", repr(name), hint) from None
+    if device.type == "cpu":
+        return device
+    module = getattr(torch, device.type, None)
+    count = module.device_count() if module is not None and module.is_available() else 0
+    if (device.index or 0) >= count:
+        hint = "`python -m transformers4rec_ext doctor` shows which torch this is, and its GPUs."
+        there = f"{name} where torch finds {count} of its kind"
+        raise value_error(command, "--device", "be there", there, hint)
+    return device
 
 
 def check_out_folder(command: str, path: Path) -> None:

@@ -58,10 +58,12 @@ def run(options: argparse.Namespace) -> int:
     from transformers4rec_ext.training.recommend import write_recommendations
 
     shared.use_threads(options)
+    device = shared.model_device(options)
     out = Path(options.out)
     shared.check_out_file("recommend", out)
     folder = RunFolder(Path(options.run_dir))
     config, catalogue, model = folder.load()
+    model.to(device)
     column = options.items_column or config.items_column
     sessions = _sessions(options, column, config.session_column)
     exclude = config.exclude_seen if options.exclude_seen is None else options.exclude_seen

@@ -58,7 +58,10 @@ the last tenth of the training sessions in file order is (--validation-fraction)
 on: put the file in order of time. The model that is tested is that of the best epoch. Items that
 training does not hold are ranked with the others; a target among them is hardly ever found.
 
-It trains on the CPU; on a GPU a model is trained from Python (the README shows how).
+It trains on the CPU; --device cuda trains, validates and tests on a GPU. A run may be resumed, and
+its model evaluated, on another device than it was begun on. Ids, counts and data stay in the CPU's
+memory; the weights, their mean and Adam's two moments are on the GPU: 16 bytes a weight, and 4 more
+with dense gradients.
 
 Items are re-ranked by popularity on the way in, as the log-uniform sampler assumes, and mapped
 back on the way out. Metrics rank the target among all items; ties count against the model.
@@ -234,6 +237,7 @@ def run(options: argparse.Namespace) -> int:
     from transformers4rec_ext.training.run import train_run
 
     shared.use_threads(options)
+    device = shared.model_device(options)
     folder = RunFolder(Path(options.out))
     shared.check_out_folder("train", folder.path)
     config = None
@@ -250,6 +254,7 @@ def run(options: argparse.Namespace) -> int:
             result = train_run(
                 folder,
                 config,
+                device=device,
                 progress=not options.no_progress,
                 say=shared.say,
                 should_stop=should_stop,

@@ -62,7 +62,7 @@ def held_out_ranks(
         targets = torch.from_numpy(chunk.targets)
         for ids, rows, at in chunk.batches(batch_size, max_length):
             hidden, weights = query(ids)
-            hidden = hidden[at]
+            hidden = at_positions(hidden, at)
             for begin in range(0, len(rows), batch_size):
                 some = rows[begin : begin + batch_size]
                 seen = chunk.seen(some) if exclude_seen else None
@@ -74,9 +74,20 @@ def held_out_ranks(
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
 
 
+def at_positions(hidden: Tensor, at: tuple[Tensor, Tensor]) -> Tensor:
+    """Return ``hidden[at]``, [N, D] of hidden [B, T, D] and N places, of whichever device."""
+    row, position = at
+    return hidden[row.to(hidden.device), position.to(hidden.device)]
+
+
 def _ranks(hidden: Tensor, weights: Tensor, targets: Tensor, seen: Tensor | None) -> Tensor:
-    """Return the ranks, from 1, of ``targets`` [N] among the items that are not ``seen`` [N, L]."""
-    rank = target_rank(hidden, weights, targets.clamp(min=1), exclude_ids=seen, padding_idx=0)
+    """Return the ranks, from 1, of ``targets`` [N] among the items that are not ``seen`` [N, L].
+
+    ``targets``, ``seen`` and what is returned are on the CPU; the ranking is where ``weights`` are.
+    """
+    excluded = None if seen is None else seen.to(weights.device)
+    known = targets.clamp(min=1).to(weights.device)
+    rank = target_rank(hidden, weights, known, exclude_ids=excluded, padding_idx=0).cpu()
     # target_rank counts from 0, and is MISSED itself where a score is not a number.
     missed = (targets == 0) | (rank == MISSED)
     if seen is not None:

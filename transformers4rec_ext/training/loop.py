@@ -57,7 +57,8 @@ class TrainingLoop:
     Parameters
     ----------
     model : Model
-        ``model(batch, training=True)["loss"]`` is what is minimised, with Adam.
+        ``model(batch, training=True)["loss"]`` is what is minimised, with Adam, on the device that
+        its parameters are on.
     loader : SessionLoader
     validate : callable
         Takes the model, or with ``config.average`` the copy that holds the mean of its weights, and
@@ -79,7 +80,8 @@ class TrainingLoop:
     -----
     A checkpoint holds the weights, their mean, the optimizer, torch's random state and the
     position. With the loader's batches a pure function of (seed, epoch, step), a resumed run
-    repeats the remaining steps bit by bit (same machine, same number of threads).
+    repeats the remaining steps bit by bit (same machine, same number of threads; on a GPU as far as
+    torch's own kernels repeat themselves). It may go on on another device, not bit by bit.
     """
 
     model: Model
@@ -99,6 +101,9 @@ class TrainingLoop:
         self.best = self.folder / "model.safetensors"
         self.train_step = TrainingStep(self.model, self.config, len(self.loader))
         self.average = WeightAverage(self.model, self.config.average, len(self.loader))
+        self.device = self.train_step.device
+        on_cpu = self.device.type == "cpu"
+        self._device_module = None if on_cpu else torch.get_device_module(self.device)
         self._saved = time.monotonic()
         self._seconds_to_save = 0.0
 
@@ -125,6 +130,8 @@ class TrainingLoop:
                 self.train_step.optimizer.load_state_dict(file.read("optimizer"))
                 self.position = Position(**file.read("position"))
                 torch.set_rng_state(file.read("torch_rng"))
+                if self._device_module is not None and "device_rng" in file.state:
+                    self._device_module.set_rng_state(file.read("device_rng"), self.device)
             except (KeyError, TypeError, RuntimeError, ValueError) as error:
                 raise value_error(
                     "TrainingLoop.restore",
@@ -227,6 +234,8 @@ class TrainingLoop:
             "position": vars(position).copy(),
             "torch_rng": torch.get_rng_state(),
         }
+        if self._device_module is not None:
+            state["device_rng"] = self._device_module.get_rng_state(self.device)
         save_state(self.checkpoint, state)
         self._saved = time.monotonic()
         self._seconds_to_save = self._saved - began

@@ -85,13 +85,14 @@ def model_query(model: Model) -> Query:
     """Return a function from ids [B, T] to hidden [B, T, D] and the item weights [V, D].
 
     Their products order the items that may come after each position. Of scores that are cosines the
-    item weights are those that the model has now.
+    item weights are those that the model has now. ``ids`` may be of any device, the results are of
+    the model's.
     """
     (task,) = model.prediction_tasks
     weights = task.item_weights.detach()
 
     def query(ids: Tensor) -> tuple[Tensor, Tensor]:
-        return model({ITEM: ids}, returns="all_hidden"), weights
+        return model({ITEM: ids.to(weights.device)}, returns="all_hidden"), weights
 
     return query
 

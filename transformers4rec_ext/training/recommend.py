@@ -16,6 +16,7 @@ from transformers4rec_ext.data.parquet import ParquetSessions
 from transformers4rec_ext.functional import topk_items
 from transformers4rec_ext.model.model import Model
 from transformers4rec_ext.training.config import RunConfig
+from transformers4rec_ext.training.evaluation import at_positions
 from transformers4rec_ext.training.network import Query, evaluating, model_query
 
 
@@ -107,9 +108,10 @@ def _recommend(
     ids = np.zeros((num_rows, top_k), np.int64)
     for context, rows, at in chunk.batches(config.eval_batch_size, config.max_length):
         hidden, weights = query(context)
-        seen = chunk.seen(rows) if exclude_seen else None
-        values, found = topk_items(hidden[at], weights, top_k, exclude_ids=seen, padding_idx=0)
-        scores[rows], ids[rows] = values.numpy(), found.numpy()
+        last = at_positions(hidden, at)
+        seen = chunk.seen(rows).to(weights.device) if exclude_seen else None
+        values, found = topk_items(last, weights, top_k, exclude_ids=seen, padding_idx=0)
+        scores[rows], ids[rows] = values.cpu().numpy(), found.cpu().numpy()
     kept = np.isfinite(scores)
     offsets = pa.array(np.concatenate([[0], np.cumsum(kept.sum(axis=1))]), pa.int32())
     if chunk.sessions is None:

@@ -99,6 +99,7 @@ def train_run(
     folder: RunFolder,
     config: RunConfig | None = None,
     *,
+    device: torch.device | str = "cpu",
     progress: bool = True,
     say: Callable[[str], None] = print,
     on_step: Callable[[int], None] = lambda step: None,
@@ -113,6 +114,8 @@ def train_run(
     config : RunConfig, optional
         Another to go on with, which takes the place of that of ``run.json`` as soon as the data and
         the checkpoint are read; where they are refused, the folder stays as it is.
+    device : torch.device or str
+        Where the model is trained, validated and tested.
     progress : bool
         Show progress bars.
     say : callable
@@ -141,7 +144,8 @@ def train_run(
         batch_size=config.batch_size,
         seed=config.seed,
     )
-    model = build_model(config, catalogue.num_items, catalogue.popularity)
+    # On the CPU first: the initial weights are the same on every device.
+    model = build_model(config, catalogue.num_items, catalogue.popularity).to(device)
     say(
         f"{sessions.num_sessions:,} sessions{_parts(sessions)}, {len(catalogue.items):,} items, "
         f"{int(catalogue.counts.sum()):,} training interactions, {len(loader):,} steps an epoch, "

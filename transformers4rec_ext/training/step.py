@@ -36,6 +36,7 @@ class TrainingStep:
         self.model = model
         self.config = config
         self.steps_per_epoch = steps_per_epoch
+        self.device = next(model.parameters()).device
         # With dense gradients both are Adam; torch's is kept where it does.
         lazy = has_row_gradients(model)
         make = LazyAdam if lazy else partial(torch.optim.Adam, fused=True)
@@ -47,6 +48,7 @@ class TrainingStep:
         Parameters
         ----------
         batch : dict of Tensor
+            Of any device; the model's parameters say where it goes.
         number : int
             Counts the steps from 0 over the whole run.
 
@@ -58,6 +60,7 @@ class TrainingStep:
         rate = self.learning_rate(number)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        batch = {name: value.to(self.device) for name, value in batch.items()}
         loss: Tensor = self.model(batch, training=True)["loss"]
         value = float(loss.detach())
         if not math.isfinite(value):
