@@ -20,6 +20,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 NAME = "standin"
 _ATEN = torch.ops.aten
+_KERNELS = torch.library.Library("aten", "IMPL")  # they live as long as this
 # What may take tensors of two devices: torch moves the values, or reads a number.
 _MOVES = {_ATEN._to_copy.default, _ATEN.copy_.default}
 _INDEXES = {_ATEN.index.Tensor, _ATEN.index_put_.default, _ATEN._index_put_impl_.default}
@@ -112,6 +113,18 @@ class _Module:
 def install() -> None:
     """Make the device known to torch, for the rest of the process."""
     _setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
+    # What torch.tensor(..., device=) asks for behind the back of modes.
+    _KERNELS.impl("empty_strided", _empty_strided, "PrivateUse1")
+    _KERNELS.impl("_copy_from", _copy_from, "PrivateUse1")
+
+
+def _empty_strided(size: Any, stride: Any, *, dtype: Any = None, **more: Any) -> Tensor:
+    return _OnDevice(torch.empty_strided(size, stride, dtype=dtype))
+
+
+def _copy_from(source: Tensor, target: Any, non_blocking: bool = False) -> Tensor:
+    target.held.copy_(source)
+    return target
 
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
