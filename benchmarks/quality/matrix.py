@@ -61,8 +61,6 @@ class Run(NamedTuple):
         return RunConfig(**{name: options[name] for name in names & options.keys()}).as_dict()
 
 
-# What the command line did before it kept the mean of the weights; sets that were run so.
-_BY_COSINE = ("--schedule", "cosine", "--average", "0")
 _MOVIES = (
     *("--exclude-seen", "--max-length", "100", "--batch-size", "32"),
     *("--d-model", "128", "--heads", "2", "--dropout", "0.3"),
@@ -76,9 +74,7 @@ _PURCHASES = (
 _OF_USERS = ((METRIC, "NDCG@10"), ("recall_at_10", "Recall@10"), ("mrr", "MRR"))
 _SESSIONS = (
     *("--split-column", "split", "--validation-fraction", "0.02"),
-    *("--max-length", "50", "--batch-size", "256"),
-    *("--d-model", "128", "--heads", "2", "--dropout", "0.4"),
-    *(*_BY_COSINE, "--epochs", "16", "--patience", "0"),
+    *("--cosine-scale", "16"),
 )
 _OF_SESSIONS = (("recall_at_20", "P@20"), ("mrr_at_20", "MRR@20"), (METRIC, "NDCG@10"))
 DATASETS = (
