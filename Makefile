@@ -14,9 +14,9 @@ CXX_FILES := $(shell find csrc tests/native -name '*.cpp' -o -name '*.h' -o -nam
 demo: $(VENV)/installed
 	python -m transformers4rec_ext demo --out demo_run
 
-# On all cores, up to eight; a file's tests share what they build, and stay together.
+# On all cores, up to eight, with a thread each; a file's tests share what they build, and stay together.
 test: $(VENV)/installed-dev
-	python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 # Ours inside a real Transformers4Rec, in an environment of its own: as published it needs Python 3.11 and the pins
 # below, and without --no-deps pip walks back through all releases of torch.

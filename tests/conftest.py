@@ -74,18 +74,21 @@ def on_standin() -> Callable[..., Any]:
 
     The code prints its result as a line of JSON, the last one.
     """
-    if not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"):
+    registration = importlib.import_module("torch.utils.backend_registration")
+    if not hasattr(registration, "_setup_privateuseone_for_python_backend"):
         pytest.skip("this torch has no devices made in Python")
+    only = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
     def run(code: str, *arguments: object) -> Any:
         command = [sys.executable, str(REPOSITORY / "tests" / "standin.py"), code]
         path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
         done = subprocess.run(
             [*command, *map(str, arguments)],
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": path, **only},
             capture_output=True,
             text=True,
             check=False,
+            timeout=1800,
         )
         assert done.returncode == 0, done.stderr[-4000:]
         return json.loads(done.stdout.splitlines()[-1])

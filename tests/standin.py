@@ -16,14 +16,17 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "standin"
 _ATEN = torch.ops.aten
+_FORMULAS = torch._C.DispatchKey.CompositeExplicitAutograd
 _KERNELS = torch.library.Library("aten", "IMPL")  # they live as long as this
-# What may take tensors of two devices: torch moves the values, or reads a number.
+# What may take tensors of both: values are moved; places in the device's may be on the CPU.
 _MOVES = {_ATEN._to_copy.default, _ATEN.copy_.default}
-_INDEXES = {_ATEN.index.Tensor, _ATEN.index_put_.default, _ATEN._index_put_impl_.default}
+_READS = {_ATEN.index.Tensor}
+_WRITES = {_ATEN.index_put_.default, _ATEN.index_put.default, _ATEN._index_put_impl_.default}
+# What takes not even a single number of the CPU, as arithmetic does.
+_STRICT = {"cat", "stack", "embedding", "index_select", "gather", "scatter", "scatter_add"}
 
 
 class _OnDevice(Tensor):
@@ -98,6 +101,9 @@ class _Module:
     def get_amp_supported_dtype() -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
 
+    #: How many operators have run on its tensors.
+    operators = 0
+
     # The state of a generator that nothing draws from: who keeps it keeps a GPU's as well.
     state = torch.arange(3, dtype=torch.uint8)
 
@@ -112,6 +118,8 @@ class _Module:
 
 def install() -> None:
     """Make the device known to torch, for the rest of the process."""
+    from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
     _setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
     # What torch.tensor(..., device=) asks for behind the back of modes.
     _KERNELS.impl("empty_strided", _empty_strided, "PrivateUse1")
@@ -127,6 +135,24 @@ def _copy_from(source: Tensor, target: Any, non_blocking: bool = False) -> Tenso
     return target
 
 
+def _refuse(
+    func: Any, args: Any, kwargs: dict[str, Any], here: list[_OnDevice], tensors: list[Tensor]
+) -> None:
+    """Raise where a GPU would: at tensors of the CPU beside its own, and at its generators."""
+    if kwargs.get("generator") is not None:
+        raise RuntimeError(f"{func}: a generator of the CPU for {NAME}")
+    looked_at = tensors
+    if func in _MOVES:
+        return
+    if func in _READS | _WRITES and isinstance(args[0], _OnDevice):
+        looked_at = [args[2]] if func in _WRITES else []
+    strict = func._schema.name.removeprefix("aten::").rstrip("_") in _STRICT
+    strangers = [t for t in looked_at if not isinstance(t, _OnDevice) and (t.dim() > 0 or strict)]
+    if here and strangers:
+        shapes = ", ".join(str(tuple(t.shape)) for t in strangers)
+        raise RuntimeError(f"{func}: tensors of {NAME} beside tensors of the CPU ({shapes})")
+
+
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     here = [tensor for tensor in tensors if isinstance(tensor, _OnDevice)]
@@ -136,10 +162,11 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if func is _ATEN.copy_.default and not isinstance(args[0], _OnDevice):
         args[0].copy_(args[1].held)
         return args[0]
-    strangers = [t for t in tensors if not isinstance(t, _OnDevice) and t.dim() > 0]
-    if here and strangers and func not in _MOVES | _INDEXES:
-        shapes = ", ".join(str(tuple(t.shape)) for t in strangers)
-        raise RuntimeError(f"{func}: tensors of {NAME} beside tensors of the CPU ({shapes})")
+    _refuse(func, args, kwargs, here, tensors)
+    _Module.operators += bool(here)
+    if func.namespace == "transformers4rec_ext":  # as on a device for which there is no kernel
+        with StandIn():
+            return func._op_dk(_FORMULAS, *args, **kwargs)
     back = {id(tensor.held): tensor for tensor in here}
     stays = bool(here) if asked is None else torch.device(asked).type == NAME
     if asked is not None:
@@ -152,9 +179,9 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return result
 
     def wrap(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
+        if not isinstance(leaf, Tensor) or isinstance(leaf, _OnDevice):
             return leaf
-        return back.get(id(leaf)) if id(leaf) in back else _OnDevice(leaf)
+        return back[id(leaf)] if id(leaf) in back else _OnDevice(leaf)
 
     return tree_map(wrap, result)
 

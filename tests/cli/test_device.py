@@ -28,9 +28,13 @@ CHOICES = {
     "full": ["--loss=full", "--cosine-scale=8", "--average=0", "--schedule=cosine"],
 }
 COMMANDS = """
-import json, sys
+import json, sys, torch
 from transformers4rec_ext.__main__ import main
-print(json.dumps([main(arguments) for arguments in json.loads(sys.argv[1])]))
+done = []
+for arguments in json.loads(sys.argv[1]):
+    before = torch.standin.operators
+    done.append([main(arguments), torch.standin.operators > before])
+print(json.dumps(done))
 """
 
 
@@ -70,7 +74,7 @@ def runs(
     }
     assert [main(command) for command in commands["cpu"]] == [0] * len(commands["cpu"])
     done = on_standin(COMMANDS, json.dumps(commands["standin"]))
-    assert done == [0] * len(commands["standin"])
+    assert done == [[0, True]] * len(commands["standin"])  # and something was done there
     return folder
 
 
@@ -103,7 +107,7 @@ def test_it_goes_on_there_as_if_it_had_not_been_stopped(runs: Path) -> None:
     folders = [runs / "sampled-standin-whole", runs / "sampled-standin-resumed"]
     whole, resumed = (load_state(path / "checkpoint.safetensors") for path in folders)
     torch.testing.assert_close(resumed["model"], whole["model"], rtol=0, atol=0)
-    assert resumed["device_rng"].tolist() == [0, 1, 2]
+    assert resumed["standin_rng"].tolist() == [0, 1, 2]
 
 
 def test_runs_go_on_on_another_device_and_a_generator_is_given_back(
@@ -134,16 +138,27 @@ def test_the_stand_in_refuses_tensors_of_the_cpu(on_standin: Callable[..., Any])
     code = """
 import json, torch
 there = torch.ones(3, device="standin", requires_grad=True)
+here, places = torch.ones(3), torch.tensor([0, 2], device="standin")
 said = []
-for strange in (lambda: there + torch.ones(3), lambda: torch.cat([there, torch.ones(1)])):
+for strange in (
+    lambda: there + here,
+    lambda: torch.cat([there, here]),
+    lambda: torch.stack([there.sum(), here.sum()]),
+    lambda: here[places],
+    lambda: here.index_put((places,), there[:2]),
+    lambda: there.detach().index_put((places,), here[:2]),
+    lambda: torch.nn.functional.embedding(torch.tensor(1), there[:, None]),
+    lambda: torch.rand(3, device="standin", generator=torch.Generator()),
+):
     try:
         strange()
+        said.append("")
     except RuntimeError as error:
-        said.append("beside tensors of the CPU" in str(error))
+        said.append("of the CPU" in str(error))
 (there * 2).sum().backward()
 print(json.dumps([said, str(there.grad.device), there.grad.cpu().tolist(), there.cpu().tolist()]))
 """
-    expected = [[True, True], "standin:0", [2.0, 2.0, 2.0], [1.0, 1.0, 1.0]]
+    expected = [[True] * 8, "standin:0", [2.0, 2.0, 2.0], [1.0, 1.0, 1.0]]
     assert on_standin(code) == expected
 
 
@@ -151,6 +166,9 @@ print(json.dumps([said, str(there.grad.device), there.grad.cpu().tolist(), there
     ("device", "message"),
     [
         ("gpu", "--device must be a device of torch; got 'gpu'. As in --device cuda."),
+        ("cuda:256", "--device must be a device of torch; got 'cuda:256'."),
+        ("cuda:128", "--device must be a device of torch; got 'cuda:128'."),
+        ("mps", "--device must be one with float64, in which ranks are; got mps."),
         ("cuda:99", "--device must be there; got cuda:99 where torch finds "),
         ("xla", "--device must be there; got xla where torch finds 0 of its kind"),
         ("meta", "--device must be there; got meta where torch finds 0 of its kind"),
@@ -174,7 +192,9 @@ def test_a_gpu_that_is_not_used_is_told_of(
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         capsys.readouterr()
         assert main(["evaluate", str(finished), *arguments]) == 0
-        assert (hint in capsys.readouterr().out) is (there and not arguments)
+        captured = capsys.readouterr()
+        assert (hint in captured.err) is (there and not arguments)
+        assert hint not in captured.out
 
 
 @pytest.mark.gpu

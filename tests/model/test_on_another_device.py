@@ -26,4 +26,8 @@ def found(on_standin: Callable[..., Any]) -> Any:
 def test_it_comes_to_the_same(found: Any, name: str) -> None:
     on_the_cpu, there = found[name]
     assert len(on_the_cpu) >= 6
+    # Adam's first steps are as long for a gradient of rounding errors: one of 12 ranks may move.
+    metrics = {key: there.pop(key) for key in list(there) if "_at_" in key}
+    expected = {key: on_the_cpu.pop(key) for key in metrics}
     assert there == pytest.approx(on_the_cpu, rel=2e-3, abs=2e-3)
+    assert metrics == pytest.approx(expected, abs=1.01 / 12)

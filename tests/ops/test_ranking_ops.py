@@ -104,6 +104,32 @@ def test_the_collapsed_model_finds_faults(fault: object, monkeypatch: pytest.Mon
     assert tiles.target_rank(hidden, weight, targets, None, None, None).tolist() != [300] * 37
 
 
+@pytest.mark.parametrize("width", [1, 7, 8, 30, 64, 200])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_formulas_pair_scores_have_the_kernels_bits(width: int, dtype: torch.dtype) -> None:
+    hidden, weight = torch.randn(40, width, dtype=dtype), torch.randn(50, width, dtype=dtype)
+    bias, ids = torch.randn(50, dtype=dtype), torch.randint(-1, 50, (40, 3))
+    ours, theirs = torch.empty(2, 40, 3, dtype=torch.float64)
+    reference.pair_scores(hidden, weight, bias, ids, ours)
+    OPS.pair_scores(hidden, weight, bias, ids, theirs)
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("width", [7, 64, 200])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_the_formulas_count_each_target_once(
+    width: int, with_bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GEMM in float64 rounds as well: the target's own score is not what it makes of it."""
+    hidden, weight = torch.randn(600, width), torch.randn(400, width)
+    bias = torch.randn(400) if with_bias else None
+    weight[200:] = weight[:200]  # two of each, which tie
+    targets = torch.randint(400, (600,))
+    kernels = tiles.target_rank(hidden, weight, targets, bias, None, 0)
+    monkeypatch.setattr(tiles, "_ops", reference)
+    assert torch.equal(tiles.target_rank(hidden, weight, targets, bias, None, 0), kernels)
+
+
 def test_rank_does_not_depend_on_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(2)
     hidden = torch.randn(19, 24, generator=generator)

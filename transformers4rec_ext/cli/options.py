@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +44,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device",
         metavar="D",
-        help="where the model runs: cpu, cuda, cuda:1, ... (default: cpu)",
+        help="where the model runs: cpu, cuda, or cuda:1 and the like (default: cpu)",
     )
     parser.add_argument(
         "--threads", type=int, metavar="N", help="CPU threads of torch (default: all cores)"
@@ -68,15 +70,19 @@ def model_device(options: argparse.Namespace) -> torch.device:
     command, name = options.command, options.device
     if name is None:
         if torch.cuda.is_available():
-            say("on the CPU; --device cuda uses the GPU")
+            print("on the CPU; --device cuda uses the GPU", file=sys.stderr, flush=True)
         return torch.device("cpu")
-    try:
+    device = None
+    with suppress(RuntimeError):
         device = torch.device(name)
-    except RuntimeError:
+    if str(device) != name:  # torch takes cuda:256 for cuda:0
         hint = "As in --device cuda."
-        raise value_error(command, "--device", "be a device of torch", repr(name), hint) from None
+        raise value_error(command, "--device", "be a device of torch", repr(name), hint)
+    assert device is not None
     if device.type == "cpu":
         return device
+    if device.type == "mps":
+        raise value_error(command, "--device", "be one with float64, in which ranks are", name)
     module = getattr(torch, device.type, None)
     count = module.device_count() if module is not None and module.is_available() else 0
     if (device.index or 0) >= count:

@@ -58,10 +58,11 @@ the last tenth of the training sessions in file order is (--validation-fraction)
 on: put the file in order of time. The model that is tested is that of the best epoch. Items that
 training does not hold are ranked with the others; a target among them is hardly ever found.
 
-It trains on the CPU; --device cuda trains, validates and tests on a GPU. A run may be resumed, and
-its model evaluated, on another device than it was begun on. Ids, counts and data stay in the CPU's
-memory; the weights, their mean and Adam's two moments are on the GPU: 16 bytes a weight, and 4 more
-with dense gradients.
+It trains on the CPU; --device cuda trains, validates and tests on a GPU (written for it, and not
+yet run on one). A run may be resumed, and its model evaluated, on another device than it was begun
+on. On the GPU are the weights, their mean and Adam's two moments, 16 bytes a weight (12 with
+--average 0), 4 more with dense gradients; with --sampler popularity 12 bytes an item, with in-batch
+and mixed 4; and with --cosine-scale a copy of the item table while it validates.
 
 Items are re-ranked by popularity on the way in, as the log-uniform sampler assumes, and mapped
 back on the way out. Metrics rank the target among all items; ties count against the model.
@@ -171,9 +172,9 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "cosine-scale",
-        "scores are X times the cosine of the session's and the item's vector (16, say), so that "
-        "the length of an item's vector is no part of its score; 0: the product of the two. With "
-        "a softmax only",
+        "scores are X times the cosine of the session's and the item's vector, so that the length "
+        "of an item's vector is no part of its score; 0: the product of the two. With fewer than "
+        "30 interactions an item try 16. With a softmax only",
         **real,
     )
     add("gbce-t", "calibration of gbce, 0 <= X <= 1 (default: 0.75)", **real)
@@ -260,7 +261,8 @@ def run(options: argparse.Namespace) -> int:
                 should_stop=should_stop,
             )
     if result is None:
-        shared.say(f"stopped; continue with: train --resume --out {options.out}")
+        where = "" if options.device is None else f" --device {options.device}"
+        shared.say(f"stopped; continue with: train --resume --out {options.out}{where}")
         return 130
     report(folder, result)
     return 0

@@ -103,6 +103,7 @@ class TrainingLoop:
         self.average = WeightAverage(self.model, self.config.average, len(self.loader))
         self.device = self.train_step.device
         on_cpu = self.device.type == "cpu"
+        self._device_rng = f"{self.device.type}_rng"
         self._device_module = None if on_cpu else torch.get_device_module(self.device)
         self._saved = time.monotonic()
         self._seconds_to_save = 0.0
@@ -130,8 +131,10 @@ class TrainingLoop:
                 self.train_step.optimizer.load_state_dict(file.read("optimizer"))
                 self.position = Position(**file.read("position"))
                 torch.set_rng_state(file.read("torch_rng"))
-                if self._device_module is not None and "device_rng" in file.state:
-                    self._device_module.set_rng_state(file.read("device_rng"), self.device)
+                if self._device_module is not None and self._device_rng in file.state:
+                    self._device_module.set_rng_state(file.read(self._device_rng), self.device)
+            except torch.OutOfMemoryError:
+                raise
             except (KeyError, TypeError, RuntimeError, ValueError) as error:
                 raise value_error(
                     "TrainingLoop.restore",
@@ -235,7 +238,7 @@ class TrainingLoop:
             "torch_rng": torch.get_rng_state(),
         }
         if self._device_module is not None:
-            state["device_rng"] = self._device_module.get_rng_state(self.device)
+            state[self._device_rng] = self._device_module.get_rng_state(self.device)
         save_state(self.checkpoint, state)
         self._saved = time.monotonic()
         self._seconds_to_save = self._saved - began

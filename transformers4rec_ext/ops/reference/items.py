@@ -14,6 +14,7 @@ from torch import Tensor
 
 from transformers4rec_ext.ops.reference.common import accumulate_dtype, outside_autocast
 
+_LANES = 8
 #: Rank of a target that cannot be found: beyond every cut-off.
 MISSED = 2**62
 
@@ -27,9 +28,45 @@ def _wide(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, 
 
 
 def pair_score(hidden: Tensor, rows: Tensor, bias: Tensor | None) -> Tensor:
-    """``h . w + b`` in float64 of hidden [..., D] and rows [..., D]."""
-    score = (hidden.to(torch.float64) * rows.to(torch.float64)).sum(-1)
+    """``h . w + b`` in float64 of hidden [..., D] and rows [..., D], each added up in one order.
+
+    A GEMM, and torch's sum, add in an order that depends on the place and on the shape. This is the
+    kernels' order: eight partial sums, what is over goes to the first.
+    """
+    products = hidden.to(torch.float64) * rows.to(torch.float64)
+    whole = products.shape[-1] // _LANES * _LANES
+    lanes = list(products.new_zeros((*products.shape[:-1], _LANES)).unbind(-1))
+    if whole:
+        sums = products[..., :_LANES]
+        for first in range(_LANES, whole, _LANES):
+            sums = sums + products[..., first : first + _LANES]
+        lanes = list(sums.unbind(-1))
+    for over in products[..., whole:].unbind(-1):
+        lanes[0] = lanes[0] + over
+    score = sum(lanes[1:], lanes[0])
     return score if bias is None else score + bias.to(torch.float64)
+
+
+def _scores_beside(
+    target_scores: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    """``h . w + b`` [n, m] in float64, to be compared with the target's [n], a `pair_score`.
+
+    A product of matrices, and where that is as near to the target's score as it may be off, the
+    target's score itself. So the target ties with itself, and equal items tie. (The kernels look
+    again instead, which takes shapes that depend on values: of two items that differ by some 1e-14
+    of the largest score that vectors of their lengths can have, they tell which is better.)
+    """
+    scores = hidden.to(torch.float64) @ weight.to(torch.float64).T
+    norms = [torch.linalg.vector_norm(of, dim=1, dtype=torch.float64) for of in (hidden, weight)]
+    largest = norms[0][:, None] * norms[1]
+    if bias is not None:
+        scores = scores + bias.to(torch.float64)
+        largest = largest + bias.to(torch.float64).abs()
+    error = 2 * (hidden.shape[1] + 4) * torch.finfo(torch.float64).eps * largest
+    target = target_scores[:, None]
+    near = ((scores - target).abs() <= error) & error.isfinite()
+    return torch.where(near, target, scores)
 
 
 @outside_autocast
@@ -68,18 +105,19 @@ def target_rank(
 
     ``MISSED`` where the target's score or a competitor's is NaN.
     """
-    hidden, weight, bias = _wide(hidden, weight, bias)
-    scores = hidden.to(torch.float64) @ weight.to(torch.float64).T + bias
+    hidden, weight, wide_bias = _wide(hidden, weight, bias)
+    bias = None if bias is None else wide_bias
+    target = pair_score(hidden, weight[targets], None if bias is None else bias[targets])
+    scores = _scores_beside(target, hidden, weight, bias)
     competes = torch.ones_like(scores, dtype=torch.bool)
     if exclude_ids is not None:
         hidden_ids = torch.where(exclude_ids < 0, weight.shape[0], exclude_ids)
         competes = torch.nn.functional.pad(competes, (0, 1)).scatter(1, hidden_ids, False)[:, :-1]
     if padding_idx is not None:
         competes = competes.index_fill(1, torch.tensor([padding_idx], device=hidden.device), False)
-    target = scores.gather(1, targets[:, None])
     competes = competes.scatter(1, targets[:, None], False)
-    rank = (competes & (scores >= target)).sum(1)
-    lost = (competes & scores.isnan()).any(1) | target.isnan()[:, 0]
+    rank = (competes & (scores >= target[:, None])).sum(1)
+    lost = (competes & scores.isnan()).any(1) | target.isnan()
     return torch.where(lost, MISSED, rank)
 
 
@@ -187,9 +225,7 @@ def rank_tile(
     ``hidden`` [n, D] and ``weight`` [m, D] are what ``scores`` was made of; ``hidden_norms`` [n]
     tells a kernel how far the scores may be off. A row whose target is NaN counts one NaN a tile.
     """
-    exact = hidden.to(torch.float64) @ weight.to(torch.float64).T
-    if bias is not None:
-        exact = exact + bias.to(torch.float64)
+    exact = _scores_beside(target_scores, hidden, weight, bias)
     lost = target_scores.isnan()
     above.add_((exact >= target_scores[:, None]).sum(1))
     not_a_number.add_(torch.where(lost, 1, exact.isnan().sum(1)))
