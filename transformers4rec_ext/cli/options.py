@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,13 +71,13 @@ def model_device(options: argparse.Namespace) -> torch.device:
         if torch.cuda.is_available():
             print("on the CPU; --device cuda uses the GPU", file=sys.stderr, flush=True)
         return torch.device("cpu")
-    device = None
-    with suppress(RuntimeError):
+    try:
         device = torch.device(name)
-    if str(device) != name:  # torch takes cuda:256 for cuda:0
+    except RuntimeError:
+        device = None
+    if device is None or str(device) != name:  # torch takes cuda:256 for cuda:0
         hint = "As in --device cuda."
         raise value_error(command, "--device", "be a device of torch", repr(name), hint)
-    assert device is not None
     if device.type == "cpu":
         return device
     if device.type == "mps":
