@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 from collections.abc import Callable
 from typing import Any
 
+import device_steps
 import torch
-from torch import nn
 
 import transformers4rec_ext as tr
 from transformers4rec_ext import functional as F
@@ -118,32 +119,17 @@ def best(model: tr.Model, device: str) -> dict[str, float]:
 
 def engine(device: str) -> dict[str, float]:
     """Use the functions and the optimizers without a model."""
-    hidden = torch.randn(5, WIDTH).to(device).requires_grad_()
-    weight = nn.Parameter(torch.randn(ITEMS, WIDTH).to(device))
-    targets = torch.tensor([1, 5, 99, 199, -100]).to(device)
-    drawn = F.log_uniform_sample(20, ITEMS, min_id=1, device=device)
-    log_q = F.log_uniform_log_q(targets.clamp(min=1), ITEMS, min_id=1, num_tries=drawn.num_tries)
     values = {}
-    for optimizer in (tr.optim.LazyAdam([weight]), tr.optim.LazyAdagrad([weight])):
-        loss = F.sampled_softmax_loss(
-            hidden,
-            weight,
-            targets,
-            drawn.ids,
-            target_log_q=log_q,
-            candidate_log_q=drawn.log_q,
-            sparse_grad=True,
-            ignore_index=-100,
-        )
-        optimizer.zero_grad()
-        loss.backward()
-        tr.optim.clip_grad_norm_([weight], max_norm=0.5)
-        optimizer.step()
-        values[type(optimizer).__name__] = float(loss.detach())
-    rank = F.target_rank(hidden.detach(), weight.detach(), targets.clamp(min=1))
+    for loss, rule in itertools.product(device_steps.LOSSES, device_steps.OPTIMIZERS):
+        hidden, weight, targets = device_steps.batch(device)
+        optimizer = rule([weight])
+        for _ in range(2):
+            device_steps.train(loss, optimizer, hidden, weight, targets)
+        values[f"{loss.__name__} {rule.__name__}"] = float(weight.detach().abs().sum())
+    rank = F.target_rank(hidden.detach(), weight.detach(), targets)
     scores, ids = F.topk_items(hidden.detach(), weight.detach(), 4)
-    values |= {"weight": float(weight.detach().abs().sum()), "rank": float(rank.sum())}
-    return values | {"scores": float(scores.sum()), "ids": float(ids.sum())}
+    values |= {"rank": float(rank.sum()), "scores": float(scores.sum()), "ids": float(ids.sum())}
+    return values
 
 
 def cases() -> dict[str, Callable[[str], dict[str, float]]]:

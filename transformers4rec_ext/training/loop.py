@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from transformers4rec_ext._checkpoint import open_state, save_state
+from transformers4rec_ext._checkpoint import StateFile, open_state, save_state
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext._memory import give_back
 from transformers4rec_ext.data.loader import SessionLoader
@@ -101,10 +102,6 @@ class TrainingLoop:
         self.best = self.folder / "model.safetensors"
         self.train_step = TrainingStep(self.model, self.config, len(self.loader))
         self.average = WeightAverage(self.model, self.config.average, len(self.loader))
-        self.device = self.train_step.device
-        on_cpu = self.device.type == "cpu"
-        self._device_rng = f"{self.device.type}_rng"
-        self._device_module = None if on_cpu else torch.get_device_module(self.device)
         self._saved = time.monotonic()
         self._seconds_to_save = 0.0
 
@@ -130,9 +127,7 @@ class TrainingLoop:
                     file.fill(average, "average")
                 self.train_step.optimizer.load_state_dict(file.read("optimizer"))
                 self.position = Position(**file.read("position"))
-                torch.set_rng_state(file.read("torch_rng"))
-                if self._device_module is not None and self._device_rng in file.state:
-                    self._device_module.set_rng_state(file.read(self._device_rng), self.device)
+                _set_rng_states(file, self.train_step.device)
             except torch.OutOfMemoryError:
                 raise
             except (KeyError, TypeError, RuntimeError, ValueError) as error:
@@ -235,10 +230,24 @@ class TrainingLoop:
             "average": self.average.state_dict(),
             "optimizer": self.train_step.optimizer.state_dict(),
             "position": vars(position).copy(),
-            "torch_rng": torch.get_rng_state(),
+            **_rng_states(self.train_step.device),
         }
-        if self._device_module is not None:
-            state[self._device_rng] = self._device_module.get_rng_state(self.device)
         save_state(self.checkpoint, state)
         self._saved = time.monotonic()
         self._seconds_to_save = self._saved - began
+
+
+def _rng_states(device: torch.device) -> dict[str, Tensor]:
+    """Return the states of torch's generators that a run on the device draws from, by name."""
+    states = {"torch_rng": torch.get_rng_state()}
+    if device.type != "cpu":
+        states[f"{device.type}_rng"] = torch.get_device_module(device).get_rng_state(device)
+    return states
+
+
+def _set_rng_states(file: StateFile, device: torch.device) -> None:
+    """Undo :func:`_rng_states`; a run that was elsewhere leaves the device's generator as it is."""
+    torch.set_rng_state(file.read("torch_rng"))
+    if device.type != "cpu" and f"{device.type}_rng" in file.state:
+        state = file.read(f"{device.type}_rng")
+        torch.get_device_module(device).set_rng_state(state, device)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from transformers4rec_ext._errors import value_error
+from transformers4rec_ext.model._batch import to_device
 from transformers4rec_ext.model._fit import has_row_gradients
 from transformers4rec_ext.optim import LazyAdam, clip_grad_norm_
 from transformers4rec_ext.training.config import RunConfig
@@ -60,8 +61,7 @@ class TrainingStep:
         rate = self.learning_rate(number)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        batch = {name: value.to(self.device) for name, value in batch.items()}
-        loss: Tensor = self.model(batch, training=True)["loss"]
+        loss: Tensor = self.model(to_device(batch, self.device), training=True)["loss"]
         value = float(loss.detach())
         if not math.isfinite(value):
             raise value_error(

@@ -35,20 +35,28 @@ def pair_score(hidden: Tensor, rows: Tensor, bias: Tensor | None) -> Tensor:
     """
     products = hidden.to(torch.float64) * rows.to(torch.float64)
     whole = products.shape[-1] // _LANES * _LANES
-    lanes = list(products.new_zeros((*products.shape[:-1], _LANES)).unbind(-1))
-    if whole:
-        sums = products[..., :_LANES]
-        for first in range(_LANES, whole, _LANES):
-            sums = sums + products[..., first : first + _LANES]
-        lanes = list(sums.unbind(-1))
+    sums = products.new_zeros((*products.shape[:-1], _LANES))
+    for first in range(0, whole, _LANES):
+        sums = sums + products[..., first : first + _LANES]
+    lanes = list(sums.unbind(-1))
     for over in products[..., whole:].unbind(-1):
         lanes[0] = lanes[0] + over
-    score = sum(lanes[1:], lanes[0])
+    score: Tensor = sum(lanes[1:], lanes[0])
     return score if bias is None else score + bias.to(torch.float64)
 
 
+def _norms(rows: Tensor) -> Tensor:
+    """Lengths of rows, float64."""
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    return norms
+
+
 def _scores_beside(
-    target_scores: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None
+    target_scores: Tensor,
+    hidden: Tensor,
+    hidden_norms: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
 ) -> Tensor:
     """``h . w + b`` [n, m] in float64, to be compared with the target's [n], a `pair_score`.
 
@@ -58,8 +66,7 @@ def _scores_beside(
     of the largest score that vectors of their lengths can have, they tell which is better.)
     """
     scores = hidden.to(torch.float64) @ weight.to(torch.float64).T
-    norms = [torch.linalg.vector_norm(of, dim=1, dtype=torch.float64) for of in (hidden, weight)]
-    largest = norms[0][:, None] * norms[1]
+    largest = hidden_norms[:, None] * _norms(weight)
     if bias is not None:
         scores = scores + bias.to(torch.float64)
         largest = largest + bias.to(torch.float64).abs()
@@ -108,7 +115,7 @@ def target_rank(
     hidden, weight, wide_bias = _wide(hidden, weight, bias)
     bias = None if bias is None else wide_bias
     target = pair_score(hidden, weight[targets], None if bias is None else bias[targets])
-    scores = _scores_beside(target, hidden, weight, bias)
+    scores = _scores_beside(target, hidden, _norms(hidden), weight, bias)
     competes = torch.ones_like(scores, dtype=torch.bool)
     if exclude_ids is not None:
         hidden_ids = torch.where(exclude_ids < 0, weight.shape[0], exclude_ids)
@@ -223,9 +230,9 @@ def rank_tile(
     """Add to ``above`` [n] the items of a tile with `pair_score` >= the target's, and the NaNs.
 
     ``hidden`` [n, D] and ``weight`` [m, D] are what ``scores`` was made of; ``hidden_norms`` [n]
-    tells a kernel how far the scores may be off. A row whose target is NaN counts one NaN a tile.
+    tells how far a product of matrices may be off. A row whose target is NaN counts one NaN a tile.
     """
-    exact = _scores_beside(target_scores, hidden, weight, bias)
+    exact = _scores_beside(target_scores, hidden, hidden_norms, weight, bias)
     lost = target_scores.isnan()
     above.add_((exact >= target_scores[:, None]).sum(1))
     not_a_number.add_(torch.where(lost, 1, exact.isnan().sum(1)))
