@@ -134,18 +134,6 @@ print(json.dumps([kept.tolist(), torch.standin.get_rng_state().tolist()]))
         assert_same_runs(path, runs / "sampled-cpu-whole")
 
 
-def test_memory_that_runs_out_is_not_called_another_model(
-    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(self: torch.optim.Optimizer, state: Any) -> None:
-        raise torch.OutOfMemoryError("no memory left")
-
-    shutil.copytree(runs / "sampled-cpu", tmp_path / "run")
-    monkeypatch.setattr(torch.optim.Adam, "load_state_dict", full)
-    with pytest.raises(torch.OutOfMemoryError, match="no memory left"):
-        main(["train", "--resume", f"--out={tmp_path / 'run'}", "--epochs=2"])
-
-
 def test_the_stand_in_refuses_tensors_of_the_cpu(on_standin: Callable[..., Any]) -> None:
     code = """
 import json, torch

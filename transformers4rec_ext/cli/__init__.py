@@ -27,8 +27,12 @@ examples:
   {PROGRAM} doctor
 
 `COMMAND --help` explains a command's options. Exit status: 0 done, 2 wrong input or options,
-130 stopped by Ctrl-C (`train` leaves a checkpoint to resume from).
+or no memory left; 130 stopped by Ctrl-C (`train` leaves a checkpoint to resume from).
 """
+_MEMORY_HINT = (
+    " Training needs less with a smaller --d-model, --batch-size or --num-negatives, ranking with"
+    " a smaller --eval-batch-size. A run that has a checkpoint goes on with `train --resume`."
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -63,9 +67,22 @@ def run(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, MemoryError, RuntimeError) as error:
+        hint = ""
+        if isinstance(error, MemoryError | RuntimeError):
+            if not _is_out_of_memory(error):
+                raise
+            hint = _MEMORY_HINT
         if os.environ.get("T4R_EXT_TRACEBACK") == "1":
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}{hint}", file=sys.stderr)
         return 2
     return status
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Tell whether a device, torch on the CPU (by a RuntimeError) or numpy had no memory left."""
+    import torch
+
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
