@@ -173,10 +173,10 @@ def _of_items(name: str) -> tuple[Any, ...]:
     return scores, of_tile, 5, excluded, 4, best, ids, counts, torch.full((5,), -math.inf).double()
 
 
-def _cross_entropy_backward() -> tuple[Any, ...]:
+def _cross_entropy_backward(with_weight: bool) -> tuple[Any, ...]:
     arguments = (*_items(), 0.7, -100, 0.1)
     _, maximum, total, _, kept = OPS.linear_cross_entropy(*arguments, False, None, True)
-    return torch.rand(5).double(), *_items(), maximum, total, kept, 0.7, -100, 0.1
+    return torch.rand(5).double(), *_items(), maximum, total, kept, 0.7, -100, 0.1, with_weight
 
 
 def _ranking(*first: Any) -> tuple[Any, ...]:
@@ -253,7 +253,8 @@ TABLE = [
         differentiable=True,
     ),
     Op("linear_cross_entropy", lambda: (*_items(), 1.0, -100, 0.0, False, None, False)),
-    Op("linear_cross_entropy_backward", _cross_entropy_backward),
+    Op("linear_cross_entropy_backward", lambda: _cross_entropy_backward(True)),
+    Op("linear_cross_entropy_backward", lambda: _cross_entropy_backward(False)),
     Op("target_rank", _ranking),
     Op("topk_items", lambda: _ranking(4)),
     Op("adam_rows", lambda: _adam(rowwise=False)),

@@ -252,3 +252,31 @@ def test_peak_memory_does_not_depend_on_the_scores() -> None:
     assert kept_bytes < peaks < kept_bytes + 2 * gradient_bytes + 16 * 2**20
     peaks = peak_bytes(lambda: functional.topk_items(hidden, weight, 20))
     assert peaks < 16 * 2**20
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_frozen_table_has_no_gradient_made(dtype: torch.dtype) -> None:
+    rows, items, width = 64, 50_000, 64
+    targets = torch.arange(rows)
+
+    def gradient(frozen: bool) -> tuple[Tensor, Tensor, int]:
+        generator = torch.Generator().manual_seed(0)
+        hidden, weight, bias = (
+            torch.randn(*size, generator=generator).to(dtype)
+            for size in ((rows, width), (items, width), (items,))
+        )
+        weight.requires_grad_(not frozen)
+        hidden.requires_grad_()
+        bias.requires_grad_()
+        loss = cross_entropy(hidden, weight, targets, bias=bias)
+        peak = peak_bytes(loss.backward)
+        assert (weight.grad is None) == frozen
+        assert hidden.grad is not None
+        assert bias.grad is not None
+        return hidden.grad, bias.grad, peak
+
+    trained, frozen = gradient(False), gradient(True)
+    assert torch.equal(frozen[0], trained[0])
+    assert torch.equal(frozen[1], trained[1])
+    table = items * width * dtype.itemsize
+    assert trained[2] - frozen[2] >= table

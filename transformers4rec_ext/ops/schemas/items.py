@@ -78,24 +78,25 @@ def _cross_entropy_backward(ctx: Any, row_grad: Tensor | None, *_: Any) -> tuple
     if row_grad is None:
         return (None,) * 10
     hidden, weight, bias, targets, *softmax = ctx.saved_tensors
+    with_weight = ctx.needs_input_grad[1]
     grad_hidden, grad_weight, grad_bias = operators.linear_cross_entropy_backward(
-        row_grad, hidden, weight, bias, targets, *softmax, *ctx.options
+        row_grad, hidden, weight, bias, targets, *softmax, *ctx.options, with_weight
     )
     return (
         grad_hidden.to(hidden.dtype),
-        grad_weight,
+        grad_weight if with_weight else None,
         None if bias is None else grad_bias.to(bias.dtype),
         *([None] * 7),
     )
 
 
 def _backward_fake(
-    row_grad: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, *_: Any
+    row_grad: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, *others: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    wide = reference.accumulate_dtype(hidden.dtype)
+    wide, with_weight = reference.accumulate_dtype(hidden.dtype), others[-1]
     return (
         hidden.new_empty(hidden.shape, dtype=wide),
-        weight.new_empty(weight.shape),
+        weight.new_empty(weight.shape if with_weight else 0),
         hidden.new_empty(0 if bias is None else weight.shape[0], dtype=wide),
     )
 
@@ -112,7 +113,7 @@ autograd("linear_cross_entropy", _cross_entropy_backward, _save)
 define(
     "linear_cross_entropy_backward(Tensor row_grad, Tensor hidden, Tensor weight, Tensor? bias, "
     "Tensor targets, Tensor maximum, Tensor total, Tensor kept, float temperature, "
-    "int ignore_index, float label_smoothing) "
+    "int ignore_index, float label_smoothing, bool with_weight) "
     "-> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)",
     tiles.linear_cross_entropy_backward,
     _backward_fake,

@@ -264,8 +264,9 @@ def linear_cross_entropy_backward(
     temperature: float,
     ignore_index: int,
     label_smoothing: float,
+    with_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of hidden [N, D], of weight [V, D] and of bias ([V], or [0] without one)."""
+    """Gradients of hidden [N, D], weight ([V, D]; [0] if not asked for) and bias ([V] or [0])."""
     rounded = hidden.dtype
     wide = accumulate_dtype(rounded)
     hidden, (num_items, width) = hidden.to(wide).contiguous(), weight.shape
@@ -273,12 +274,14 @@ def linear_cross_entropy_backward(
     row_grad = torch.where(targets == ignore_index, 0.0, row_grad / temperature).to(wide)
     targets = targets.contiguous()
     grad_hidden = torch.zeros_like(hidden)
-    grad_weight = empty_large(weight.shape, weight.dtype, weight.device)
+    size = weight.shape if with_weight else (0,)
+    grad_weight = empty_large(size, weight.dtype, weight.device)
     grad_bias = hidden.new_empty(0 if bias is None else num_items)
     tiles = _Tiles(hidden, weight, wide_bias, rounded, kept)
     gradient = new_tile(hidden, *tiles.tile.shape)
     # the GEMM writes the table's gradient itself, unless that has to be narrowed
-    widened = None if grad_weight.dtype == wide else hidden.new_empty(tiles.step, width)
+    narrowed = with_weight and grad_weight.dtype != wide
+    widened = hidden.new_empty(tiles.step, width) if narrowed else None
     states = [
         (b, hidden[b], targets[b], maximum[b], total[b], row_grad[b], grad_hidden[b])
         for b in tiles.blocks
@@ -304,9 +307,9 @@ def linear_cross_entropy_backward(
                 p,
             )
             grad_block.addmm_(p, rows)
-            if first:
+            if with_weight and first:
                 torch.mm(p.T, of_block, out=grad_rows)
-            else:
+            elif with_weight:
                 grad_rows.addmm_(p.T, of_block)
             if bias is not None:
                 summed = p.sum(0)
