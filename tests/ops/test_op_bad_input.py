@@ -225,7 +225,7 @@ def test_alias_table(weights: Any, error: type[Exception], text: str) -> None:
     ("changes", "error", "text"),
     [
         ({"num_samples": 0}, ValueError, "num_samples must be at least 1; got 0"),
-        ({"num_samples": 3}, ValueError, "num_samples must be at most 2, the items of positive"),
+        ({"num_samples": 3}, ValueError, "num_samples must be at most 2, the distinct items that"),
         ({"table": FLOATS}, TypeError, "table must be an AliasTable; got Tensor"),
         ({"min_id": -1}, ValueError, "min_id must be at least 0; got -1"),
         ({"generator": 5}, TypeError, "generator must be a torch.Generator or None; got int"),

@@ -178,7 +178,7 @@ def test_the_others_on_meta(backend: str) -> None:
         uniform = functional.uniform_sample(7, 100, device="meta", **options)
         candidates, log_q = functional.log_uniform_draw(arguments[2], 7, 100, **options)
         on_cpu = functional.alias_table(torch.rand(100))
-        table = functional.AliasTable(*(each.to("meta") for each in on_cpu[:3]), on_cpu.support)
+        table = functional.AliasTable(*(each.to("meta") for each in on_cpu[:3]), *on_cpu[3:])
         weighted = functional.weighted_sample(7, table, **options)
         for each in (*drawn, *uniform, *candidates, log_q, *weighted):
             assert each.device.type == "meta"

@@ -50,6 +50,32 @@ def test_a_table_of_ten_million_weights() -> None:
     torch.testing.assert_close(law_of(table.threshold, table.alias), p, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("power", [0.0, 1.0, 3.0, 8.0])
+def test_what_is_within_reach_takes_its_tries(power: float) -> None:
+    ranks = torch.arange(1, 2001, dtype=torch.float64)
+    p = ranks**-power
+    p /= p.sum()
+
+    def found(size: int) -> float:
+        """Return the distinct classes that 1000 S draws find on average."""
+        return float(-(1000 * size * torch.log1p(-p)).expm1().sum())
+
+    reach = reference.reachable(p)
+    assert found(int(0.98 * reach)) >= int(0.98 * reach) - 0.5
+    assert reach == 2000 or found(int(1.02 * reach) + 1) < int(1.02 * reach) + 0.5
+    assert (reach == 2000) == (power < 2)
+
+
+@pytest.mark.parametrize("tail", [1e-30, 1e-12])
+def test_what_nobody_would_wait_for_is_refused(tail: float) -> None:
+    table = functional.alias_table(torch.tensor([1, tail, tail], dtype=torch.float64))
+    assert (table.support, table.reach) == (3, 1)
+    assert functional.weighted_sample(1, table).ids.tolist() == [0]
+    assert functional.weighted_sample(3, table, unique=False).ids.tolist() == [0] * 3
+    with pytest.raises(ValueError, match="weighted_sample: num_samples must be at most 1"):
+        functional.weighted_sample(2, table)
+
+
 def test_a_draw_reads_bucket_and_coin() -> None:
     threshold, aliases = torch.tensor([0.25, 1.0, 0.5]), torch.tensor([1, 1, 0], dtype=torch.int32)
     found = alias.alias_classes(torch.tensor(9), 4, 50, threshold, aliases)

@@ -36,12 +36,15 @@ class AliasTable(NamedTuple):
     probability : Tensor, float32, [R]
     support : int
         Number of classes of positive probability.
+    reach : int
+        Number of distinct classes that can be drawn, at 1000 tries each on average (within 1 %).
     """
 
     threshold: Tensor
     alias: Tensor
     probability: Tensor
     support: int
+    reach: int
 
 
 def uniform_sample(
@@ -135,9 +138,10 @@ def alias_table(weights: Tensor) -> AliasTable:
     wide = wide / highest  # so that the sum is finite
     probability = wide / wide.sum()
     threshold, alias = reference.alias_table(probability)
+    reach = reference.reachable(probability)
     probability = probability.float()
     support = int((probability > 0).sum())
-    return AliasTable(threshold.float(), alias.int(), probability, support)
+    return AliasTable(threshold.float(), alias.int(), probability, support, min(support, reach))
 
 
 def weighted_sample(
@@ -158,7 +162,7 @@ def weighted_sample(
     Parameters
     ----------
     num_samples : int
-        S > 0; if unique, at most ``table.support``.
+        S > 0; if unique, at most ``table.reach``.
     table : AliasTable
     min_id : int
         The id of class 0.
@@ -174,8 +178,8 @@ def weighted_sample(
 
     Notes
     -----
-    Time is O(M), which grows without bound as S reaches for items that are never drawn in
-    practice. No host synchronisation in a native kernel; the reference waits for the number of
+    Time is O(M), on average at most 1000 S tries: a larger S reaches for items that are never
+    drawn in practice. No host synchronisation in a native kernel; the reference waits for the number of
     distinct draws.
 
     Examples
@@ -188,9 +192,9 @@ def weighted_sample(
     num_samples = _checks.integer(name, "num_samples", num_samples, minimum=1)
     _check_table(name, table)
     min_id = _checks.integer(name, "min_id", min_id, minimum=0)
-    if unique and num_samples > table.support:
-        expectation = f"be at most {table.support}, the items of positive weight"
-        raise value_error(name, "num_samples", expectation, num_samples)
+    if unique and num_samples > table.reach:
+        hint = "Ask for fewer, or make the weights more even."
+        raise value_error(name, "num_samples", within_reach(table), num_samples, hint)
     seed = seed_of(name, generator, table.threshold.device)
     arguments = (seed, table.threshold, table.alias, num_samples, min_id, bool(unique))
     if runs_reference(backend, name, "alias_sample", seed.device):
@@ -303,6 +307,14 @@ def log_expected_count(
         return reference.log_expected_count(probability, tries, unique)
     log_q: Tensor = _ops.log_expected_count(probability, tries, unique)
     return log_q
+
+
+def within_reach(table: AliasTable) -> str:
+    """Return what an error expects of a number of distinct items."""
+    return (
+        f"be at most {table.reach}, the distinct items that {reference.MOST_TRIES} tries each find "
+        f"of the {table.support} with a positive weight"
+    )
 
 
 def _check_table(function: str, table: object) -> None:

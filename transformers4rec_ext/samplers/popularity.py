@@ -9,11 +9,9 @@ import torch
 from transformers4rec_ext import _checks, functional
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.functional import AliasTable, Candidates
+from transformers4rec_ext.functional.weighted import within_reach
 from transformers4rec_ext.ops.reference import INT64_MAX
 from transformers4rec_ext.samplers.base import Sampler, finite
-
-# More tries than this for one candidate, and the sampler says so instead of searching for hours.
-_MOST_TRIES = 1000
 
 
 class PopularitySampler(Sampler):
@@ -90,7 +88,7 @@ class PopularitySampler(Sampler):
         # is not drawn
         weights = torch.where(weights > 0, (weights / weights.max()) ** power, 0.0)
         table = functional.alias_table(weights)
-        self._support = table.support
+        self._support, self._reach = table.support, table.reach
         # As integers, since `module.half()` rounds every floating buffer.
         self.register_buffer("_threshold_bits", table.threshold.view(torch.int32), persistent=False)
         self.register_buffer("_alias", table.alias, persistent=False)
@@ -99,8 +97,9 @@ class PopularitySampler(Sampler):
         occurring = None
         if unique_sampling and max_n_samples >= table.support:
             occurring = table.probability.nonzero().squeeze(1) + min_id
-        elif unique_sampling:
-            self._check_reachable(weights)
+        elif unique_sampling and max_n_samples > table.reach:
+            hint = f"Ask for fewer, for all {table.support} that occur, or use a lower power."
+            raise value_error(name, "max_n_samples", within_reach(table), max_n_samples, hint)
         self.register_buffer("_occurring", occurring, persistent=False)
 
     @property
@@ -111,6 +110,7 @@ class PopularitySampler(Sampler):
             self._alias,
             self._probability_bits.view(torch.float32),
             self._support,
+            self._reach,
         )
 
     def log_q(self, ids: torch.Tensor, candidates: Candidates) -> torch.Tensor:
@@ -148,19 +148,6 @@ class PopularitySampler(Sampler):
             log_q = torch.zeros_like(ids, dtype=torch.float32)
             candidates = Candidates(ids, log_q, tries, torch.full_like(tries, ids.numel()))
         return candidates, finite(self.log_q(targets, candidates), candidates)
-
-    def _check_reachable(self, weights: torch.Tensor) -> None:
-        tries = _MOST_TRIES * self.max_n_samples
-        p = weights / weights.sum()
-        distinct = float(p.neg().log1p().mul(tries).expm1().neg().sum())
-        if distinct < self.max_n_samples:
-            raise value_error(
-                "PopularitySampler",
-                "max_n_samples",
-                f"be reachable: {tries} tries find {distinct:.0f} distinct items on average",
-                self.max_n_samples,
-                f"Ask for fewer, for all {self._support} that occur, or use a lower power.",
-            )
 
 
 def checked_counts(function: str, counts: torch.Tensor, min_id: int) -> torch.Tensor:
