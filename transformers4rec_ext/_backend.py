@@ -6,6 +6,7 @@ The keyword of a function goes before `use_backend`, that before ``T4R_EXT_BACKE
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -24,7 +25,10 @@ def checked(name: str, source: str) -> str:
     return name
 
 
+# A global variable, because torch.compile sees such a one change.
 _current = checked(os.environ.get("T4R_EXT_BACKEND", "auto"), "T4R_EXT_BACKEND")
+_lock = threading.Lock()
+_entered: dict[object, str] = {None: _current}  # in this order; the last is current
 
 
 def current() -> str:
@@ -35,6 +39,8 @@ def current() -> str:
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
     """Run the body with this backend wherever no ``backend=`` keyword says otherwise.
+
+    It holds for the process, in every thread: of bodies that overlap, for the one entered last.
 
     Parameters
     ----------
@@ -48,11 +54,15 @@ def use_backend(name: str) -> Iterator[None]:
         if ``name`` is none of these.
     """
     global _current
-    previous, _current = _current, checked(name, "use_backend")
+    body = object()
+    with _lock:
+        _current = _entered[body] = checked(name, "use_backend")
     try:
         yield
     finally:
-        _current = previous
+        with _lock:
+            del _entered[body]
+            _current = next(reversed(_entered.values()))
 
 
 def use_reference(

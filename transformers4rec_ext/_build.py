@@ -18,7 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-NAME = "transformers4rec_ext._kernels"
+#: What the package and its library agree on, the schemas of the operators: in the library's name,
+#: so that one that was compiled for others is not loaded.
+INTERFACE = 1
+NAME = f"transformers4rec_ext._kernels_{INTERFACE}"
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = [
     "csrc/bind_cpu.cpp",

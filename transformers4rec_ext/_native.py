@@ -41,9 +41,25 @@ _path: Path | None = None
 _reason = ""
 
 
-def _find() -> Path | None:
-    folder = Path(__file__).resolve().parent
-    return next(iter(sorted(folder.glob("_kernels*.so"))), None)
+def _find(folder: Path) -> Path | None:
+    """Return the library in a folder that is for these operators."""
+    name = _build.NAME.rpartition(".")[2]
+    return next(iter(sorted(folder.glob(f"{name}.*so"))), None)
+
+
+def _why_none(folder: Path) -> str:
+    """Return why there is no such library; one for other operators is worth a warning."""
+    for other in sorted(folder.glob("_kernels*.so")):
+        reason = (
+            f"{other.name} was compiled for another version of the operators; compile anew "
+            "(pip install --no-build-isolation .)"
+        )
+        _log.warning("%s; the PyTorch reference runs instead", reason)
+        return reason
+    return (
+        "no compiled library beside the package; reinstall with a C++ compiler "
+        "(pip install --no-build-isolation .) or set T4R_EXT_JIT=1 in a source checkout"
+    )
 
 
 def load() -> None:
@@ -52,14 +68,12 @@ def load() -> None:
     if _path is not None:
         return
     try:
-        path = _find()
+        folder = Path(__file__).resolve().parent
+        path = _find(folder)
         if path is None and os.environ.get("T4R_EXT_JIT") == "1":
             path = _build.compile_now()
         if path is None:
-            _reason = (
-                "no compiled library beside the package; reinstall with a C++ compiler "
-                "(pip install --no-build-isolation .) or set T4R_EXT_JIT=1 in a source checkout"
-            )
+            _reason = _why_none(folder)
             return
         torch.ops.load_library(str(path))
         _path = path
@@ -67,6 +81,7 @@ def load() -> None:
             _log.warning("%s; the PyTorch reference runs on it", reason)
     except (OSError, RuntimeError, ImportError) as error:
         _reason = f"the native library does not load: {error}"
+        _log.warning("%s; the PyTorch reference runs instead", _reason)
 
 
 def why_not() -> str:

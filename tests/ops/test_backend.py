@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from transformers4rec_ext import _backend, _native, functional, use_backend
+from transformers4rec_ext import _backend, _build, _native, functional, use_backend
 
 PACKAGE = Path(functional.__file__).parent.parent
 ISA = """
@@ -88,9 +89,20 @@ def test_keyword_before_context_before_environment() -> None:
 def test_context_is_restored_after_an_error() -> None:
     with pytest.raises(KeyError), use_backend("reference"):
         raise KeyError
-    assert _backend._current == "auto"
+    assert _backend.current() == "auto"
     with pytest.raises(ValueError, match="use_backend: backend must be one of"):
         use_backend("cuda").__enter__()
+
+
+def test_bodies_that_overlap_leave_nothing_behind() -> None:
+    """As those of two threads may; the one that ends first is not undone by the other's end."""
+    first, second = use_backend("reference"), use_backend("fused")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert _backend.current() == "fused"
+    second.__exit__(None, None, None)
+    assert _backend.current() == "auto"
 
 
 def test_fused_raises_where_there_is_no_kernel() -> None:
@@ -146,14 +158,40 @@ def test_every_instruction_set_gives_the_same_bits(narrow: str) -> None:
     assert widest.stdout.split()[1:] == bits
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (f"_kernels_{_build.INTERFACE}.abi3.so", "the native library does not load: "),
+        ("_kernels.abi3.so", "_kernels.abi3.so was compiled for another version of the operators"),
+        (f"_kernels_{_build.INTERFACE}1.abi3.so", "was compiled for another version"),
+    ],
+    ids=["broken", "before there were versions", "another version"],
+)
 def test_a_library_that_does_not_load_is_explained(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    said: str,
 ) -> None:
-    broken = tmp_path / "_kernels.so"
-    broken.write_bytes(b"not a library")
+    (tmp_path / name).write_bytes(b"not a library")
     monkeypatch.setattr(_native, "_path", None)
     monkeypatch.setattr(_native, "_reason", "")
-    monkeypatch.setattr(_native, "_find", lambda: broken)
+    monkeypatch.setattr(_native, "__file__", str(tmp_path / "_native.py"))
+    monkeypatch.delenv("T4R_EXT_JIT", raising=False)
     _native.load()
-    assert _native.why_not().startswith("the native library does not load:")
+    assert said in _native.why_not()
     assert _native.isa() is None
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage() == f"{_native.why_not()}; the PyTorch reference runs instead"
+
+
+def test_another_schema_is_another_version() -> None:
+    """A library reads its arguments by place: of an old one a new schema would be undefined."""
+    schemas = [
+        getattr(torch.ops.transformers4rec_ext, op).default._schema for op in _native.NATIVE_OPS
+    ]
+    digest = hashlib.sha256("\n".join(map(str, schemas)).encode()).hexdigest()[:12]
+    # When this fails: raise INTERFACE by one in _build.py, and write both here.
+    assert (_build.INTERFACE, digest) == (1, "9693c1e36547")

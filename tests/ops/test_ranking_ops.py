@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from transformers4rec_ext import functional
 from transformers4rec_ext.ops import reference
+from transformers4rec_ext.ops.tiles import full_precision
 from transformers4rec_ext.ops.tiles import items as tiles
 
 rank_of, best_of = functional.target_rank, functional.topk_items
@@ -268,6 +269,23 @@ def test_ranks_are_counted_in_full_precision(count: Callable[[Items], None]) -> 
     finally:
         torch.set_float32_matmul_precision("highest")
     assert set(mode.seen) == {("ieee", "ieee")}
+    assert precisions() in (before, ("ieee", "ieee"))
+
+
+def test_the_precision_is_lowered_again_by_the_last() -> None:
+    """Of two threads that rank at once the first to end leaves it to the other."""
+    before = precisions()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        first, second = full_precision(), full_precision()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert precisions() == ("ieee", "ieee")
+        second.__exit__(None, None, None)
+        assert precisions() == ("tf32", "bf16")
+    finally:
+        torch.set_float32_matmul_precision("highest")
     assert precisions() in (before, ("ieee", "ieee"))
 
 

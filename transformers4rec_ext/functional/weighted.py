@@ -179,8 +179,8 @@ def weighted_sample(
     Notes
     -----
     Time is O(M), on average at most 1000 S tries: a larger S reaches for items that are never
-    drawn in practice. No host synchronisation in a native kernel; the reference waits for the number of
-    distinct draws.
+    drawn in practice. No host synchronisation in a native kernel; the reference waits for the
+    number of distinct draws.
 
     Examples
     --------

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
+
+_lock = threading.Lock()
+_in_full_precision = 0  # bodies that are running
+_lowered: list[tuple[Any, str]] = []  # what they found
 
 _LINE = 16  # elements: 64 bytes of float32, a line of the cache
 
@@ -35,15 +41,27 @@ def full_precision() -> Iterator[None]:
     """Multiply float32 matrices as float32, whatever `torch.set_float32_matmul_precision` says.
 
     For `rank_tile`, which relies on the bound of a product's rounding error: by TF32 or bfloat16 a
-    target may come out below its own score, and is then not counted.
+    target may come out below its own score, and is then not counted. torch has one setting for all
+    threads: the first body raises it and the last one to end lowers it again.
     """
-    on_cpu = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    backends = (torch.backends.cuda.matmul, on_cpu)
-    lowered = [(b, b.fp32_precision) for b in backends if b.fp32_precision in ("tf32", "bf16")]
+    global _in_full_precision
+    with _lock:
+        if _in_full_precision == 0:
+            _raise_precision()
+        _in_full_precision += 1
     try:
-        for backend, _ in lowered:
-            backend.fp32_precision = "ieee"
         yield
     finally:
-        for backend, precision in lowered:
-            backend.fp32_precision = precision
+        with _lock:
+            _in_full_precision -= 1
+            if _in_full_precision == 0:
+                for backend, precision in _lowered:
+                    backend.fp32_precision = precision
+
+
+def _raise_precision() -> None:
+    on_cpu = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    backends = (torch.backends.cuda.matmul, on_cpu)
+    _lowered[:] = [(b, b.fp32_precision) for b in backends if b.fp32_precision in ("tf32", "bf16")]
+    for backend, _ in _lowered:
+        backend.fp32_precision = "ieee"
