@@ -13,7 +13,7 @@ PACKAGE = ROOT / "transformers4rec_ext"
 LAYERS = [
     [
         *("_errors", "_files", "_memory", "_modes", "_recipe", "_checkpoint", "_build"),
-        *("_lazy", "registry", "typing"),
+        *("_lazy", "_numbers", "registry", "typing"),
     ],
     ["_native"],
     ["_backend", "_checks"],

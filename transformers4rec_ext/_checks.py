@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 import operator
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._numbers import is_number
 
 _MAX_ITEMS = 2**53  # beyond it a class is no longer exact in float64
 
@@ -158,7 +158,7 @@ def same_device(
 
 
 def _number(function: str, argument: str, value: Any) -> float:
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+    if not is_number(value):
         raise type_error(function, argument, "be a number", type(value).__name__)
     return float(value)
 

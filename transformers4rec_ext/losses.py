@@ -48,12 +48,8 @@ class CandidateLoss(Recorded, torch.nn.Module):
         name = type(self).__name__
         if not isinstance(sampler, CandidateSampler):
             raise type_error(name, "sampler", "have a method draw(targets)", type(sampler).__name__)
-        if isinstance(temperature, bool) or not isinstance(temperature, int | float):
-            raise type_error(name, "temperature", "be a number", type(temperature).__name__)
-        if not (math.isfinite(temperature) and temperature > 0):
-            raise value_error(name, "temperature", "be finite and above 0", temperature)
         self.sampler = sampler
-        self.temperature = float(temperature)
+        self.temperature = _checks.positive(name, "temperature", temperature)
         self.remove_accidental_hits = _flag(name, "remove_accidental_hits", remove_accidental_hits)
         self.sparse_grad = _flag(name, "sparse_grad", sparse_grad)
         if reduction not in REDUCTIONS:

@@ -10,6 +10,7 @@ import torch
 from cli_helpers import begin
 from torch import Tensor, nn
 
+from transformers4rec_ext import PopularitySampler, SampledSoftmaxLoss
 from transformers4rec_ext.training import RunConfig, load_state, read_log
 from transformers4rec_ext.training import run as running
 from transformers4rec_ext.training.average import WeightAverage
@@ -53,6 +54,17 @@ def test_a_tenth_is_about_the_last_tenth() -> None:
         average(model, step)
     (mean,) = average.module.parameters()
     assert 1000 - mean.item() == pytest.approx(1000 * 0.1 / 1.1, rel=0.01)
+
+
+def test_the_tables_of_a_sampler_are_there_once() -> None:
+    sampler = PopularitySampler(3, torch.arange(10), min_id=1)
+    model = nn.ModuleDict({"loss": SampledSoftmaxLoss(sampler), "layer": nn.Linear(2, 2)})
+    average = WeightAverage(model, 0.5, 1)
+    assert average.module["loss"].sampler is sampler
+    assert average.module["layer"].weight is not model["layer"].weight
+    before = sampler.table.threshold.clone()
+    average(model, 1)
+    assert torch.equal(sampler.table.threshold, before)
 
 
 def test_an_epoch_is_taken_in_at_least_32_times_and_below_64_whole() -> None:

@@ -190,8 +190,8 @@ def test_gbce_refuses(arguments: dict, error: type[Exception], text: str) -> Non
     ("arguments", "error", "text"),
     [
         ({"sampler": object()}, TypeError, r"sampler must have a method draw\(targets\)"),
-        ({"temperature": 0}, ValueError, "temperature must be finite and above 0; got 0"),
-        ({"temperature": float("nan")}, ValueError, "temperature must be finite and above 0"),
+        ({"temperature": 0}, ValueError, "temperature must be positive and finite; got 0"),
+        ({"temperature": float("nan")}, ValueError, "temperature must be positive and finite"),
         ({"temperature": "1"}, TypeError, "temperature must be a number"),
         ({"corrected": 1}, TypeError, "corrected must be a bool; got int"),
         ({"reduction": "max"}, ValueError, "reduction must be one of"),

@@ -61,7 +61,8 @@ class ParquetLoader(DataLoader[Batch]):
         Each makes new inputs of the inputs of a batch, such as
         :class:`~transformers4rec_ext.data.EmbeddingOperator`; where there are workers, they do.
     **options
-        Of ``torch.utils.data.DataLoader``: ``num_workers``, ``pin_memory``, ...
+        Of ``torch.utils.data.DataLoader``: ``num_workers``, ``pin_memory``, ... Each worker reads
+        and decodes the whole file, for its share of the batches: one is enough to read ahead.
 
     Raises
     ------

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._numbers import is_integer
 from transformers4rec_ext._recipe import Recorded
 
 Initializer = Callable[[Tensor], Any]
@@ -48,16 +49,16 @@ class TableConfig(Recorded):
         combiner: str = "mean",
         name: str | None = None,
     ) -> None:
-        if not isinstance(vocabulary_size, int) or vocabulary_size < 1:
+        if not is_integer(vocabulary_size) or vocabulary_size < 1:
             raise ValueError(f"Invalid vocabulary_size {vocabulary_size}.")
-        if not isinstance(dim, int) or dim < 1:
+        if not is_integer(dim) or dim < 1:
             raise ValueError(f"Invalid dim {dim}.")
         if combiner not in COMBINERS:
             raise ValueError(f"Invalid combiner {combiner}")
         if initializer is not None and not callable(initializer):
             raise ValueError("initializer must be callable if specified.")
-        self.vocabulary_size = vocabulary_size
-        self.dim = dim
+        self.vocabulary_size = int(vocabulary_size)
+        self.dim = int(dim)
         self.initializer = initializer or partial(nn.init.normal_, mean=0.0, std=0.05)
         self.combiner = combiner
         self.name = name

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._numbers import is_number
 
 Mode = Literal["training", "testing", "inference"]
 MODES = ("training", "testing", "inference")
@@ -72,9 +73,9 @@ def check_mode(function: str, mode: str) -> None:
         raise value_error(function, "mode", f"be one of {MODES}", repr(mode))
 
 
-def check_probability(function: str, name: str, probability: object) -> None:
+def check_probability(function: str, name: str, probability: Any) -> None:
     """Raise unless ``probability`` is a number above 0 and at most 1."""
-    if isinstance(probability, bool) or not isinstance(probability, int | float):
+    if not is_number(probability):
         raise type_error(function, name, "be a number", type(probability).__name__)
     if not 0.0 < probability <= 1.0:
         raise value_error(function, name, "be above 0 and at most 1", probability)

@@ -67,9 +67,9 @@ class NextItemPredictionTask(PredictionTask):
     target_dim : int, optional
         Items V, padding row included; default the rows of the item table.
     sampled_softmax : bool
-        Train against ``max_n_samples`` log-uniformly drawn items. Testing never samples.
+        Train against S = ``max_n_samples`` items, log-uniformly drawn: ids should be numbered by
+        falling popularity. Testing never samples.
     max_n_samples : int
-        Candidates S.
     return_predictions : bool
         Return the [N, 1+S] logits (detached) in training although the fused loss needs none.
     sparse_grad : bool

@@ -11,6 +11,7 @@ import torch
 
 from transformers4rec_ext import _checks, functional
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._numbers import is_number
 from transformers4rec_ext.block.base import Block, BuildableBlock
 from transformers4rec_ext.block.mlp import MLPBlock
 from transformers4rec_ext.functional.sampled import stand_in
@@ -321,9 +322,9 @@ class NextItemPredictionPrepareBlock(BuildableBlock):
         return Block(layer, [-1, self.target_dim])
 
 
-def check_temperature(function: str, temperature: object) -> None:
+def check_temperature(function: str, temperature: Any) -> None:
     """Raise unless ``temperature`` is a finite number that is not negative."""
-    if isinstance(temperature, bool) or not isinstance(temperature, int | float):
+    if not is_number(temperature):
         raise type_error(function, "softmax_temperature", "be a number", type(temperature).__name__)
     if not (math.isfinite(temperature) and temperature >= 0):
         raise value_error(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from transformers4rec_ext import _backend, _checks, _native
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext._memory import gather_pages
+from transformers4rec_ext._numbers import is_number
 from transformers4rec_ext.ops.reference import accumulate_dtype
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -20,7 +20,7 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 def check_number(name: str, argument: str, value: Any, high: float = math.inf) -> None:
     """Raise unless ``value`` is a number in ``[0, high)``."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    if not is_number(value):
         raise type_error(name, argument, "be a number", _checks.describe(value))
     if not 0 <= float(value) < high:
         raise value_error(name, argument, f"lie in [0, {high:g})", value)

@@ -6,6 +6,7 @@ import torch
 
 from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import type_error
+from transformers4rec_ext._numbers import is_integer
 from transformers4rec_ext._recipe import Recorded
 from transformers4rec_ext.functional import Candidates
 
@@ -31,12 +32,12 @@ class Sampler(Recorded, torch.nn.Module):
         name = type(self).__name__
         if not isinstance(unique_sampling, bool):
             raise type_error(name, "unique_sampling", "be a bool", type(unique_sampling).__name__)
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        if seed is not None and not is_integer(seed):
             raise type_error(name, "seed", "be an int or None", type(seed).__name__)
         self.max_id = max_id
         self.min_id = min_id
         self.unique_sampling = unique_sampling
-        self.seed = seed
+        self.seed = None if seed is None else int(seed)
         self._generators: dict[str, torch.Generator] = {}
 
     def draw(

@@ -39,7 +39,8 @@ class InBatchSampler(Sampler):
     -----
     Shapes are static and nothing waits for the device: N candidates (1 for an empty batch), of
     which ``count`` are valid; the rest are duplicates with ``log_q = +inf``. The ids are
-    ascending. 4 bytes an item, as a buffer that is not in the ``state_dict``.
+    ascending. 4 bytes an item, as a buffer that is not in the ``state_dict``,
+    and ``counts`` are kept for ``save_pretrained``.
 
     Examples
     --------

@@ -6,19 +6,20 @@ from typing import Any
 
 import torch
 
-from transformers4rec_ext import functional
+from transformers4rec_ext import _checks, functional
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._numbers import is_integer
 from transformers4rec_ext.functional import Candidates
 from transformers4rec_ext.samplers.base import Sampler
 
 
-def _positive_int(function: str, argument: str, value: object, text: str) -> int:
+def _positive_int(function: str, argument: str, value: Any, text: str) -> int:
     """Return ``value`` when it is an int above zero; ``text`` leads the message otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if not is_integer(value):
         raise type_error(function, argument, "be an int", type(value).__name__)
     if value <= 0:
         raise ValueError(f"{text} {function}: {argument} must be at least 1; got {value}.")
-    return value
+    return int(value)
 
 
 class LogUniformSampler(Sampler):
@@ -71,18 +72,15 @@ class LogUniformSampler(Sampler):
         seed: int | None = None,
     ) -> None:
         name = "LogUniformSampler"
-        _positive_int(name, "max_id", max_id, "max_id must be a positive integer.")
-        _positive_int(name, "max_n_samples", max_n_samples, "n_sample must be a positive integer.")
-        self._check_min_id(name, min_id, max_id)
-        multiplier = n_samples_multiplier_before_unique
-        if isinstance(multiplier, bool) or not isinstance(multiplier, int | float):
-            raise type_error(
-                name, "n_samples_multiplier_before_unique", "be a number", type(multiplier).__name__
-            )
+        max_id = _positive_int(name, "max_id", max_id, "max_id must be a positive integer.")
+        max_n_samples = _positive_int(
+            name, "max_n_samples", max_n_samples, "n_sample must be a positive integer."
+        )
+        min_id = self._check_min_id(name, min_id, max_id)
+        argument = "n_samples_multiplier_before_unique"
+        multiplier = _checks.finite(name, argument, n_samples_multiplier_before_unique)
         if multiplier < 1:
-            raise value_error(
-                name, "n_samples_multiplier_before_unique", "be at least 1", multiplier
-            )
+            raise value_error(name, argument, "be at least 1", multiplier)
         super().__init__(max_id, min_id, unique_sampling, seed)
         self.max_n_samples = max_n_samples
         self.n_sample = int(max_n_samples * multiplier) if unique_sampling else max_n_samples
@@ -211,8 +209,9 @@ class LogUniformSampler(Sampler):
             )
 
     @staticmethod
-    def _check_min_id(function: str, min_id: object, max_id: int) -> None:
-        if isinstance(min_id, bool) or not isinstance(min_id, int):
+    def _check_min_id(function: str, min_id: Any, max_id: int) -> int:
+        if not is_integer(min_id):
             raise type_error(function, "min_id", "be an int", type(min_id).__name__)
         if not 0 <= min_id < max_id:
             raise value_error(function, "min_id", f"lie in [0, max_id={max_id})", min_id)
+        return int(min_id)

@@ -8,6 +8,7 @@ from enum import IntEnum
 from typing import Any
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._numbers import is_integer
 from transformers4rec_ext.schema.tags import Tag, Tags, tag_names, with_implied
 
 
@@ -55,8 +56,9 @@ class IntDomain:
     def __post_init__(self) -> None:
         for name in ("min", "max"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool):
+            if not is_integer(value):
                 raise type_error("IntDomain", name, "be an int", repr(value))
+            object.__setattr__(self, name, int(value))
         least = 0 if self.is_categorical else self.min
         if not least <= self.min <= self.max:
             of_ids = "0 <= min <= max" if self.is_categorical else "min <= max"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._numbers import is_integer
 from transformers4rec_ext.schema.columns import DTYPES, ColumnSchema, FeatureType, IntDomain
 from transformers4rec_ext.schema.tags import Tag, Tags, tag_names, with_implied
 
@@ -77,7 +78,7 @@ class Schema:
         max_length : int, optional
             The longest session.
         """
-        if not isinstance(num_items, int) or isinstance(num_items, bool) or num_items < 1:
+        if not is_integer(num_items) or num_items < 1:
             raise value_error(
                 "Schema.from_item_column", "num_items", "be a positive int", repr(num_items)
             )
@@ -85,7 +86,7 @@ class Schema:
             name,
             tags=tag_names((Tags.ITEM_ID, Tags.ITEM, Tags.CATEGORICAL, Tags.LIST)),
             is_list=True,
-            int_domain=IntDomain(1, num_items),
+            int_domain=IntDomain(1, int(num_items)),
             max_length=max_length,
         )
         return cls((column,))

@@ -8,6 +8,8 @@ from typing import Generic, TypeVar, cast
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from transformers4rec_ext.samplers.base import Sampler
+
 _UPDATES_AN_EPOCH = 32
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -55,6 +57,9 @@ class WeightAverage(Generic[_Module]):
 
         self._averaged = AveragedModel(model, multi_avg_fn=update) if part else None
         self.module = model if self._averaged is None else cast(_Module, self._averaged.module)
+        for name, module in model.named_modules():
+            if isinstance(module, Sampler) and self.module is not model:
+                self.module.set_submodule(name, module)  # its tables are of the data, not learned
 
     def __call__(self, model: _Module, step: int) -> None:
         """Take in the weights after ``step`` steps (counted over the run), if it is their turn."""
