@@ -62,7 +62,11 @@ class TrainingStep:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         loss: Tensor = self.model(to_device(batch, self.device), training=True)["loss"]
-        value = float(loss.detach())
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        if self.config.clip:
+            clip_grad_norm_(self.model.parameters(), self.config.clip)
+        value = float(loss.detach())  # here, so that a GPU is waited for with all its work queued
         if not math.isfinite(value):
             raise value_error(
                 "TrainingStep",
@@ -71,10 +75,6 @@ class TrainingStep:
                 f"{value} at step {number + 1}",
                 "Lower the learning rate, or clip the gradient.",
             )
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        if self.config.clip:
-            clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.optimizer.step()
         return value
 
