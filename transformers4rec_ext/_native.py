@@ -1,4 +1,4 @@
-"""Loads the library of native kernels; never raises on import, remembers why not."""
+"""Loads the library of native kernels; never raises for want of one, remembers why not."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from transformers4rec_ext import _build
+from transformers4rec_ext._errors import value_error
 
 NAMESPACE = "transformers4rec_ext"
 # the operators that a native library may implement, per device
@@ -34,6 +35,9 @@ NATIVE_OPS = (
     "rank_tile",
     "topk_tile",
 )
+ISAS = ("baseline", "avx2", "avx512")
+if (_wanted := os.environ.get("T4R_EXT_ISA", "")) not in ("", *ISAS):  # the library reads it
+    raise value_error("T4R_EXT_ISA", "ISA", f"be one of {', '.join(ISAS)}", repr(_wanted))
 _log = logging.getLogger(__name__)
 _KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 

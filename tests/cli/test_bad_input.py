@@ -228,6 +228,13 @@ def test_weights_of_another_catalogue(tmp_path: Path, finished: Path, fails: Fai
     assert "file must have the tensors of the model; got" in fails("evaluate", run)
 
 
+def test_a_folder_without_a_name(sessions_file: Path, fails: Fails) -> None:
+    """As of a variable of the shell that is not set."""
+    said = "argument --out: must name a folder; got ''"
+    assert said in fails("train", sessions_file, "--items-column=items", "--out", "")
+    assert said in fails("demo", "--out", "")
+
+
 @pytest.mark.parametrize("k", [0, -3, 41])
 def test_top_k_outside_the_catalogue(
     tmp_path: Path, finished: Path, sessions_file: Path, fails: Fails, k: int

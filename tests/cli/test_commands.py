@@ -320,3 +320,9 @@ def test_defaults_of_the_help_are_those_of_a_run() -> None:
         fields.pop(name)
     assert fields == _DEFAULTS
     assert _SCHEDULES == SCHEDULES
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_contexts_of_an_item_or_two(tmp_path: Path, sessions_file: Path, length: int) -> None:
+    options = [*TINY, "--items-column=items", f"--max-length={length}", "--epochs=1"]
+    assert main(["train", str(sessions_file), f"--out={tmp_path / 'run'}", *options]) == 0

@@ -15,10 +15,11 @@ from body_helpers import ARCHITECTURES, LENGTHS, MODES, D, T, body_of, sessions,
 
 from transformers4rec_ext.block.base import SequentialBlock
 from transformers4rec_ext.block.transformer import GPT2Prepare, TransformerBlock, causal_mask
-from transformers4rec_ext.config.transformer import XLNetConfig
+from transformers4rec_ext.config.transformer import BertConfig, GPT2Config, XLNetConfig
 from transformers4rec_ext.features.sequence import TabularSequenceFeatures
 from transformers4rec_ext.masking import (
     CausalLanguageModeling,
+    MaskedLanguageModeling,
     MaskSequence,
     PermutationLanguageModeling,
 )
@@ -43,6 +44,17 @@ def test_attn_type_uni_alone_is_causal():
         block = TransformerBlock(XLNetConfig.build(D, 2, 2, T, attn_type=attn_type))
         spread(block)
         assert _sees_later(block) == sees
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_models_of_few_positions(length):
+    causal = TransformerBlock(GPT2Config.build(D, 2, 1, length), masking=CausalLanguageModeling(D))
+    assert causal(torch.zeros(2, length, D)).shape == (2, length, D)
+    bert = BertConfig.build(D, 2, 1, length)
+    with pytest.raises(ValueError, match="would see the items to be predicted"):
+        TransformerBlock(bert, masking=CausalLanguageModeling(D))
+    masked = TransformerBlock(bert, masking=MaskedLanguageModeling(D))
+    assert masked(torch.zeros(2, length, D)).shape == (2, length, D)
 
 
 def test_a_forgotten_masking_is_taken_from_the_inputs():

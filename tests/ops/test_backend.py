@@ -158,6 +158,12 @@ def test_every_instruction_set_gives_the_same_bits(narrow: str) -> None:
     assert widest.stdout.split()[1:] == bits
 
 
+def test_an_instruction_set_that_is_none() -> None:
+    said = "T4R_EXT_ISA: ISA must be one of baseline, avx2, avx512; got 'avx3'"
+    assert said in python("import transformers4rec_ext.functional", T4R_EXT_ISA="avx3").stderr
+    assert python("import transformers4rec_ext.functional", T4R_EXT_ISA="").returncode == 0
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

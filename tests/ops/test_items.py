@@ -254,6 +254,36 @@ def test_peak_memory_does_not_depend_on_the_scores() -> None:
     assert peaks < 16 * 2**20
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_row_that_is_ignored_may_be_anything(backend: str) -> None:
+    targets, generator = torch.tensor([1, -100, 4]), torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 4, generator=generator) for n in (3, 7))
+    gradients = []
+    for value in (0.0, torch.nan):
+        rows = hidden.index_fill(0, torch.tensor([1]), value).requires_grad_()
+        table = weight.clone().requires_grad_()
+        cross_entropy(rows, table, targets, label_smoothing=0.1, backend=backend).backward()
+        gradients.append((rows.grad, table.grad))
+    for clean, with_nan in zip(*gradients, strict=True):
+        torch.testing.assert_close(with_nan, clean)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_an_item_that_is_never_chosen(backend: str) -> None:
+    """A bias of -inf takes it out of the softmax."""
+    hidden, weight = torch.randn(3, 4), torch.randn(7, 4)
+    bias = torch.zeros(7).index_fill(0, torch.tensor([6]), -torch.inf)
+    targets = torch.tensor([1, 0, 4])
+    loss = cross_entropy(hidden, weight, targets, bias=bias, backend=backend)
+    torch.testing.assert_close(loss, cross_entropy(hidden, weight[:6], targets))
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_vectors_of_no_width(backend: str) -> None:
+    loss = cross_entropy(torch.zeros(3, 0), torch.zeros(5, 0), torch.arange(3), backend=backend)
+    assert loss.item() == pytest.approx(math.log(5))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_frozen_table_has_no_gradient_made(dtype: torch.dtype) -> None:
     rows, items, width = 64, 50_000, 64

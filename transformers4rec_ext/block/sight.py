@@ -25,6 +25,8 @@ Run = Callable[[Tensor, dict[str, Any]], Tensor]
 #: arguments of a model's forward = function(model, inputs_embeds)
 CausalArguments = Callable[[Any, Tensor], dict[str, Tensor]]
 
+#: Positions of a measurement, where a model has as many.
+_PROBED = 4
 #: Upstream lets these be masked only. A causal one of their kind is ELECTRA.
 _MASKED_ONLY = frozenset({"bert", "roberta"})
 
@@ -52,15 +54,17 @@ def causal_attention_mask(transformer: Any, inputs_embeds: Tensor) -> dict[str, 
     return {"attention_mask": added.masked_fill(~seen, torch.finfo(added.dtype).min)}
 
 
-def sees_later(run: Callable[[Tensor], Tensor], width: int, like: Tensor) -> bool:
-    """Return whether an output of ``run`` depends on an input at a later position.
+def sees_later(
+    run: Callable[[Tensor], Tensor], width: int, like: Tensor, length: int = _PROBED
+) -> bool:
+    """Return whether an output of ``run`` depends on an input at a later position, of ``length``.
 
     By the gradient: unlike a difference of outputs it is not lost in the rounding of a low
     precision or of small weights, and where attention is masked it is exactly 0.
     """
     generator = torch.Generator("cpu").manual_seed(0)
     with torch.enable_grad():
-        inputs = torch.randn(1, 4, width, generator=generator, device="cpu").to(
+        inputs = torch.randn(1, length, width, generator=generator, device="cpu").to(
             like.device, like.dtype
         )
         hidden = run(inputs.requires_grad_())
@@ -68,7 +72,7 @@ def sees_later(run: Callable[[Tensor], Tensor], width: int, like: Tensor) -> boo
         weights = torch.randn(hidden.shape, generator=generator, device="cpu").to(
             hidden.device, hidden.dtype
         )
-        for position in range(1, 4):
+        for position in range(1, length):
             earlier = (hidden * weights)[:, :position].sum()
             (gradient,) = torch.autograd.grad(earlier, inputs, retain_graph=True)
             if (gradient[:, position:] != 0).any():  # NaN counts as seen
@@ -132,7 +136,8 @@ def _sees_later_with(transformer: Any, run: Run, width: int, way: CausalArgument
             "What positions see is measured by gradients. Make the model before, call it inside.",
         )
     with in_mode(transformer, training=False):
-        return sees_later(hidden, width, like)
+        length = min(_PROBED, longest_input(transformer) or _PROBED)
+        return sees_later(hidden, width, like, length)
 
 
 def _made_causal(transformer: Any) -> bool:

@@ -70,7 +70,8 @@ class TransformerBlock(BlockBase):
     Notes
     -----
     Padding is not masked: causal attention never looks at what is padded on the right; what is
-    padded on the left is seen, as models that see both sides see all of it.
+    padded on the left is seen, as models that see both sides see all of it: give these batches of
+    one width (``max_sequence_length`` of the loaders).
 
     Examples
     --------

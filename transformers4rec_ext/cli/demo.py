@@ -25,7 +25,9 @@ def add_parser(commands: Any) -> None:
     parser = shared.add_command(
         commands, "demo", "train on synthetic sessions, about a minute", _EPILOG, run
     )
-    parser.add_argument("--out", default="demo_run", metavar="DIR", help="(default: demo_run)")
+    parser.add_argument(
+        "--out", type=shared.folder, default="demo_run", metavar="DIR", help="(default: demo_run)"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
     parser.add_argument("--epochs", type=int, default=5, metavar="N", help="(default: 5)")
     parser.add_argument(

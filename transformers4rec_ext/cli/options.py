@@ -91,6 +91,13 @@ def model_device(options: argparse.Namespace) -> torch.device:
     return device
 
 
+def folder(name: str) -> str:
+    """Return the name of a folder; of a variable that is not set it is empty."""
+    if not name:
+        raise argparse.ArgumentTypeError("must name a folder; got ''")
+    return name
+
+
 def check_out_folder(command: str, path: Path) -> None:
     """Raise unless ``path`` is a folder that can be written to, or can be made one."""
     # os.path asks without raising, whatever is in the way.

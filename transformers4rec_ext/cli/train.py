@@ -102,7 +102,9 @@ def add_parser(commands: Any) -> None:
         metavar="FILE.parquet",
         help="sessions, one a row; or folders of such files",
     )
-    parser.add_argument("--out", default="run", metavar="DIR", help="run folder (default: run)")
+    parser.add_argument(
+        "--out", type=shared.folder, default="run", metavar="DIR", help="run folder (default: run)"
+    )
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument(
         "--overwrite", action="store_true", help="start again in --out, removing its earlier run"

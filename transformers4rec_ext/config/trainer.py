@@ -93,7 +93,8 @@ class T4RecTrainingArguments(_TrainingArguments):
     Parameters
     ----------
     max_sequence_length : int, optional
-        Width of list columns; those of the longest row of each batch by default.
+        Width of list columns, what is longer cut behind it; by default the longest row's of each
+        batch.
     shuffle_buffer_size : int
         Rows that are shuffled together. With 0 the ``merlin`` engines shuffle 65,536 at once and
         the ``pyarrow`` engines keep the order of the file.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext._recipe import builder, recorded
 from transformers4rec_ext.block.base import BlockBase, BuildableBlock, named_arguments
@@ -128,6 +129,8 @@ class TabularSequenceFeatures(TabularFeatures):
         TypeError
             If an argument is nobody's.
         """
+        if d_output is not None:
+            d_output = _checks.integer("from_schema", "d_output", d_output, minimum=1)
         if d_output and projection is not None:
             raise ValueError("You cannot specify both d_output and projection at the same time")
         for_columns, for_masking = _split_arguments(masking, kwargs)

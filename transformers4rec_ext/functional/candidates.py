@@ -71,6 +71,8 @@ def tries_of(function: str, num_tries: int | Tensor, device: torch.device) -> Te
             _checks.integer(function, "num_tries", int(num_tries), minimum=1)
         return num_tries.to(device)
     num_tries = _checks.integer(function, "num_tries", num_tries, minimum=1)
+    if num_tries > reference.INT64_MAX:
+        raise value_error(function, "num_tries", "be below 2^63", num_tries)
     # not torch.tensor, which copies from the host: a GPU would be waited for
     return torch.full((), num_tries, dtype=torch.int64, device=device)
 

@@ -10,6 +10,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from transformers4rec_ext._errors import value_error
+from transformers4rec_ext._recipe import Recorded
 
 #: From so many elements on a tensor is made without memory: no body has one, item tables do.
 _LARGE = 2**24
@@ -51,15 +52,48 @@ def check_same(model: torch.nn.Module, rebuilt: torch.nn.Module) -> None:
             continue
         differing = [line for line in own if line not in set(other)]
         missing = [line for line in other if line not in set(own)]
-        raise value_error(
-            "Model.save_pretrained",
-            "model",
-            "be as it was made: its arguments alone would give "
-            f"{(missing or ['what it no longer has'])[0]!r}",
-            repr((differing or ["nothing in its place"])[0]),
-            "A part was changed by hand; give the constructor what it should be. Model.save writes "
-            "the weights as they are.",
+        _refuse(
+            (missing or ["what it no longer has"])[0], (differing or ["nothing in its place"])[0]
         )
+    others = dict(rebuilt.named_modules(remove_duplicate=False))
+    for path, module in model.named_modules(remove_duplicate=False):
+        own_numbers, other_numbers = _numbers(module), _numbers(others[path])
+        for name in own_numbers.keys() & other_numbers.keys():
+            if own_numbers[name] != other_numbers[name]:
+                prefix = f"{path}.{name}".lstrip(".")
+                _refuse(f"{prefix}={other_numbers[name]!r}", f"{prefix}={own_numbers[name]!r}")
+
+
+def _refuse(rebuilt: str, own: str) -> None:
+    raise value_error(
+        "Model.save_pretrained",
+        "model",
+        f"be as it was made: its arguments alone would give {rebuilt!r}",
+        repr(own),
+        "A part was changed by hand; give the constructor what it should be. Model.save writes "
+        "the weights as they are.",
+    )
+
+
+def _numbers(module: torch.nn.Module) -> dict[str, Any]:
+    """Return a module's attributes that are plain values; of what a batch leaves there, none."""
+    settings = module.settings if isinstance(module, Recorded) else ()  # are written as they are
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if _is_plain(value) and name not in settings and not _is_state(module, name)
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def _is_state(module: torch.nn.Module, name: str) -> bool:
+    # What torch, torchmetrics and transformers keep in the course of their work.
+    return name.startswith("_") or name == "training"
 
 
 def _modules(model: torch.nn.Module) -> list[str]:

@@ -47,7 +47,7 @@ class Model(LossMixin, MetricsMixin, Saving):
     name : str, optional
         Shown by ``repr``.
     max_sequence_length : int, optional
-        Ragged inputs are cut to it.
+        Ragged inputs are cut to it: of a longer session the first items stay.
     top_k : int, optional
         At inference return the best k items ``(scores, ids)`` instead of all scores.
 

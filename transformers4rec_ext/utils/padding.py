@@ -195,7 +195,7 @@ def _longest_rows(
                 function,
                 f"inputs['{name}{OFFSETS}']",
                 f"rise from 0 to the number of values ({count})",
-                f"{first} to {last}",
+                f"{first} to {last}" + (", falling in between" if least < 0 else ""),
             )
         longest.append(most)
     return longest

@@ -91,11 +91,14 @@ def linear_cross_entropy(
     ``l = (h . w + b) / T``, ``lse = logsumexp_v l_v``; materialises [N, V].
     """
     hidden, weight, bias = _wide(hidden, weight, bias)
-    logits = (hidden @ weight.T + bias) / temperature
     counted = targets != ignore_index
+    hidden = hidden.masked_fill(~counted[:, None], 0.0)  # a NaN there is to reach no gradient
+    logits = (hidden @ weight.T + bias) / temperature
     target = logits.gather(1, torch.where(counted, targets, 0)[:, None])[:, 0]
     lse = torch.logsumexp(logits, dim=1)
-    loss = (1 - label_smoothing) * (lse - target) + label_smoothing * (lse - logits.mean(1))
+    loss = lse - target
+    if label_smoothing:  # a bias of -inf has no mean
+        loss = (1 - label_smoothing) * loss + label_smoothing * (lse - logits.mean(1))
     return torch.where(counted, loss, torch.zeros_like(loss))
 
 

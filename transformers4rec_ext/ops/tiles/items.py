@@ -220,7 +220,7 @@ def linear_cross_entropy(
     hidden, num_items = hidden.to(wide).contiguous(), weight.shape[0]
     bias = None if bias is None else bias.to(wide).contiguous()
     ids = torch.where(targets == ignore_index, -1, targets)
-    maximum = torch.full_like(hidden[:, 0], -math.inf)
+    maximum = hidden.new_full(hidden.shape[:1], -math.inf)
     total = torch.zeros_like(maximum, dtype=torch.float64)
     row_sum = torch.zeros(weight.shape[1], dtype=torch.float64, device=hidden.device)
     ranks = _Ranks(rounded, weight, bias, ids)
@@ -271,7 +271,9 @@ def linear_cross_entropy_backward(
     wide = accumulate_dtype(rounded)
     hidden, (num_items, width) = hidden.to(wide).contiguous(), weight.shape
     wide_bias = None if bias is None else bias.to(wide).contiguous()
-    row_grad = torch.where(targets == ignore_index, 0.0, row_grad / temperature).to(wide)
+    ignored = targets == ignore_index
+    row_grad = torch.where(ignored, 0.0, row_grad / temperature).to(wide)
+    hidden = hidden.masked_fill(ignored[:, None], 0.0)  # 0 times NaN is NaN
     targets = targets.contiguous()
     grad_hidden = torch.zeros_like(hidden)
     size = weight.shape if with_weight else (0,)
