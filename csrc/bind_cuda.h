@@ -72,7 +72,12 @@ inline int dtype_code(const Tensor& tensor) {
 
 // `status` is what a launcher returned.
 inline void check_launch(int status, const char* name) {
-  STD_TORCH_CHECK(status == 0, name, ": the CUDA kernel did not start (cudaError ", status, ")");
+  constexpr int kNoKernelImageForDevice = 209;
+  STD_TORCH_CHECK(status == 0, name, ": the CUDA kernel did not start (cudaError ", status, ")",
+                  status == kNoKernelImageForDevice
+                      ? ": the library has no code for this GPU. See `python -m transformers4rec_ext doctor`, or do "
+                        "without its kernels: T4R_EXT_BACKEND=reference"
+                      : "");
 }
 
 }  // namespace t4r::bind

@@ -198,8 +198,11 @@ def why_reference(op: str, device_type: str) -> str:
 
 
 def _state(op: str, device_type: str) -> str:
-    why = why_reference(op, device_type)
-    return f"reference: {why}" if why else "fused"
+    if why := why_reference(op, device_type):
+        return f"reference: {why}"
+    if device_type == "cuda" and not torch.version.cuda:
+        return "fused: in a torch built for CUDA, which this one is not"
+    return "fused"
 
 
 def report() -> dict[str, Any]:

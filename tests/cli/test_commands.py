@@ -243,6 +243,8 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     for operator in ("log_uniform_sample", "sampled_softmax_tile"):
         (line,) = [line for line in printed.splitlines() if line.startswith(operator)]
         assert line.split()[1] in ("fused", "reference")
+    if _native.cuda_archs() and not torch.version.cuda:
+        assert "in a torch built for CUDA, which this one is not" in printed
 
 
 def test_doctor_knows_gpus_that_the_library_has_no_code_for(
