@@ -154,7 +154,7 @@ def draw(dataset: Dataset) -> None:
     found = _records(dataset)
     if not found:
         return
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     order = _by_quality(dataset, found)
     shown, title = dataset.metrics[0]
@@ -167,7 +167,7 @@ def draw(dataset: Dataset) -> None:
         for record in found[objective]:
             right.plot(record["model"][shown], place, "o", color=style["color"], markersize=6)
     left.set(title="validation NDCG@10", xlabel="epoch", ylim=(0, None))
-    left.legend(fontsize=7, loc="lower right", reverse=True)
+    figure.legend(fontsize=7, loc="outside lower center", ncols=4, reverse=True)
     left.xaxis.get_major_locator().set_params(integer=True)
     for label, metric, value in dataset.bars:
         if metric == shown:
