@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 
 from transformers4rec_ext import _checks, _native
@@ -54,6 +55,13 @@ def use_backend(name: str) -> Iterator[None]:
         if ``name`` is none of these.
     """
     global _current
+    if torch.compiler.is_compiling():  # it can trace neither a lock nor an object
+        previous, _current = _current, checked(name, "use_backend")
+        try:
+            yield
+        finally:
+            _current = previous
+        return
     body = object()
     with _lock:
         _current = _entered[body] = checked(name, "use_backend")

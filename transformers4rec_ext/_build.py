@@ -18,8 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-#: What the package and its library agree on, the schemas of the operators: in the library's name,
-#: so that one that was compiled for others is not loaded.
+#: What the package and its library agree on, the operators' arguments and what they mean: in the
+#: library's name, so that one that was compiled for others is not loaded.
 INTERFACE = 1
 NAME = f"transformers4rec_ext._kernels_{INTERFACE}"
 ROOT = Path(__file__).resolve().parent.parent
@@ -341,6 +341,9 @@ def setup_arguments() -> dict[str, Any]:
             extension.extra_objects += objects
             extension.extra_link_args += flags
             super().build_extensions()
+            for other in Path(self.get_ext_fullpath(NAME)).parent.glob("_kernels*.so"):
+                if other.name != Path(self.get_ext_fullpath(NAME)).name:
+                    other.unlink()  # of another version
 
     extension = CppExtension(
         NAME,

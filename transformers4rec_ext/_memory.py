@@ -1,4 +1,4 @@
-"""Memory by other ways than the C library goes by itself: huge pages, and what is free given back.
+"""Memory: huge pages, what is free given back to the system, and whether there was none left.
 
 Of a large table in pages of 4 KiB nearly every row is a miss in the processor's cache of addresses;
 in pages of 2 MiB few are. That is advice to Linux: where it is not taken, nothing changes but the
@@ -65,6 +65,12 @@ def gather_pages(tensor: Tensor) -> None:
         Keeps its address and its values.
     """
     _advise(tensor.detach(), _MADV_COLLAPSE)
+
+
+def ran_out(error: BaseException) -> bool:
+    """Tell whether a device, torch on the CPU (by a RuntimeError) or numpy had no memory left."""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
 def give_back() -> bool:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from cli_helpers import begin
 from torch import Tensor, nn
 
-from transformers4rec_ext import PopularitySampler, SampledSoftmaxLoss
+from transformers4rec_ext.samplers.base import Sampler
 from transformers4rec_ext.training import RunConfig, load_state, read_log
 from transformers4rec_ext.training import run as running
 from transformers4rec_ext.training.average import WeightAverage
 from transformers4rec_ext.training.folder import RunFolder
+from transformers4rec_ext.training.network import build_model
 from transformers4rec_ext.training.run import train_run
 
 STEPS = 40
@@ -57,14 +59,14 @@ def test_a_tenth_is_about_the_last_tenth() -> None:
 
 
 def test_the_tables_of_a_sampler_are_there_once() -> None:
-    sampler = PopularitySampler(3, torch.arange(10), min_id=1)
-    model = nn.ModuleDict({"loss": SampledSoftmaxLoss(sampler), "layer": nn.Linear(2, 2)})
-    average = WeightAverage(model, 0.5, 1)
-    assert average.module["loss"].sampler is sampler
-    assert average.module["layer"].weight is not model["layer"].weight
-    before = sampler.table.threshold.clone()
-    average(model, 1)
-    assert torch.equal(sampler.table.threshold, before)
+    for loss in ("sampled", "bce"):
+        config = RunConfig("items", d_model=8, loss=loss, sampler="popularity", num_negatives=3)
+        model = build_model(config, 10, np.arange(10))
+        average = WeightAverage(model, 0.5, 1)
+        own = {part for part in model.modules() if isinstance(part, Sampler)}
+        assert own == {part for part in average.module.modules() if isinstance(part, Sampler)}
+        assert not set(model.parameters()) & set(average.module.parameters())
+        average(model, 1)
 
 
 def test_an_epoch_is_taken_in_at_least_32_times_and_below_64_whole() -> None:

@@ -243,8 +243,17 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     for operator in ("log_uniform_sample", "sampled_softmax_tile"):
         (line,) = [line for line in printed.splitlines() if line.startswith(operator)]
         assert line.split()[1] in ("fused", "reference")
-    if _native.cuda_archs() and not torch.version.cuda:
-        assert "in a torch built for CUDA, which this one is not" in printed
+
+
+def test_doctor_knows_a_torch_without_cuda(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_native, "why_reference", lambda op, device: "")
+    for version, said in (("13.0", "fused"), (None, "fused (1)")):
+        monkeypatch.setattr(torch.version, "cuda", version)
+        assert main(["doctor"]) == 0
+        (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("rank_tile")]
+        assert line.split(maxsplit=2)[1:] == ["fused", said]
 
 
 def test_doctor_knows_gpus_that_the_library_has_no_code_for(

@@ -55,14 +55,21 @@ def test_another_error_of_torch_keeps_its_traceback(
         main(["evaluate", str(finished), "--no-progress"])
 
 
+@pytest.mark.parametrize(
+    ("take", "said"),
+    [(lambda: torch.empty(2**50), "you tried to allocate"), (_as_on_a_gpu, "CUDA out of memory")],
+    ids=["torch", "gpu"],
+)
 def test_memory_that_runs_out_is_not_called_another_model(
-    finished: Path, tmp_path: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    finished: Path,
+    tmp_path: Path,
+    fails: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    take: Callable[[], Any],
+    said: str,
 ) -> None:
-    def full(self: torch.optim.Optimizer, state: Any) -> None:
-        _as_on_a_gpu()
-
     shutil.copytree(finished, tmp_path / "run")
-    monkeypatch.setattr(torch.optim.Adam, "load_state_dict", full)
+    monkeypatch.setattr(torch.optim.Adam, "load_state_dict", lambda *args: take())
     message = fails("train", "--resume", f"--out={tmp_path / 'run'}", "--epochs=5")
-    assert "CUDA out of memory" in message
+    assert said in message
     assert "belong to this model" not in message

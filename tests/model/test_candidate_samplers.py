@@ -215,7 +215,7 @@ def test_candidates_that_hours_would_not_find_are_refused() -> None:
     assert PopularitySampler(2, counts).draw(torch.tensor([3]))[0].ids.numel() == 2
     assert PopularitySampler(4, counts).draw(torch.tensor([3]))[0].ids.numel() == 4
     assert PopularitySampler(3, counts, unique_sampling=False).draw(torch.tensor([3]))
-    with pytest.raises(ValueError, match="be at most 2, the distinct items that 1000 tries"):
+    with pytest.raises(ValueError, match="be at most 2, the distinct items that about 1000"):
         PopularitySampler(3, counts)
 
 

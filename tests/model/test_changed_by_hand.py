@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from task_helpers import T, V, batch, sequence_inputs
@@ -33,6 +34,8 @@ def _masking(model: tr.Model) -> Any:
 CHANGES: dict[str, tuple[Callable[[], tr.Model], Callable[[tr.Model], Any], str, Any]] = {
     "cosine_scale": (lambda: _model(cosine_scale=16.0), _task, "cosine_scale", 4.0),
     "temperature": (_model, lambda m: _task(m).pre.module, "softmax_temperature", 0.5),
+    "numpy": (_model, lambda m: _task(m).pre.module, "softmax_temperature", np.float32(0.5)),
+    "tensor": (_model, lambda m: _task(m).pre.module, "softmax_temperature", torch.tensor(0.5)),
     "corrected": (
         lambda: _model(sampled_softmax=True, max_n_samples=3),
         lambda m: _task(m).pre.module,
@@ -67,6 +70,34 @@ def test_a_changed_number_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"must be as it was made: .*{attribute}"):
         model.save_pretrained(tmp_path / "folder")
     assert not (tmp_path / "folder").exists()
+
+
+class Counting(tr.block.base.BlockBase):
+    """A block of a user's own that counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return x
+
+    def forward_output_size(self, input_size: Any) -> Any:
+        return input_size
+
+
+@pytest.mark.parametrize("architecture", ["reformer", "longformer", "electra", "counting"])
+def test_what_a_body_keeps_of_its_work_is_no_change(architecture: str, tmp_path: Path) -> None:
+    inputs = sequence_inputs(masking="causal" if architecture == "counting" else "mlm")
+    if architecture == "counting":
+        body: Any = Counting()
+    else:
+        body = tr.TransformerBlock.from_registry(architecture, D, 2, 2, T + 1, inputs.masking)
+    model = tr.Model(tr.Head(tr.SequentialBlock(inputs, body), tr.NextItemPredictionTask()))
+    model.fit([batch()], num_epochs=1, verbose=False)
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "config.json").exists()
 
 
 @pytest.mark.parametrize("masking", ["causal", "mlm", "plm", "rtd"])

@@ -1,4 +1,4 @@
-"""Numbers of numpy, as a table's columns give them, wherever a number is asked for."""
+"""Numbers of numpy, as a table's columns give them, for the sizes of what a catalogue needs."""
 
 from __future__ import annotations
 

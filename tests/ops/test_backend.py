@@ -105,6 +105,17 @@ def test_bodies_that_overlap_leave_nothing_behind() -> None:
     assert _backend.current() == "auto"
 
 
+def test_a_body_within_a_compiled_function() -> None:
+    @torch.compile(fullgraph=True, backend="eager")
+    def loss(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        with use_backend("reference"):
+            return functional.linear_cross_entropy(hidden, weight, targets)
+
+    arguments = torch.randn(3, 4), torch.randn(5, 4), torch.arange(3)
+    torch.testing.assert_close(loss(*arguments), functional.linear_cross_entropy(*arguments))
+    assert _backend.current() == "auto"
+
+
 def test_fused_raises_where_there_is_no_kernel() -> None:
     with pytest.raises(RuntimeError, match="backend 'fused' needs a native kernel on meta"):
         functional.log_uniform_sample(3, 10, device="meta", backend="fused")

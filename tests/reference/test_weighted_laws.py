@@ -12,6 +12,7 @@ from test_log_uniform import splitmix64
 from torch import Tensor
 
 from transformers4rec_ext import functional
+from transformers4rec_ext.functional.weighted import reachable
 from transformers4rec_ext.ops import reference
 from transformers4rec_ext.ops.reference import alias, uniform
 
@@ -50,20 +51,32 @@ def test_a_table_of_ten_million_weights() -> None:
     torch.testing.assert_close(law_of(table.threshold, table.alias), p, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("power", [0.0, 1.0, 3.0, 8.0])
-def test_what_is_within_reach_takes_its_tries(power: float) -> None:
-    ranks = torch.arange(1, 2001, dtype=torch.float64)
-    p = ranks**-power
-    p /= p.sum()
+LAWS = {f"rank^-{power}": torch.arange(1, 2001).double() ** -power for power in (0, 1, 3, 8)}
+# One head and a level tail: of all laws that in which most hangs on the tail's exact probability.
+LAWS |= {
+    f"tail of {mass}": torch.tensor([1 - mass] + [mass / 100_000] * 100_000, dtype=torch.float64)
+    for mass in (0.00101, 0.001006)
+}
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_what_is_within_reach_takes_its_tries(law: str) -> None:
+    p = LAWS[law] / LAWS[law].sum()
 
     def found(size: int) -> float:
         """Return the distinct classes that 1000 S draws find on average."""
         return float(-(1000 * size * torch.log1p(-p)).expm1().sum())
 
-    reach = reference.reachable(p)
+    reach = reachable(p)
     assert found(int(0.98 * reach)) >= int(0.98 * reach) - 0.5
-    assert reach == 2000 or found(int(1.02 * reach) + 1) < int(1.02 * reach) + 0.5
-    assert (reach == 2000) == (power < 2)
+    assert reach == len(p) or found(int(1.02 * reach) + 1) < int(1.02 * reach) + 0.5
+    assert (reach == len(p)) == (law in ("rank^-0", "rank^-1"))
+
+
+def test_a_table_is_made_where_its_weights_are() -> None:
+    with torch.device("meta"):
+        table = functional.alias_table(torch.ones(5, device="cpu"))
+    assert (table.threshold.device.type, table.reach) == ("cpu", 5)
 
 
 @pytest.mark.parametrize("tail", [1e-30, 1e-12])

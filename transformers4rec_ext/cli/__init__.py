@@ -30,8 +30,8 @@ examples:
 or no memory left; 130 stopped by Ctrl-C (`train` leaves a checkpoint to resume from).
 """
 _MEMORY_HINT = (
-    " Training needs less with a smaller --d-model, --batch-size or --num-negatives, ranking with"
-    " a smaller --eval-batch-size. A run that has a checkpoint goes on with `train --resume`."
+    " A training needs less with a smaller --d-model, --batch-size or --num-negatives, ranking with"
+    " a smaller --eval-batch-size; a run keeps its own, so begin another."
 )
 
 
@@ -70,7 +70,9 @@ def run(argv: Sequence[str]) -> int:
     except (ValueError, TypeError, OSError, MemoryError, RuntimeError) as error:
         hint = ""
         if isinstance(error, MemoryError | RuntimeError):
-            if not _is_out_of_memory(error):
+            from transformers4rec_ext._memory import ran_out  # with torch, which `--help` spares
+
+            if not ran_out(error):
                 raise
             hint = _MEMORY_HINT
         if os.environ.get("T4R_EXT_TRACEBACK") == "1":
@@ -78,11 +80,3 @@ def run(argv: Sequence[str]) -> int:
         print(f"error: {' '.join(str(error).split())}{hint}", file=sys.stderr)
         return 2
     return status
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Tell whether a device, torch on the CPU (by a RuntimeError) or numpy had no memory left."""
-    import torch
-
-    kinds = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)

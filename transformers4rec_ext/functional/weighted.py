@@ -22,6 +22,8 @@ from transformers4rec_ext.ops import reference
 from transformers4rec_ext.ops.schemas import operators as _ops
 
 _MAX_WEIGHTS = 2**31 - 1  # an alias is an int32
+_MOST_TRIES = 1000  # for each distinct item: more are not worth their time
+_BINS = 64  # of probabilities, an octave
 
 
 class AliasTable(NamedTuple):
@@ -37,7 +39,7 @@ class AliasTable(NamedTuple):
     support : int
         Number of classes of positive probability.
     reach : int
-        Number of distinct classes that can be drawn, at 1000 tries each on average (within 1 %).
+        Number of distinct classes that can be drawn, at about 1000 tries each.
     """
 
     threshold: Tensor
@@ -138,7 +140,7 @@ def alias_table(weights: Tensor) -> AliasTable:
     wide = wide / highest  # so that the sum is finite
     probability = wide / wide.sum()
     threshold, alias = reference.alias_table(probability)
-    reach = reference.reachable(probability)
+    reach = reachable(probability)
     probability = probability.float()
     support = int((probability > 0).sum())
     return AliasTable(threshold.float(), alias.int(), probability, support, min(support, reach))
@@ -178,7 +180,7 @@ def weighted_sample(
 
     Notes
     -----
-    Time is O(M), on average at most 1000 S tries: a larger S reaches for items that are never
+    Time is O(M), on average about 1000 S tries at most: a larger S reaches for items that are never
     drawn in practice. No host synchronisation in a native kernel; the reference waits for the
     number of distinct draws.
 
@@ -309,10 +311,31 @@ def log_expected_count(
     return log_q
 
 
+def reachable(probability: Tensor) -> int:
+    """Return how many distinct classes can be drawn: ``_MOST_TRIES`` S draws find S, on average.
+
+    The largest S with ``sum(1 - (1 - p)^(_MOST_TRIES S)) >= S - 1/2``. Classes of nearly the same
+    probability count as so many of their mean, which leaves a sum over some thousand terms. What M
+    draws find rises ever more slowly with M, so all smaller S hold too.
+    """
+    p = probability[probability > 0].cpu()
+    place = (-_BINS * p.log2()).to(torch.int64)
+    count = torch.bincount(place)
+    there = count > 0
+    count, total = count[there].double(), torch.bincount(place, weights=p)[there]
+    log_missed = torch.log1p(-(total / count).clamp(max=1))
+    low, high = 1, p.numel() + 1  # holds, does not hold
+    while high - low > 1:
+        size = (low + high) // 2
+        found = -(count * (_MOST_TRIES * size * log_missed).expm1()).sum()
+        low, high = (size, high) if found >= size - 0.5 else (low, size)
+    return low
+
+
 def within_reach(table: AliasTable) -> str:
     """Return what an error expects of a number of distinct items."""
     return (
-        f"be at most {table.reach}, the distinct items that {reference.MOST_TRIES} tries each find "
+        f"be at most {table.reach}, the distinct items that about {_MOST_TRIES} tries each find "
         f"of the {table.support} with a positive weight"
     )
 

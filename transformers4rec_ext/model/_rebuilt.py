@@ -10,8 +10,10 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from transformers4rec_ext._errors import value_error
+from transformers4rec_ext._numbers import is_number
 from transformers4rec_ext._recipe import Recorded
 
+_WITHOUT_COUNTERS = ("transformers4rec_ext", "torch", "torchmetrics")
 #: From so many elements on a tensor is made without memory: no body has one, item tables do.
 _LARGE = 2**24
 
@@ -57,11 +59,12 @@ def check_same(model: torch.nn.Module, rebuilt: torch.nn.Module) -> None:
         )
     others = dict(rebuilt.named_modules(remove_duplicate=False))
     for path, module in model.named_modules(remove_duplicate=False):
-        own_numbers, other_numbers = _numbers(module), _numbers(others[path])
-        for name in own_numbers.keys() & other_numbers.keys():
-            if own_numbers[name] != other_numbers[name]:
+        for name, value in _numbers(others[path]).items():
+            own = vars(module).get(name)
+            of_a_batch = value in (None, []) and not _is_plain(own)
+            if not of_a_batch and not (_is_plain(own) and own == value):
                 prefix = f"{path}.{name}".lstrip(".")
-                _refuse(f"{prefix}={other_numbers[name]!r}", f"{prefix}={own_numbers[name]!r}")
+                _refuse(f"{prefix}={value!r}", f"{prefix}={own!r}")
 
 
 def _refuse(rebuilt: str, own: str) -> None:
@@ -76,24 +79,25 @@ def _refuse(rebuilt: str, own: str) -> None:
 
 
 def _numbers(module: torch.nn.Module) -> dict[str, Any]:
-    """Return a module's attributes that are plain values; of what a batch leaves there, none."""
+    """Return a module's plain values that say what it computes.
+
+    Of this package's modules, torch's and torchmetrics', which count nothing under a public name;
+    Hugging Face's write seeds and switches there, and a caller's own whatever he likes.
+    """
+    if type(module).__module__.partition(".")[0] not in _WITHOUT_COUNTERS:
+        return {}
     settings = module.settings if isinstance(module, Recorded) else ()  # are written as they are
     return {
         name: value
         for name, value in vars(module).items()
-        if _is_plain(value) and name not in settings and not _is_state(module, name)
+        if _is_plain(value) and not name.startswith("_") and name not in ("training", *settings)
     }
 
 
 def _is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(_is_plain(item) for item in value)
-    return value is None or type(value) in (bool, int, float, str)
-
-
-def _is_state(module: torch.nn.Module, name: str) -> bool:
-    # What torch, torchmetrics and transformers keep in the course of their work.
-    return name.startswith("_") or name == "training"
+    return value is None or isinstance(value, bool | str) or is_number(value)
 
 
 def _modules(model: torch.nn.Module) -> list[str]:

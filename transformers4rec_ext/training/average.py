@@ -57,7 +57,7 @@ class WeightAverage(Generic[_Module]):
 
         self._averaged = AveragedModel(model, multi_avg_fn=update) if part else None
         self.module = model if self._averaged is None else cast(_Module, self._averaged.module)
-        for name, module in model.named_modules():
+        for name, module in model.named_modules(remove_duplicate=False):
             if isinstance(module, Sampler) and self.module is not model:
                 self.module.set_submodule(name, module)  # its tables are of the data, not learned
 

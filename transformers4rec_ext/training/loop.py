@@ -14,7 +14,7 @@ from torch import Tensor
 
 from transformers4rec_ext._checkpoint import StateFile, open_state, save_state
 from transformers4rec_ext._errors import value_error
-from transformers4rec_ext._memory import give_back
+from transformers4rec_ext._memory import give_back, ran_out
 from transformers4rec_ext.data.loader import SessionLoader
 from transformers4rec_ext.model.model import Model
 from transformers4rec_ext.training.average import WeightAverage
@@ -128,9 +128,9 @@ class TrainingLoop:
                 self.train_step.optimizer.load_state_dict(file.read("optimizer"))
                 self.position = Position(**file.read("position"))
                 _set_rng_states(file, self.train_step.device)
-            except torch.OutOfMemoryError:
-                raise
             except (KeyError, TypeError, RuntimeError, ValueError) as error:
+                if ran_out(error):
+                    raise
                 raise value_error(
                     "TrainingLoop.restore",
                     "checkpoint",

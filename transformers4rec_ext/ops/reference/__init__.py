@@ -7,12 +7,7 @@ tested against it.
 
 from __future__ import annotations
 
-from transformers4rec_ext.ops.reference.alias import (
-    MOST_TRIES,
-    alias_sample,
-    alias_table,
-    reachable,
-)
+from transformers4rec_ext.ops.reference.alias import alias_sample, alias_table
 from transformers4rec_ext.ops.reference.common import (
     accumulate_dtype,
     outside_autocast,
@@ -61,7 +56,6 @@ from transformers4rec_ext.ops.reference.uniform import uniform_sample
 __all__ = [
     "INT64_MAX",
     "MISSED",
-    "MOST_TRIES",
     "accumulate_dtype",
     "adagrad_rows",
     "adam_rows",
@@ -80,7 +74,6 @@ __all__ = [
     "pair_score",
     "pair_scores",
     "rank_tile",
-    "reachable",
     "rows_like",
     "sampled_bce_loss",
     "sampled_bce_tile",

@@ -7,10 +7,6 @@ from torch import Tensor
 
 from transformers4rec_ext.ops.reference.draws import draw_distinct, uniforms
 
-#: As many draws for each distinct class are taken to be worth their time.
-MOST_TRIES = 1000
-_BINS = 64  # of probabilities, an octave
-
 
 def alias_table(probability: Tensor) -> tuple[Tensor, Tensor]:
     """Walker's table of ``probability`` (float64 [R], sum 1): (threshold float64, alias int64).
@@ -39,25 +35,6 @@ def alias_table(probability: Tensor) -> tuple[Tensor, Tensor]:
     threshold[heavy[last]] = 1.0  # no heavy class is left to share with
     alias[heavy[:-1]] = heavy[1:]
     return threshold, alias
-
-
-def reachable(probability: Tensor) -> int:
-    """Return how many distinct classes can be drawn: ``MOST_TRIES`` S draws find S, on average.
-
-    The largest S with ``sum(1 - (1 - p)^(MOST_TRIES S)) >= S - 1/2``, the probabilities rounded by
-    half a percent, which leaves a sum over their distinct values. What is expected of M draws rises
-    ever more slowly with M, so all smaller S hold too.
-    """
-    place = (-_BINS * probability[probability > 0].log2()).to(torch.int64)
-    count = torch.bincount(place).to("cpu", torch.float64)
-    middle = torch.exp2(-(torch.arange(count.numel(), dtype=torch.float64) + 0.5) / _BINS)
-    log_missed = torch.log1p(-middle)
-    low, high = 1, place.numel() + 1  # holds, does not hold
-    while high - low > 1:
-        size = (low + high) // 2
-        found = -(count * (MOST_TRIES * size * log_missed).expm1()).sum()
-        low, high = (size, high) if found >= size - 0.5 else (low, size)
-    return low
 
 
 def alias_classes(seed: Tensor, start: int, count: int, threshold: Tensor, alias: Tensor) -> Tensor:

@@ -42,12 +42,11 @@ def full_precision() -> Iterator[None]:
 
     For `rank_tile`, which relies on the bound of a product's rounding error: by TF32 or bfloat16 a
     target may come out below its own score, and is then not counted. torch has one setting for all
-    threads: the first body raises it and the last one to end lowers it again.
+    threads: every body raises it and the last one to end lowers it again.
     """
     global _in_full_precision
     with _lock:
-        if _in_full_precision == 0:
-            _raise_precision()
+        _raise_precision()
         _in_full_precision += 1
     try:
         yield
@@ -57,11 +56,13 @@ def full_precision() -> Iterator[None]:
             if _in_full_precision == 0:
                 for backend, precision in _lowered:
                     backend.fp32_precision = precision
+                _lowered.clear()
 
 
 def _raise_precision() -> None:
     on_cpu = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     backends = (torch.backends.cuda.matmul, on_cpu)
-    _lowered[:] = [(b, b.fp32_precision) for b in backends if b.fp32_precision in ("tf32", "bf16")]
-    for backend, _ in _lowered:
-        backend.fp32_precision = "ieee"
+    for backend in backends:
+        if (precision := backend.fp32_precision) in ("tf32", "bf16"):
+            _lowered.append((backend, precision))
+            backend.fp32_precision = "ieee"
