@@ -341,9 +341,7 @@ def setup_arguments() -> dict[str, Any]:
             extension.extra_objects += objects
             extension.extra_link_args += flags
             super().build_extensions()
-            for other in Path(self.get_ext_fullpath(NAME)).parent.glob("_kernels*.so"):
-                if other.name != Path(self.get_ext_fullpath(NAME)).name:
-                    other.unlink()  # of another version
+            remove_other_versions(Path(self.get_ext_fullpath(NAME)).parent)
 
     extension = CppExtension(
         NAME,
@@ -357,6 +355,13 @@ def setup_arguments() -> dict[str, Any]:
         "cmdclass": {"build_ext": BuildKernels},
         "options": {"bdist_wheel": {"py_limited_api": "cp310"}},
     }
+
+
+def remove_other_versions(folder: Path) -> None:
+    """Remove libraries of other versions, which a wheel would hold and nothing would load."""
+    for library in folder.glob("_kernels*.so"):
+        if not library.name.startswith(f"{NAME.rpartition('.')[2]}."):
+            library.unlink()
 
 
 def compile_now() -> Path:

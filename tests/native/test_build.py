@@ -105,3 +105,11 @@ def test_sources_compile_without_a_warning(source: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_libraries_of_other_versions_are_removed(tmp_path: Path) -> None:
+    current = f"{_build.NAME.rpartition('.')[2]}.abi3.so"
+    for name in (current, "_kernels.abi3.so", f"_kernels_{_build.INTERFACE}0.abi3.so", "other.so"):
+        (tmp_path / name).touch()
+    _build.remove_other_versions(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [current, "other.so"]
