@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -243,6 +245,17 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     for operator in ("log_uniform_sample", "sampled_softmax_tile"):
         (line,) = [line for line in printed.splitlines() if line.startswith(operator)]
         assert line.split()[1] in ("fused", "reference")
+
+
+def test_a_reader_that_has_gone_is_no_error() -> None:
+    """As with ``doctor | head -1``."""
+    command = [sys.executable, "-m", "transformers4rec_ext", "doctor"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
 
 
 def test_doctor_knows_a_torch_without_cuda(

@@ -27,7 +27,8 @@ examples:
   {PROGRAM} doctor
 
 `COMMAND --help` explains a command's options. Exit status: 0 done, 2 wrong input or options,
-or no memory left; 130 stopped by Ctrl-C (`train` leaves a checkpoint to resume from).
+or no memory left; 130 stopped by Ctrl-C (`train` leaves a checkpoint to resume from), 141 by
+`| head`.
 """
 _MEMORY_HINT = (
     " A training needs less with a smaller --d-model, --batch-size or --num-negatives, ranking with"
@@ -64,9 +65,13 @@ def run(argv: Sequence[str]) -> int:
     try:
         options = build_parser().parse_args(list(argv))
         status: int = options.run(options)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever reads what is printed has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # what a shell makes of SIGPIPE
     except (ValueError, TypeError, OSError, MemoryError, RuntimeError) as error:
         hint = ""
         if isinstance(error, MemoryError | RuntimeError):
