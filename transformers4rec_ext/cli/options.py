@@ -46,7 +46,11 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         help="where the model runs: cpu, cuda, or cuda:1 and the like (default: cpu)",
     )
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="CPU threads of torch (default: all cores)"
+        "--threads",
+        type=int,
+        metavar="N",
+        help="CPU threads of torch (default: all cores). Give fewer where other programs run: more "
+        "threads than free cores wait for each other, and may take ten times as long",
     )
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
 
