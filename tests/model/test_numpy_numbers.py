@@ -39,4 +39,9 @@ def test_numbers_of_numpy_are_numbers() -> None:
     )
     body = SequentialBlock(inputs, MLPBlock([8]))
     task = NextItemPredictionTask(weight_tying=True, softmax_temperature=np.float32(0.5))
-    assert Model(Head(body, task, inputs=inputs))({"item": ids[None]}, training=True)["loss"] > 0
+    model = Model(Head(body, task, inputs=inputs)).eval()
+    hidden = model({"item": ids[None]}, returns="hidden")
+    assert len(task.item_weights) == 10
+    torch.testing.assert_close(
+        model({"item": ids[None]}), hidden @ task.item_weights.T / 0.5, rtol=1e-5, atol=1e-5
+    )

@@ -130,12 +130,10 @@ class TabularSequenceFeatures(TabularFeatures):
             If an argument is nobody's.
         """
         if d_output is not None:
-            d_output = _checks.integer("from_schema", "d_output", d_output, minimum=1)
-        if d_output and projection is not None:
-            raise ValueError("You cannot specify both d_output and projection at the same time")
+            if projection is not None:
+                raise ValueError("You cannot specify both d_output and projection at the same time")
+            projection = MLPBlock([_checks.integer("from_schema", "d_output", d_output, minimum=1)])
         for_columns, for_masking = _split_arguments(masking, kwargs)
-        if d_output:
-            projection = MLPBlock([d_output])
         if aggregation is None and (projection is not None or masking is not None):
             aggregation = "concat"
         output = super().from_schema(

@@ -57,9 +57,8 @@ class WeightAverage(Generic[_Module]):
 
         self._averaged = AveragedModel(model, multi_avg_fn=update) if part else None
         self.module = model if self._averaged is None else cast(_Module, self._averaged.module)
-        for name, module in model.named_modules(remove_duplicate=False):
-            if isinstance(module, Sampler) and self.module is not model:
-                self.module.set_submodule(name, module)  # its tables are of the data, not learned
+        if self.module is not model:
+            _share_samplers(model, self.module)
 
     def __call__(self, model: _Module, step: int) -> None:
         """Take in the weights after ``step`` steps (counted over the run), if it is their turn."""
@@ -69,3 +68,10 @@ class WeightAverage(Generic[_Module]):
     def state_dict(self) -> dict[str, Tensor]:
         """Return what a checkpoint keeps of it: tensors to be filled; nothing with x = 0."""
         return {} if self._averaged is None else self._averaged.state_dict()
+
+
+def _share_samplers(model: nn.Module, copy: nn.Module) -> None:
+    """Give a copy the model's own samplers: their tables are of the data, and not learned."""
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, Sampler):
+            copy.set_submodule(name, module)
