@@ -19,10 +19,10 @@ from cli_helpers import TINY
 from transformers4rec_ext import _native
 from transformers4rec_ext.__main__ import main
 from transformers4rec_ext.cli.options import SHOWN
-from transformers4rec_ext.cli.train import _DEFAULTS, _SCHEDULES
+from transformers4rec_ext.cli.train import _DEFAULTS, _HOLD_OUT, _SCHEDULES
 from transformers4rec_ext.data import Catalogue
 from transformers4rec_ext.training import RunConfig, read_log
-from transformers4rec_ext.training.config import SCHEDULES
+from transformers4rec_ext.training.config import HOLD_OUT, SCHEDULES
 from transformers4rec_ext.training.folder import RunFolder
 
 
@@ -333,17 +333,24 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
         assert [word for word in words if word not in printed] == []
 
 
-def test_defaults_of_the_help_are_those_of_a_run() -> None:
+def test_defaults_of_the_help_are_those_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     fields = {f.name: f.default for f in dataclasses.fields(RunConfig)}
     # those that the help says in words, since they depend on other options
     for name in ("items_column", "session_column", "exclude_seen", "sparse"):
         fields.pop(name)
     for name in ("sampler", "num_negatives", "gbce_t", "temperature"):
         fields.pop(name)
-    for name in ("split_column", "validation_fraction"):
+    for name in ("split_column", "validation_fraction", "patience", "validation_sessions"):
         fields.pop(name)
     assert fields == _DEFAULTS
     assert _SCHEDULES == SCHEDULES
+    assert tuple(HOLD_OUT) == _HOLD_OUT
+    run = RunConfig("item_id")
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"0: never (default: {run.patience})" in printed
+    assert f"at most N sessions (default: {run.validation_sessions})" in printed
 
 
 @pytest.mark.parametrize("length", [1, 2])

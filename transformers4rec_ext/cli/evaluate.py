@@ -131,6 +131,9 @@ def _sessions(
     from transformers4rec_ext.data.parquet import ParquetSessions
 
     if options.file is None:
+        if config.hold_out == "none":
+            hint = "It was trained on all of its own files."
+            raise value_error("evaluate", "FILE.parquet", "be given for this run", "none", hint)
         return folder.sessions(), "test"
     every = config.split_column is not None if options.every_item is None else options.every_item
     sessions = ParquetSessions(options.file, options.items_column or config.items_column)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.cli import options as shared
+from transformers4rec_ext.cli.signals import stop_on_signals
 
 if TYPE_CHECKING:
     from transformers4rec_ext.training.config import RunConfig
@@ -57,6 +54,10 @@ Diginetica and Yoochoose, whose P@20 is Recall@20 here. Where no session is mark
 the last tenth of the training sessions in file order is (--validation-fraction) and is not trained
 on: put the file in order of time. The model that is tested is that of the best epoch. Items that
 training does not hold are ranked with the others; a target among them is hardly ever found.
+
+When a run has told the best epoch, the same options with --hold-out test, that many --epochs and
+another --out train anew on what chose it as well, which are the newest items that training may see.
+With --hold-out none all is trained on, for a model to recommend with; nothing is left to judge it.
 
 It trains on the CPU; --device cuda trains, validates and tests on a GPU (written for it, and not
 yet run on one). A run may be resumed, and its model evaluated, on another device than it was begun
@@ -137,6 +138,12 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         "sessions, the last ones, that validates, 0 < X < 1 (default: 0.1)",
         **real,
     )
+    add(
+        "hold-out",
+        "what is not trained on: validation and test, the test only, or nothing. With test and "
+        "none the weights of the last of --epochs are kept, which then must be given",
+        choices=_HOLD_OUT,
+    )
     add("seed", "seed of weights, shuffling, dropout and negatives", **number)
     add("epochs", "passes over the training part, at most", **number)
     add("batch-size", "windows in a batch, on average: of short ones it holds more", **number)
@@ -195,22 +202,30 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         help="rank only items that the session has not held yet (default: --no-exclude-seen)",
     )
     add(
-        "patience", "epochs without a better validation NDCG@10 before stopping; 0: never", **number
+        "patience",
+        "epochs without a better validation NDCG@10 before stopping; 0: never (default: 5)",
+        **number,
     )
     add(
         "checkpoint-every",
         "steps between checkpoints, which wait where they take long; 0: at the end of epochs only",
         **number,
     )
-    add("validation-sessions", "validate on a sample of at most N sessions", **number)
+    add(
+        "validation-sessions",
+        "validate on a sample of at most N sessions (default: 20000)",
+        **number,
+    )
     add("eval-batch-size", "sessions read, and items ranked, at once", **number)
 
 
 # Kept here as plain values, so that --help does not import torch; a test compares them.
+_HOLD_OUT = ("both", "test", "none")
 _SCHEDULES = ("constant", "cosine")
 _LOSSES = ("full", "sampled", "corrected", "bce", "gbce")
 _SAMPLERS = ("log-uniform", "uniform", "popularity", "in-batch", "mixed")
 _DEFAULTS: dict[str, Any] = {
+    "hold_out": "both",
     "seed": 0,
     "epochs": 40,
     "batch_size": 128,
@@ -227,9 +242,7 @@ _DEFAULTS: dict[str, Any] = {
     "cosine_scale": 0.0,
     "loss": "sampled",
     "body": "gpt2",
-    "patience": 5,
     "checkpoint_every": 500,
-    "validation_sessions": 20_000,
     "eval_batch_size": 256,
 }
 
@@ -253,7 +266,7 @@ def run(options: argparse.Namespace) -> int:
                 return 0
         else:
             _prepare_new(folder, options)
-        with _stop_on_signals() as should_stop:
+        with stop_on_signals() as should_stop:
             result = train_run(
                 folder,
                 config,
@@ -273,17 +286,25 @@ def run(options: argparse.Namespace) -> int:
 def report(folder: RunFolder, result: dict[str, Any]) -> None:
     """Print the metrics table of a finished run and where its files are."""
     config, _ = folder.read()
+    trained = f"best epoch {result['best_epoch']} of {result['epochs']}"
+    if config.hold_out != "both":
+        trained = f"epochs {result['epochs']}"
+    trained += f", {result['training_seconds']:.0f} s"
+    if config.hold_out != "none":
+        _report_test(config, result, trained)
+    else:
+        shared.say(f"\n{trained}; nothing was held out, so there is nothing to judge the model by")
+    shared.say(f"model, log and curves: {folder.path}")
+
+
+def _report_test(config: RunConfig, result: dict[str, Any], trained: str) -> None:
     ranked = "items not seen in the session" if config.exclude_seen else "all items"
     targets = "the last item of each session"
     if config.split_column is not None:
         targets = "every item but the first of the test sessions"
-    shared.say(
-        f"\ntest: {targets}, ranked among {ranked}; best epoch "
-        f"{result['best_epoch']} of {result['epochs']}, {result['training_seconds']:.0f} s"
-    )
+    shared.say(f"\ntest: {targets}, ranked among {ranked}; {trained}")
     rows = {name: result[name] for name in ("model", "popularity")}
     shared.say(shared.metrics_table(rows))
-    shared.say(f"model, log and curves: {folder.path}")
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
@@ -301,7 +322,12 @@ def _prepare_new(folder: RunFolder, options: argparse.Namespace) -> None:
 
     if not options.files:
         raise value_error("train", "FILE.parquet", "be given", "none", "Or --resume a run.")
-    config = RunConfig(**{"items_column": "item_id", **_given(options)})
+    given = _given(options)
+    config = RunConfig(**{"items_column": "item_id", **given})
+    if config.hold_out != "both" and "epochs" not in given:
+        hint = "Nothing tells when to stop; a run that holds out both prints its best epoch."
+        expectation = f"be given with --hold-out {config.hold_out}"
+        raise value_error("train", "--epochs", expectation, "none", hint)
     sessions = open_sessions(config, options.files)
     status = folder.status()
     if status == "foreign" and not options.overwrite:
@@ -360,24 +386,3 @@ def _changed(config: RunConfig, given: dict[str, Any]) -> dict[str, Any]:
                 f"{_ENDS.capitalize()}. {hint}" if ends else hint,
             )
     return changed
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[Any]:
-    """Turn the first Ctrl-C or SIGTERM into a stop after the step, with a checkpoint."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-
-    def ask(number: int, frame: object) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -96,7 +96,7 @@ class Catalogue:
         Parameters
         ----------
         sessions : ParquetSessions
-        part : "train" or "all"
+        part : "train", "train+validation" or "all"
             What is counted (see :func:`transformers4rec_ext.data.split.training_bounds`).
 
         Raises

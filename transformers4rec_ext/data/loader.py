@@ -111,8 +111,9 @@ class SessionLoader:
         Without shuffling or balance exactly, but for the last.
     balance : "targets" or "rows"
         What the batches have as many of. "rows" is for tasks with one label a session.
-    part : "train" or "all"
-        Leave out what is held out (see :mod:`transformers4rec_ext.data.split`), or nothing.
+    part : "train", "train+validation" or "all"
+        Leave out what is held out (see :mod:`transformers4rec_ext.data.split`), the test alone, or
+        nothing.
     shuffle : bool
         Off: file order, and rows as long as the longest of their batch.
     seed : int
@@ -175,9 +176,10 @@ class SessionLoader:
                 "sessions",
                 "hold a session with at least two items to train on",
                 f"{sessions.num_sessions} shorter ones",
-                f"Two items of a session are held out, so it needs {TRAIN_MINIMUM}."
-                if part == "train" and sessions.marks is None
-                else "",
+                ""
+                if part == "all" or sessions.marks is not None
+                else f"Of its items the last {TRAIN_MINIMUM[part] - 2} are held out, so it needs "
+                f"{TRAIN_MINIMUM[part]}.",
             )
 
     def __len__(self) -> int:

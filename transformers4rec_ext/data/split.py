@@ -8,6 +8,9 @@ Two ways to hold out, each a range of items to train on and a range of targets i
   training.
 * *Marked sessions.* A session belongs as a whole to training, validation or test. Of those held out
   every item but the first is a target, given all before it (the protocol of SR-GNN and GCE-GNN).
+
+What is held out to choose an epoch may be trained on once that is chosen: ``"train+validation"``
+leaves out the test alone, and ``"all"`` nothing.
 """
 
 from __future__ import annotations
@@ -18,13 +21,13 @@ import numpy as np
 
 from transformers4rec_ext._errors import value_error
 
-Part = Literal["train", "validation", "test", "all", "last", "every"]
+Part = Literal["train", "train+validation", "validation", "test", "all", "last", "every"]
 #: What whole sessions are marked as; a mark is the index in it, int8.
 MARKS = ("train", "validation", "test")
 #: The fewest items of a session of which two are held out.
 HELD_OUT_MINIMUM = 3
-#: The fewest items of a session of which two are held out and something is left to train on.
-TRAIN_MINIMUM = 4
+#: The fewest items of a session that leaves something to train on, by the part that is trained on.
+TRAIN_MINIMUM: dict[Part, int] = {"train": 4, "train+validation": 3, "all": 2}
 
 
 def training_bounds(
@@ -35,20 +38,24 @@ def training_bounds(
     Parameters
     ----------
     offsets : int64 [sessions + 1]
-    part : "train" or "all"
+    part : "train", "train+validation" or "all"
         All items; or those of training: of marked sessions the whole ones marked so, else
-        ``items[:-2]`` of sessions with three items or more and the whole of shorter ones.
+        ``items[:-2]`` of sessions with three items or more and the whole of shorter ones; or those
+        of training and validation, with ``items[:-1]``.
     marks : int8 [sessions], optional
         Indices in ``MARKS``.
     """
     start, stop = offsets[:-1], offsets[1:]
     if part == "all":
         return start, stop
-    if part != "train":
-        raise value_error("training_bounds", "part", "be 'train' or 'all'", repr(part))
+    if part not in TRAIN_MINIMUM:
+        expectation = f"be one of {tuple(TRAIN_MINIMUM)}"
+        raise value_error("training_bounds", "part", expectation, repr(part))
+    wanted = [MARKS.index(mark) for mark in part.split("+")]
     if marks is not None:
-        return start, np.where(marks == MARKS.index("train"), stop, start)
-    return start, np.where(stop - start >= HELD_OUT_MINIMUM, stop - 2, stop)
+        return start, np.where(np.isin(marks, wanted), stop, start)
+    left_out = len(MARKS) - len(wanted)
+    return start, np.where(stop - start >= HELD_OUT_MINIMUM, stop - left_out, stop)
 
 
 def target_bounds(

@@ -8,12 +8,15 @@ from typing import Any
 
 from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext.data.split import Part
 
 BINARY_LOSSES = ("bce", "gbce")
 LOSSES = ("full", "sampled", "corrected", *BINARY_LOSSES)
 SAMPLERS = ("log-uniform", "uniform", "popularity", "in-batch", "mixed")
 BODIES = ("gpt2", "xlnet")
 SCHEDULES = ("constant", "cosine")
+#: What is trained on, by what is held out.
+HOLD_OUT: dict[str, Part] = {"both": "train", "test": "train+validation", "none": "all"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +35,10 @@ class RunConfig:
     validation_fraction : float, optional
         Which part of the training sessions, the last ones, validate where none is marked for it;
         by default 0.1. Left out without ``split_column``.
+    hold_out : str
+        "both": validation chooses the epoch and the test judges it, neither is trained on; "test":
+        validation is trained on too and the weights are those of the last epoch; "none": all is
+        trained on and nothing judged.
     seed : int
         Of the initial weights, the shuffling, dropout and the negative samples.
     epochs, batch_size : int
@@ -81,13 +88,15 @@ class RunConfig:
         "gpt2" or "xlnet".
     exclude_seen : bool
         Whether validation and test rank among the items that the session has not held yet.
-    patience : int
-        Stop after this many epochs without a better validation NDCG@10; 0 for never.
+    patience : int, optional
+        Stop after this many epochs without a better validation NDCG@10, by default 5; 0 for never.
+        Without a validation always 0.
     checkpoint_every : int
         Steps between checkpoints inside an epoch; 0 for only at its end. A checkpoint that takes
         seconds, as of a large table, waits until 20 times as long has been trained.
-    validation_sessions : int
-        Validate on a sample of at most this many sessions (the test uses all).
+    validation_sessions : int, optional
+        Validate on a sample of at most this many sessions, by default 20,000 (the test uses all).
+        Left out without a validation.
     eval_batch_size : int
         Sessions that the model sees at once, and items that are ranked at once.
 
@@ -110,6 +119,7 @@ class RunConfig:
     session_column: str | None = None
     split_column: str | None = None
     validation_fraction: float | None = None
+    hold_out: str = "both"
     seed: int = 0
     epochs: int = 40
     batch_size: int = 128
@@ -132,17 +142,19 @@ class RunConfig:
     sparse: bool | None = None
     body: str = "gpt2"
     exclude_seen: bool = False
-    patience: int = 5
+    patience: int | None = None
     checkpoint_every: int = 500
-    validation_sessions: int = 20_000
+    validation_sessions: int | None = None
     eval_batch_size: int = 256
 
     def __post_init__(self) -> None:
         if self.temperature is None:
             of_loss = 0.25 if self.loss in BINARY_LOSSES else 1.0
             object.__setattr__(self, "temperature", of_loss)
+        self._settle_validation()
         for name, least in _INTEGERS.items():
-            _check_integer(name, getattr(self, name), least)
+            if name != "validation_sessions" or self.hold_out == "both":
+                _check_integer(name, getattr(self, name), least)
         if self.seed >= 2**63:
             raise value_error("RunConfig", "seed", "be < 2^63", self.seed)
         for name in ("dropout", "lr", "clip", "temperature"):
@@ -163,7 +175,8 @@ class RunConfig:
             raise value_error("RunConfig", "cosine_scale", where, scale, hint)
         if self.dropout >= 1:
             raise value_error("RunConfig", "dropout", "be < 1", self.dropout)
-        for name, allowed in (("loss", LOSSES), ("body", BODIES), ("schedule", SCHEDULES)):
+        choices = {"loss": LOSSES, "body": BODIES, "schedule": SCHEDULES}
+        for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise value_error(
                     "RunConfig", name, f"be one of {allowed}", repr(getattr(self, name))
@@ -184,6 +197,20 @@ class RunConfig:
             raise value_error(
                 "RunConfig", "d_model", f"be a multiple of heads={self.heads}", self.d_model
             )
+
+    def _settle_validation(self) -> None:
+        """Fill in what was left out of how to validate; raise for what would have no effect."""
+        if self.hold_out not in HOLD_OUT:
+            expectation = f"be one of {tuple(HOLD_OUT)}"
+            raise value_error("RunConfig", "hold_out", expectation, repr(self.hold_out))
+        if self.hold_out != "both":
+            without_effect = ["validation_fraction", "validation_sessions"]
+            for name in without_effect + ["patience"] * bool(self.patience):
+                self._refuse(name, f"with hold_out={self.hold_out!r}", "Nothing validates.")
+        if self.patience is None:
+            object.__setattr__(self, "patience", 5 if self.hold_out == "both" else 0)
+        if self.validation_sessions is None and self.hold_out == "both":
+            object.__setattr__(self, "validation_sessions", 20_000)
 
     def _negatives(self) -> dict[str, Any]:
         """Return what was left out about the negatives; raise for what would have no effect."""
@@ -216,6 +243,11 @@ class RunConfig:
         value = getattr(self, name)
         if value is not None:
             raise value_error("RunConfig", name, f"be left out {where}", repr(value), hint)
+
+    @property
+    def training_part(self) -> Part:
+        """What of the sessions is trained on."""
+        return HOLD_OUT[self.hold_out]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields, ready for JSON."""
@@ -251,6 +283,7 @@ class RunConfig:
 _BEFORE_THERE_WERE_SUCH = {
     "split_column": None,
     "validation_fraction": None,
+    "hold_out": "both",
     "temperature": 1.0,
     "average": 0.0,
     "cosine_scale": 0.0,

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers4rec_ext._files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class RunLog:
@@ -51,7 +54,7 @@ def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def plot_curves(
     path: str | os.PathLike[str], log: list[dict[str, Any]], baseline: float | None = None
 ) -> None:
-    """Write a PNG of the training loss and of the validation NDCG@10.
+    """Write a PNG of the training loss and, where there was a validation, of its NDCG@10.
 
     Parameters
     ----------
@@ -67,12 +70,23 @@ def plot_curves(
 
     train = [line for line in log if line["event"] == "train"]
     valid = [line for line in log if line["event"] == "validation"]
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    figure = Figure(figsize=(9 if valid else 5, 3.5), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    left.plot([line["step"] for line in train], [line["loss"] for line in train], linewidth=1)
-    left.set(title="training loss", xlabel="step", ylabel="loss (nats)")
-    right.plot(
+    axes = figure.subplots(1, 2 if valid else 1, squeeze=False)[0]
+    axes[0].plot([line["step"] for line in train], [line["loss"] for line in train], linewidth=1)
+    axes[0].set(title="training loss", xlabel="step", ylabel="loss (nats)")
+    if valid:
+        _plot_validation(axes[1], valid, baseline)
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def _plot_validation(axis: Axes, valid: list[dict[str, Any]], baseline: float | None) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.plot(
         [line["epoch"] for line in valid],
         [line["ndcg_at_10"] for line in valid],
         marker="o",
@@ -80,12 +94,8 @@ def plot_curves(
         label="model",
     )
     if baseline is not None:
-        right.axhline(baseline, color="gray", linestyle="--", label="popularity")
-    right.set(title="validation NDCG@10", xlabel="epoch")
-    right.set_ylim(bottom=0)
-    right.xaxis.get_major_locator().set_params(integer=True)
-    right.legend(loc="lower right")
-    for axis in (left, right):
-        axis.grid(alpha=0.3)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+        axis.axhline(baseline, color="gray", linestyle="--", label="popularity")
+    axis.set(title="validation NDCG@10", xlabel="epoch")
+    axis.set_ylim(bottom=0)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(loc="lower right")

@@ -47,7 +47,7 @@ class Position:
 
     def ended(self, config: RunConfig) -> bool:
         """Whether all epochs are done, or validation has not improved for ``patience`` of them."""
-        stale = self.epoch - self.best_epoch >= config.patience > 0
+        stale = self.epoch - self.best_epoch >= (config.patience or 0) > 0
         return stale or self.epoch >= config.epochs
 
 
@@ -55,18 +55,20 @@ class Position:
 class TrainingLoop:
     """Train ``model`` on a loader's batches, keep the best weights, leave checkpoints.
 
+    Without a validation the latest weights are kept.
+
     Parameters
     ----------
     model : Model
         ``model(batch, training=True)["loss"]`` is what is minimised, with Adam, on the device that
         its parameters are on.
     loader : SessionLoader
-    validate : callable
+    validate : callable, optional
         Takes the model, or with ``config.average`` the copy that holds the mean of its weights, and
         returns metrics with the key ``"ndcg_at_10"``; runs after every epoch.
     folder : path
-        Receives ``checkpoint.safetensors`` (where the run stands), ``model.safetensors`` (the best
-        weights so far) and ``log.jsonl``.
+        Receives ``checkpoint.safetensors`` (where the run stands), ``model.safetensors`` (the
+        weights that are kept) and ``log.jsonl``.
     config : RunConfig
     progress : bool
         Show a progress bar.
@@ -87,7 +89,7 @@ class TrainingLoop:
 
     model: Model
     loader: SessionLoader
-    validate: Callable[[Model], dict[str, float]]
+    validate: Callable[[Model], dict[str, float]] | None
     folder: str | os.PathLike[str]
     config: RunConfig
     progress: bool = True
@@ -201,20 +203,22 @@ class TrainingLoop:
         position = self.position
         if not self.checkpoint.exists():
             self._save(log, started)  # before the best weights: those without it are a lost run
-        metrics = self.validate(self.average.module)
+        metrics = None if self.validate is None else self.validate(self.average.module)
         position.epoch, position.step = position.epoch + 1, 0
-        better = metrics[SELECTION_METRIC] > position.best_metric
-        log.write("validation", epoch=position.epoch, step=self.global_step, **metrics)
+        better, found = True, ""
+        if metrics is not None:
+            log.write("validation", epoch=position.epoch, step=self.global_step, **metrics)
+            better = metrics[SELECTION_METRIC] > position.best_metric
+            position.best_metric = max(position.best_metric, metrics[SELECTION_METRIC])
+            found = (
+                f"validation NDCG@10 {metrics[SELECTION_METRIC]:.4f}, "
+                f"Recall@10 {metrics['recall_at_10']:.4f}{' (best)' if better else ''}, "
+            )
         if better:
             position.best_epoch = position.epoch
-            position.best_metric = metrics[SELECTION_METRIC]
             save_state(self.best, self.average.module.state_dict())
         self._save(log, started)
-        self.say(
-            f"epoch {position.epoch}: validation NDCG@10 {metrics[SELECTION_METRIC]:.4f}, "
-            f"Recall@10 {metrics['recall_at_10']:.4f}{' (best)' if better else ''}"
-            f", {position.seconds:.0f} s"
-        )
+        self.say(f"epoch {position.epoch}: {found}{position.seconds:.0f} s")
 
     def _may_save(self) -> bool:
         """Whether a checkpoint would cost little of the time: of a large table it takes minutes."""

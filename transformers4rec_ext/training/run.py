@@ -84,8 +84,8 @@ def begin_run(folder: RunFolder, config: RunConfig, sessions: ParquetSessions) -
         If the folder cannot be written.
     """
     folder.check_files_are_not_read(sessions.paths)
-    catalogue = Catalogue.fit(sessions)
-    _check_parts(sessions)
+    catalogue = Catalogue.fit(sessions, config.training_part)
+    _check_parts(sessions, config)
     if config.sampler == "popularity":
         make_sampler(config, catalogue.num_items, catalogue.popularity)
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -126,8 +126,9 @@ def train_run(
     Returns
     -------
     dict or None
-        What ``metrics.json`` holds: test metrics of the best epoch and of the popularity
-        baseline. None if it was asked to stop before the end.
+        What ``metrics.json`` holds: how many epochs there were, which was kept, and where a test
+        is held out its metrics, of the model and of the popularity baseline. None if it was asked
+        to stop before the end.
     """
     from tqdm import tqdm
 
@@ -142,6 +143,7 @@ def train_run(
         catalogue,
         max_length=config.max_length,
         batch_size=config.batch_size,
+        part=config.training_part,
         seed=config.seed,
     )
     # On the CPU first: the initial weights are the same on every device.
@@ -166,7 +168,7 @@ def train_run(
     loop = TrainingLoop(
         model,
         loader,
-        validate,
+        validate if config.hold_out == "both" else None,
         folder.path,
         config,
         progress,
@@ -181,6 +183,8 @@ def train_run(
     (folder.path / "metrics.json").unlink(missing_ok=True)  # unfinished from here on
     if not loop.run():
         return None
+    if config.hold_out == "none":
+        return _finish(folder.path, loop.position, {})
     model.load_weights(loop.best)
     bar = tqdm(desc="test", unit="target", disable=None if progress else True)
 
@@ -193,7 +197,10 @@ def train_run(
             ranks = model_ranks(model, sessions, catalogue, config, "test", on_rows=on_rows)
     except Stopped:
         return None
-    return _finish(folder.path, ranks, loop.position, sessions, catalogue, config)
+    contexts = held_out(sessions, catalogue, "test")
+    popularity = popularity_ranks(catalogue, contexts, exclude_seen=config.exclude_seen)
+    metrics = {"model": summarize(ranks), "popularity": summarize(popularity)}
+    return _finish(folder.path, loop.position, metrics)
 
 
 def _parts(sessions: ParquetSessions) -> str:
@@ -204,56 +211,50 @@ def _parts(sessions: ParquetSessions) -> str:
     return f" ({', '.join(f'{n:,} {mark}' for n, mark in zip(counts, MARKS, strict=True))})"
 
 
-def _check_parts(sessions: ParquetSessions) -> None:
-    """Raise before the training, not after it, if there is nothing for one of the three parts."""
-    missing: list[Part] = ["train", "validation", "test"]
+def _check_parts(sessions: ParquetSessions, config: RunConfig) -> None:
+    """Raise before the training, not after it, if there is nothing for one of the parts."""
+    judged: dict[str, list[Part]] = {"both": ["validation", "test"], "test": ["test"], "none": []}
+    missing = [config.training_part, *judged[config.hold_out]]
     longest = 0
     for chunk in sessions.chunks():
         for part in tuple(missing):
-            least = 2 if part == "train" else 1
-            find = chunk.training_bounds if part == "train" else chunk.target_bounds
+            trained = part == config.training_part
+            least = 2 if trained else 1
+            find = chunk.training_bounds if trained else chunk.target_bounds
             start, stop = find(part)
             if (stop - start >= least).any():
                 missing.remove(part)
         if not missing:
             return
         longest = max(longest, int((chunk.offsets[1:] - chunk.offsets[:-1]).max(initial=0)))
-    if sessions.marks is not None:
+    if sessions.marks is not None and config.hold_out != "none":
         raise value_error(
             "train",
             f"column {sessions.split_column!r}",
-            f"mark a session of two items or more as {missing[0]!r}",
+            f"mark a session of two items or more as {missing[0].split('+')[0]!r}",
             "none",
             "Where none is marked 'validation', the last ones marked 'train' are.",
         )
+    held = {"both": "Two of its items are", "test": "One of its items is"}
+    because = f"{held[config.hold_out]} held out, and two" if config.hold_out in held else "Two"
     raise value_error(
         "train",
         "sessions",
-        f"hold one with at least {TRAIN_MINIMUM} items",
+        f"hold one with at least {TRAIN_MINIMUM[config.training_part]} items",
         f"sessions of at most {longest}",
-        "Two of its items are held out for validation and test, and two are the fewest to learn "
-        "from.",
+        f"{because} are the fewest to learn from.",
     )
 
 
-def _finish(
-    path: Path,
-    ranks: Tensor,
-    position: Position,
-    sessions: ParquetSessions,
-    catalogue: Catalogue,
-    config: RunConfig,
-) -> dict[str, Any]:
-    contexts = held_out(sessions, catalogue, "test")
-    popularity = summarize(popularity_ranks(catalogue, contexts, exclude_seen=config.exclude_seen))
+def _finish(path: Path, position: Position, metrics: dict[str, dict[str, float]]) -> dict[str, Any]:
     result = {
-        "model": summarize(ranks),
-        "popularity": popularity,
+        **metrics,
         "best_epoch": position.best_epoch,
         "epochs": position.epoch,
         "training_seconds": round(position.seconds, 1),
     }
-    plot_curves(path / "curves.png", read_log(path / "log.jsonl"), popularity["ndcg_at_10"])
+    popularity = metrics.get("popularity", {}).get("ndcg_at_10")
+    plot_curves(path / "curves.png", read_log(path / "log.jsonl"), popularity)
     # Last: a folder with metrics.json is a finished run.
     write_text(path / "metrics.json", json.dumps(result, indent=2) + "\n")
     return result
