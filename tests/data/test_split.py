@@ -23,6 +23,8 @@ def test_parts_of_sessions() -> None:
     start, stop = training_bounds(offsets, "train")
     assert start.tolist() == [0, 5, 8, 10, 11]
     assert (stop - start).tolist() == [3, 1, 2, 1, 0]
+    start, stop = training_bounds(offsets, "train+validation")
+    assert (stop - start).tolist() == [4, 2, 2, 1, 0]
     assert _positions(offsets, "validation") == [[3], [6], [], [], []]
     assert _positions(offsets, "test") == [[4], [7], [], [], []]
     assert _positions(offsets, "last") == [[4], [7], [9], [], []]
@@ -37,6 +39,8 @@ def test_parts_of_marked_sessions() -> None:
         start, stop = training_bounds(offsets, "train", marks)
         lengths = np.diff(offsets)
         assert (stop - start).tolist() == np.where(marks == 0, lengths, 0).tolist()
+        start, stop = training_bounds(offsets, "train+validation", marks)
+        assert (stop - start).tolist() == np.where(marks == 2, 0, lengths).tolist()
         for code, part in ((1, "validation"), (2, "test")):
             every = _positions(offsets, "every")
             expected = [row if mark == code else [] for row, mark in zip(every, marks, strict=True)]
@@ -46,7 +50,7 @@ def test_parts_of_marked_sessions() -> None:
 
 
 def test_unknown_part() -> None:
-    with pytest.raises(ValueError, match="part must be 'train' or 'all'; got 'test'"):
+    with pytest.raises(ValueError, match="'train', 'train\\+validation', 'all'\\); got 'test'"):
         training_bounds(np.array([0, 1]), "test")
     with pytest.raises(ValueError, match="'validation', 'test', 'last' or 'every'; got 'train'"):
         target_bounds(np.array([0, 1]), "train")
