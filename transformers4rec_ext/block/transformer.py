@@ -46,6 +46,13 @@ def _in_dtype(dtype: torch.dtype, arguments: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _with_one(value: Tensor, rows: int, columns: int) -> Tensor:
+    """Return a mask [B, T, T], or one [B, T] of what is looked at, with a row or position more."""
+    if value.ndim == 2:
+        return nn.functional.pad(value, (0, columns, 0, rows), value=1.0)
+    return nn.functional.pad(value, (0, columns, 0, columns, 0, rows))
+
+
 class TransformerBlock(BlockBase):
     """A Hugging Face transformer over embeddings: [B, T, D] to [B, T, D].
 
@@ -70,8 +77,9 @@ class TransformerBlock(BlockBase):
     Notes
     -----
     Padding is not masked: causal attention never looks at what is padded on the right; what is
-    padded on the left is seen, as models that see both sides see all of it: give these batches of
-    one width (``max_sequence_length`` of the loaders).
+    padded on the left is seen, as models that see both sides see all of it. Give the masking of
+    these ``attend_to_padding=False``, or batches of one width (``max_sequence_length`` of the
+    loaders).
 
     Examples
     --------
@@ -162,8 +170,7 @@ class TransformerBlock(BlockBase):
             rows, columns = int(batch == 0), int(length == 0)
             inputs_embeds = nn.functional.pad(inputs_embeds, (0, 0, 0, columns, 0, rows))
             of_masking = {
-                name: nn.functional.pad(value, (0, columns, 0, columns, 0, rows))
-                for name, value in of_masking.items()
+                name: _with_one(value, rows, columns) for name, value in of_masking.items()
             }
         of_causality = {}
         if self.masking is not None and self.masking.causal:
@@ -189,6 +196,9 @@ class TransformerBlock(BlockBase):
             arguments = self.prepare_module(inputs_embeds)
         else:
             arguments = default_arguments(self.transformer, inputs_embeds)
+        if (mask := further.get("attention_mask")) is not None and mask.ndim == 2:
+            missing = arguments["inputs_embeds"].shape[1] - mask.shape[1]  # of a Reformer
+            further = {**further, "attention_mask": nn.functional.pad(mask, (0, missing))}
         arguments = {**arguments, **further}
         accepted = {name: value for name, value in arguments.items() if name in self._accepted}
         # Reformer returns the positions that were added to its inputs as well.

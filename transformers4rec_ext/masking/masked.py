@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
+from transformers4rec_ext._errors import type_error
 from transformers4rec_ext.masking.base import MaskSequence, masking_registry
 from transformers4rec_ext.masking.targets import masked_targets
 from transformers4rec_ext.masking.values import MaskingInfo, check_probability, mode_of
@@ -23,6 +27,11 @@ class MaskedLanguageModeling(MaskSequence):
         not those of predicting what comes next.
     mlm_probability : float
         Chance of an item to be hidden in training, besides the one hidden in every session.
+    attend_to_padding : bool
+        Whether the transformer looks at padded positions like at any other, as upstream's does:
+        then what it makes of a session depends on how far its batch is padded. Without, its
+        forward is given an ``attention_mask`` and it does not. Weights are trained with one or
+        with the other.
 
     Notes
     -----
@@ -32,24 +41,51 @@ class MaskedLanguageModeling(MaskSequence):
     item have no target; in testing, such an item is predicted from nothing, as upstream does.
     """
 
+    attention_mask: Tensor | None
+
     def __init__(
         self,
         hidden_size: int,
         padding_idx: int = 0,
         eval_on_last_item_seq_only: bool = True,
         mlm_probability: float = 0.15,
+        attend_to_padding: bool = True,
     ) -> None:
         super().__init__(hidden_size, padding_idx, eval_on_last_item_seq_only)
-        check_probability(type(self).__name__, "mlm_probability", mlm_probability)
+        name = type(self).__name__
+        check_probability(name, "mlm_probability", mlm_probability)
+        if not isinstance(attend_to_padding, bool):
+            raise type_error(name, "attend_to_padding", "be a bool", type(attend_to_padding))
         self.mlm_probability = mlm_probability
+        self.attend_to_padding = attend_to_padding
+        self.attention_mask = None
 
     def _compute_masked_targets(
         self, item_ids: Tensor, training: bool = False, testing: bool = False
     ) -> MaskingInfo:
-        return masked_targets(
+        info = masked_targets(
             item_ids,
             padding_idx=self.padding_idx,
             mode=mode_of(training, testing),
             last_only=self.eval_on_last_item_seq_only,
             probability=self.mlm_probability,
         )
+        if not self.attend_to_padding:
+            self.attention_mask = _looked_at(item_ids != self.padding_idx, info.schema)
+        return info
+
+    def transformer_required_arguments(self) -> dict[str, Any]:
+        """Return the ``attention_mask`` of the batch that was masked last, if padding is hidden."""
+        return {} if self.attend_to_padding else {"attention_mask": self.attention_mask}
+
+
+def _looked_at(is_item: Tensor, schema: Tensor) -> Tensor:
+    """Return 1 where attention may look, float32 of the shape of ``schema``.
+
+    These are the items and what is hidden; of a session without items its first position, since an
+    average over nothing is not a number.
+    """
+    looked_at = schema.clone()
+    looked_at[:, : is_item.shape[1]] |= is_item
+    looked_at[:, :1] |= ~looked_at.any(1, keepdim=True)
+    return looked_at.to(torch.float32)

@@ -22,6 +22,7 @@ class ReplacementLanguageModeling(MaskedLanguageModeling):
     sample_from_batch : bool
         Whether fakes are drawn from the masked items of the batch instead of the whole catalogue.
     mlm_probability : float
+    attend_to_padding : bool
         See :class:`MaskedLanguageModeling`.
     """
 
@@ -32,8 +33,11 @@ class ReplacementLanguageModeling(MaskedLanguageModeling):
         eval_on_last_item_seq_only: bool = True,
         sample_from_batch: bool = False,
         mlm_probability: float = 0.15,
+        attend_to_padding: bool = True,
     ) -> None:
-        super().__init__(hidden_size, padding_idx, eval_on_last_item_seq_only, mlm_probability)
+        super().__init__(
+            hidden_size, padding_idx, eval_on_last_item_seq_only, mlm_probability, attend_to_padding
+        )
         if not isinstance(sample_from_batch, bool):
             raise type_error(
                 type(self).__name__, "sample_from_batch", "be a bool", type(sample_from_batch)
