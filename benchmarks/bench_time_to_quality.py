@@ -39,7 +39,7 @@ SASREC = {"width": 64, "layers": 2, "heads": 1, "dropout": 0.2}
 
 # Of a run's config: what decides nothing here, where there is no last epoch and no early stop.
 _IDLE = (
-    *("items_column", "session_column", "split_column", "validation_fraction"),
+    *("items_column", "session_column", "split_column", "validation_fraction", "hold_out"),
     *("epochs", "patience", "checkpoint_every", "validation_sessions", "eval_batch_size"),
 )
 
