@@ -91,6 +91,7 @@ def _swap_in(task: Any, upstream: Any) -> int:
             sparse_grad=False,
             corrected=False,
             cosine_scale=0.0,
+            exclude_seen=False,
             sampler=None,
             _padding_idx=task.padding_idx,
             _told_no_predictions=False,

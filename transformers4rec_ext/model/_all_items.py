@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -9,10 +10,12 @@ import torch
 from transformers4rec_ext import _checks, functional
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.losses import CandidateLoss, smoothed_cross_entropy
+from transformers4rec_ext.model._positions import IGNORED
 from transformers4rec_ext.model._ranking import Ranks
 from transformers4rec_ext.model._sampling import is_plain
 from transformers4rec_ext.model._summary import in_float32
 from transformers4rec_ext.ranking_metric import target_rank
+from transformers4rec_ext.ranks import MISSED
 
 #: What the task's ``returns=`` may be: with a training or testing flag, and without one.
 WITH_FLAG = ("predictions", "ranks", "loss")
@@ -62,21 +65,29 @@ def full_loss(
     loss: Any,
     padding_idx: int,
     with_ranks: bool,
+    seen: torch.Tensor | None,
 ) -> tuple[torch.Tensor, Ranks | None]:
     """Return a loss over all items and, if asked for, the ranks of the labels.
 
-    Of a cross-entropy by one walk over the item weights for both; the [N, V] scores never exist.
+    Of a cross-entropy by one walk over the item weights for both, by two where items that are
+    ``seen`` [N, L] do not compete; the [N, V] scores never exist.
     """
     if isinstance(loss, CandidateLoss):
-        return _by_rows(layer, hidden, labels, loss, padding_idx, with_ranks)
+        return _by_rows(layer, hidden, labels, loss, padding_idx, with_ranks, seen)
     options = {
         "temperature": layer.temperature,
         "label_smoothing": loss.label_smoothing,
         "reduction": loss.reduction,
     }
     weights = layer.checked_weights(hidden)
-    if not with_ranks:
-        return functional.linear_cross_entropy(hidden, weights, labels, **options), None
+    if not with_ranks or seen is not None:
+        value = functional.linear_cross_entropy(hidden, weights, labels, **options)
+        if not with_ranks:
+            return value, None
+        rank = functional.target_rank(
+            hidden, weights, labels, exclude_ids=seen, padding_idx=padding_idx
+        )
+        return value, Ranks(_unseen(rank, labels, seen))
     value, rank = functional.linear_cross_entropy(
         hidden, weights, labels, return_rank=True, padding_idx=padding_idx, **options
     )
@@ -90,19 +101,79 @@ def _by_rows(
     loss: CandidateLoss,
     padding_idx: int,
     with_ranks: bool,
+    seen: torch.Tensor | None,
 ) -> tuple[torch.Tensor, Ranks | None]:
     """Return the same of a loss that wants scores: of some rows at a time, a constant amount."""
     losses, ranks = [], []
     size = max(1, _SCORES // layer.target_dim)
-    for rows, targets in zip(hidden.split(size), labels.split(size), strict=True):
+    of_rows = itertools.repeat(None) if seen is None else seen.split(size)
+    for rows, targets, held in zip(hidden.split(size), labels.split(size), of_rows, strict=False):
         scores, _ = layer(rows, targets)
         losses.append(loss_of_scores(loss, scores, targets, sampled=False))
         if loss.reduction == "mean" and len(labels):
             losses[-1] = losses[-1] * (len(targets) / len(labels))
         if with_ranks:
-            ranks.append(target_rank(scores, targets, padding_idx=padding_idx))
+            rank = target_rank(scores, targets, exclude_ids=held, padding_idx=padding_idx)
+            ranks.append(_unseen(rank, targets, held))
     value = torch.cat(losses) if losses[0].dim() else torch.stack(losses).sum()
     return value, Ranks(torch.cat(ranks)) if with_ranks else None
+
+
+def _unseen(rank: torch.Tensor, labels: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
+    """Return ``rank`` [N], beyond every cut-off where the label itself was seen."""
+    if seen is None:
+        return rank
+    return torch.where((seen == labels.unsqueeze(1)).any(1), MISSED, rank)
+
+
+def outputs_at_labels(
+    task: Any,
+    hidden: torch.Tensor,
+    labels: torch.Tensor,
+    training: bool,
+    testing: bool,
+    returns: str,
+    seen: torch.Tensor | None,
+) -> dict[str, Any]:
+    """Return loss, labels and predictions of a next-item task for its labelled rows.
+
+    Parameters
+    ----------
+    task : NextItemPredictionTask
+    hidden, labels : Tensor, [N, D] and int64 [N]
+    training, testing, returns
+        As in the task's ``forward``; ``returns`` is one of WITH_FLAG.
+    seen : Tensor, int64, [N, L], optional
+        Items that do not compete in ranks and predictions; -1 for none.
+    """
+    layer, sampled = task._layer(), training and task.sampled_softmax
+    if training and isinstance(task.loss, CandidateLoss):
+        loss = task.loss(hidden, layer.checked_weights(hidden), labels)
+        return {"loss": loss, "labels": torch.zeros_like(labels), "predictions": None}
+    if sampled and layer is not None and is_plain(task.loss):
+        ignored = IGNORED if task.static_shapes else None
+        loss, logits = layer.sampled_loss(
+            hidden, labels, task.loss.reduction, returns == "predictions", ignored
+        )
+        # The target is in column 0; what is ignored stays so.
+        return {"loss": loss, "labels": labels.clamp(max=0), "predictions": logits}
+    fused = returns != "predictions" and needs_no_scores(task.loss)
+    if fused and layer is not None and not sampled:
+        loss, ranks = full_loss(
+            layer, hidden, labels, task.loss, task.padding_idx, returns == "ranks", seen
+        )
+        return {"loss": loss, "labels": labels, "predictions": ranks}
+    logits, labels = task.pre(hidden, targets=labels, training=training, testing=testing)
+    loss = task._loss(logits, labels)
+    if seen is not None:
+        logits = _without(logits, seen, task.padding_idx)
+    return {"loss": loss, "labels": labels, "predictions": logits}
+
+
+def _without(scores: torch.Tensor, ids: torch.Tensor, padding_idx: int) -> torch.Tensor:
+    """Return ``scores`` [N, V] with -inf for ``ids`` [N, L] (-1 for none) and the padding item."""
+    barred = torch.nn.functional.pad(ids, (0, 1), value=padding_idx)
+    return scores.scatter(1, torch.where(barred < 0, padding_idx, barred), -torch.inf)
 
 
 def loss_of_scores(
@@ -152,11 +223,9 @@ def best_of_scores(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the same of the scores [B, V] of an output layer that is not ours."""
     top_k = _checked_top_k(top_k, scores.shape[1])
-    barred = scores.new_full((scores.shape[0], 1), padding_idx, dtype=torch.int64)
-    if exclude_ids is not None:
-        barred = torch.cat([barred, exclude_ids.clamp(min=-1)], dim=1)
-    barred = torch.where(barred < 0, padding_idx, barred)
-    values, ids = scores.float().scatter(1, barred, -torch.inf).topk(top_k, dim=1)
+    if exclude_ids is None:
+        exclude_ids = scores.new_empty((scores.shape[0], 0), dtype=torch.int64)
+    values, ids = _without(scores.float(), exclude_ids, padding_idx).topk(top_k, dim=1)
     return values, torch.where(values == -torch.inf, -1, ids)
 
 

@@ -15,9 +15,8 @@ from transformers4rec_ext.model._all_items import (
     best_items,
     best_of_scores,
     check_returns,
-    full_loss,
     loss_of_scores,
-    needs_no_scores,
+    outputs_at_labels,
     wanted,
 )
 from transformers4rec_ext.model._cosine import cosine_hidden
@@ -27,7 +26,13 @@ from transformers4rec_ext.model._output import (
     check_temperature,
     projection_to,
 )
-from transformers4rec_ext.model._positions import IGNORED, all_rows, labelled_rows, last_rows
+from transformers4rec_ext.model._positions import (
+    all_rows,
+    labelled_rows,
+    last_rows,
+    seen_before,
+    with_seen,
+)
 from transformers4rec_ext.model._ranking import Ranks, exploded, reads_rank, update_metrics
 from transformers4rec_ext.model._sampling import (
     check_candidate_loss,
@@ -35,7 +40,6 @@ from transformers4rec_ext.model._sampling import (
     check_foreign_layer,
     check_sampling,
     check_static,
-    is_plain,
     masking_of,
     say_no_predictions,
 )
@@ -89,6 +93,9 @@ class NextItemPredictionTask(PredictionTask):
         Above 0, scores are this times the cosine of hidden and item vector, over T (NISER,
         arXiv:1909.04276, has 16), not with a ``CandidateLoss`` or an output layer of one's own.
         Sampled training divides the rows it reads; a call over all items copies the weights.
+    exclude_seen : bool
+        Metrics in testing, and ``top_k``, leave out the items that a session held before the one
+        that is asked for; asked for one of them, it is a miss. Losses count all items.
 
     Raises
     ------
@@ -128,6 +135,7 @@ class NextItemPredictionTask(PredictionTask):
         sampler: CandidateSampler | None = None,
         static_shapes: bool = False,
         cosine_scale: float = 0.0,
+        exclude_seen: bool = False,
     ) -> None:
         super().__init__(loss=loss, metrics=metrics, task_block=task_block, task_name=task_name)
         name = "NextItemPredictionTask"
@@ -143,6 +151,7 @@ class NextItemPredictionTask(PredictionTask):
             sparse_grad=sparse_grad,
             corrected=corrected,
             static_shapes=static_shapes,
+            exclude_seen=exclude_seen,
         )
         if static_shapes:
             check_static(name, loss, bool(sampled_softmax), return_predictions, sampler)
@@ -161,6 +170,7 @@ class NextItemPredictionTask(PredictionTask):
         self.corrected = corrected
         self.sampler = sampler
         self.static_shapes = static_shapes
+        self.exclude_seen = exclude_seen
         self.cosine_scale = _checks.not_negative(name, "cosine_scale", cosine_scale)
         self.item_embedding_table: Any = None
         self.masking: Any = None
@@ -282,17 +292,25 @@ class NextItemPredictionTask(PredictionTask):
             targets = read_targets(self.masking) if masked is None else masked.targets
             returns = wanted(self, returns, training)
             static = self.static_shapes and training and returns == "loss"
-            rows = all_rows if static else labelled_rows
-            hidden, labels = rows(x, targets, self.padding_idx)
+            if static:
+                hidden, labels = all_rows(x, targets, self.padding_idx)
+            else:
+                hidden, labels, rows = labelled_rows(x, targets, self.padding_idx)
             hidden = cosine_hidden(hidden, self.cosine_scale, labels)
-            return self._outputs(hidden, labels, training, testing, returns)
+            seen = None
+            if self.exclude_seen and not training:
+                item_ids = self._item_ids(masked)
+                seen = seen_before(item_ids, rows, self.padding_idx, self.masking.causal)
+            return outputs_at_labels(self, hidden, labels, training, testing, returns, seen)
         if returns == "all_hidden":
             return cosine_hidden(x, self.cosine_scale)
-        item_ids = self.embeddings.item_seq if masked is None else masked.item_ids
+        item_ids = self._item_ids(masked)
         hidden = cosine_hidden(last_rows(x, item_ids, self.padding_idx), self.cosine_scale)
         if returns == "hidden":
             return hidden
         layer = self._layer()
+        if self.exclude_seen and top_k is not None:
+            exclude_ids = with_seen(exclude_ids, item_ids, self.padding_idx)
         if top_k is not None and layer is not None:
             return best_items(layer, hidden, top_k, self.padding_idx, exclude_ids)
         scores, _ = self.pre(hidden)
@@ -363,38 +381,13 @@ class NextItemPredictionTask(PredictionTask):
         rows = non_pad_mask.nonzero().squeeze(1)
         return inp_tensor.flatten(end_dim=1).index_select(0, rows)
 
+    def _item_ids(self, masked: MaskedItems | None) -> Any:
+        return self.embeddings.item_seq if masked is None else masked.item_ids
+
     def _layer(self) -> Any:
         """Return the task's own output layer; None where ``pre`` is something else."""
         layer = getattr(self.pre, "module", None)
         return layer if isinstance(layer, _NextItemPredictionTask) else None
-
-    def _outputs(
-        self,
-        hidden: torch.Tensor,
-        labels: torch.Tensor,
-        training: bool,
-        testing: bool,
-        returns: str,
-    ) -> dict[str, Any]:
-        layer, sampled = self._layer(), training and self.sampled_softmax
-        if training and isinstance(self.loss, CandidateLoss):
-            loss = self.loss(hidden, layer.checked_weights(hidden), labels)
-            return {"loss": loss, "labels": torch.zeros_like(labels), "predictions": None}
-        if sampled and layer is not None and is_plain(self.loss):
-            ignored = IGNORED if self.static_shapes else None
-            loss, logits = layer.sampled_loss(
-                hidden, labels, self.loss.reduction, returns == "predictions", ignored
-            )
-            # The target is in column 0; what is ignored stays so.
-            return {"loss": loss, "labels": labels.clamp(max=0), "predictions": logits}
-        fused = returns != "predictions" and needs_no_scores(self.loss)
-        if fused and layer is not None and not sampled:
-            loss, ranks = full_loss(
-                layer, hidden, labels, self.loss, self.padding_idx, returns == "ranks"
-            )
-            return {"loss": loss, "labels": labels, "predictions": ranks}
-        logits, labels = self.pre(hidden, targets=labels, training=training, testing=testing)
-        return {"loss": self._loss(logits, labels), "labels": labels, "predictions": logits}
 
     def _loss(self, x: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return loss_of_scores(self.loss, x, targets, bool(self.sampled_softmax))

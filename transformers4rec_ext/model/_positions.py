@@ -14,8 +14,10 @@ IGNORED = -100
 
 def labelled_rows(
     x: torch.Tensor, targets: torch.Tensor, padding_idx: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the hidden rows [N, D] and labels int64 [N] where ``targets`` [B, T] has a label.
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the hidden rows [N, D] and labels where ``targets`` [B, T] has one, and which.
+
+    Labels are int64 [N], and so are their places among the B T.
 
     Raises
     ------
@@ -24,7 +26,7 @@ def labelled_rows(
     _check_shape(x, targets)
     flat = targets.flatten()
     rows = (flat != padding_idx).nonzero().squeeze(1)
-    return x.flatten(end_dim=1).index_select(0, rows), flat.index_select(0, rows)
+    return x.flatten(end_dim=1).index_select(0, rows), flat.index_select(0, rows), rows
 
 
 def all_rows(
@@ -41,6 +43,30 @@ def all_rows(
     _check_shape(x, targets)
     flat = targets.flatten()
     return x.flatten(end_dim=1), torch.where(flat == padding_idx, IGNORED, flat)
+
+
+def seen_before(
+    item_ids: torch.Tensor, rows: torch.Tensor, padding_idx: int, causal: bool
+) -> torch.Tensor:
+    """Return the items before the one that each label asks for, int64 [N, T], -1 elsewhere.
+
+    Of ``item_ids`` [B, T] and the ``rows`` of :func:`labelled_rows`. A causal label stands one
+    position before its item.
+    """
+    length = item_ids.shape[1]
+    session, position = rows // length, rows % length
+    ids = item_ids[session]
+    place = torch.arange(length, device=ids.device)
+    before = place < (position + int(causal)).unsqueeze(1)
+    return torch.where(before & (ids != padding_idx), ids, -1)
+
+
+def with_seen(
+    exclude_ids: torch.Tensor | None, item_ids: torch.Tensor, padding_idx: int
+) -> torch.Tensor:
+    """Return ``exclude_ids`` [B, L] and all items of the sessions ``item_ids`` [B, T]."""
+    seen = torch.where(item_ids == padding_idx, -1, item_ids)
+    return seen if exclude_ids is None else torch.cat([exclude_ids, seen], dim=1)
 
 
 def _check_shape(x: torch.Tensor, targets: torch.Tensor) -> None:
