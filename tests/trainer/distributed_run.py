@@ -16,14 +16,18 @@ from trainer_helpers import V, batches, losses, model_of, next_item, trainer_of
 from transformers4rec_ext import BinaryClassificationTask
 
 # Parquet files with a different number of labels in each process, a DataLoader of rows, and sampled
-# softmax with rows that have no label, and with row gradients: the whole catalogue for candidates,
-# which are then the same in each process.
+# softmax with rows that have no label, and with row gradients, of tied weights and of an output
+# layer: the whole catalogue for candidates, which are then the same in each process.
 CASES: dict[str, Any] = {
     "next": lambda: next_item(),
     "sum": lambda: next_item(loss=torch.nn.CrossEntropyLoss(reduction="sum")),
     "dataloader": lambda: BinaryClassificationTask("click", summary_type="mean"),
     "static": lambda: next_item(sampled_softmax=True, max_n_samples=V, static_shapes=True),
     "rows": lambda: next_item(
+        weight_tying=True, sampled_softmax=True, max_n_samples=V, sparse_grad=True
+    ),
+    "rows of a layer": lambda: next_item(sampled_softmax=True, max_n_samples=V, sparse_grad=True),
+    "rows, accumulated": lambda: next_item(
         weight_tying=True, sampled_softmax=True, max_n_samples=V, sparse_grad=True
     ),
 }
@@ -50,8 +54,10 @@ def outcome(folder: Path, case: str, batch_size: int) -> dict[str, Any]:
     }
     if case == "sum":
         options["learning_rate"] = 0.01
-    if case == "rows":
+    if case.startswith("rows"):
         options |= {"optim": "adamw_torch", "adam_epsilon": 1e-3, "learning_rate": 1e-2}
+    if case == "rows, accumulated":
+        options["gradient_accumulation_steps"] = 2
     if case == "dataloader":
         rows = batches(folder / "data", 1)
         for name in ("train_dataloader", "eval_dataloader"):
@@ -90,12 +96,26 @@ def resumed(folder: Path) -> dict[str, Any]:
     return {"whole": torch.tensor(losses(whole)), "resumed": torch.tensor(losses(later))}
 
 
+def started(folder: Path) -> dict[str, Any]:
+    """Return the weights after a step, of each process, which had made their own to start with."""
+    model = model_of(CASES["rows of a layer"]())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += torch.distributed.get_rank()
+    trainer = trainer_of(folder, model, per_device_train_batch_size=4, max_steps=1)
+    trainer.train()
+    everyone: list[Any] = [None, None]
+    torch.distributed.all_gather_object(everyone, dict(trainer.model.state_dict()))
+    return dict(zip(("first", "other"), everyone, strict=True))
+
+
 def main() -> None:
     """Run every case."""
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
     found = {case: outcome(folder, case, batch_size=4) for case in CASES}
     found["resume"] = resumed(folder)
+    found["start"] = started(folder)
     if torch.distributed.get_rank() == 0:
         torch.save(found, folder / "found.pt")
     torch.distributed.destroy_process_group()

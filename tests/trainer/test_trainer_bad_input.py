@@ -8,11 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from trainer_helpers import ITEM, arguments, batches, model_of, next_item, trainer_of, write
+from trainer_helpers import ITEM, arguments, batches, model_of, trainer_of, write
 
 import transformers4rec_ext as tr
-from transformers4rec_ext.trainer import rows
-from transformers4rec_ext.trainer.rows import check_processes
 
 
 @pytest.mark.parametrize(
@@ -86,20 +84,3 @@ def test_evaluation_needs_data(tmp_path: Path) -> None:
         trainer.predict()
     with pytest.raises(ValueError, match="eval_strategy"):
         trainer_of(tmp_path, eval_dataset_or_path=None, eval_strategy="epoch")
-
-
-def test_row_gradients_of_several_processes_need_tied_weights(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    tied, own = (
-        model_of(next_item(sampled_softmax=True, sparse_grad=True, weight_tying=tying))
-        for tying in (True, False)
-    )
-    check_processes(tied, 2)
-    check_processes(own, 1)
-    with pytest.raises(ValueError, match="sparse_grad must be used with weight_tying=True in 2"):
-        check_processes(own, 2)
-    monkeypatch.setattr(rows, "_backend", lambda: "nccl")
-    check_processes(tied, 1)
-    with pytest.raises(ValueError, match="Give ddp_backend='gloo'"):
-        check_processes(tied, 2)

@@ -1,14 +1,16 @@
-"""Row gradients in the Trainer: an optimizer and a clipping that take them."""
+"""Row gradients in the Trainer: what optimizes, clips and exchanges them."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from transformers.training_args import OptimizerNames
 
 from transformers4rec_ext._errors import value_error
-from transformers4rec_ext.optim import LazyAdam, clip_grad_norm_
+from transformers4rec_ext.optim import LazyAdam, average_row_gradients_, clip_grad_norm_
 
 _ADAMW = (OptimizerNames.ADAMW_TORCH, OptimizerNames.ADAMW_TORCH_FUSED)
 
@@ -36,34 +38,38 @@ def lazy_optimizer(args: Any) -> tuple[type, dict[str, Any]]:
     return LazyAdam, options
 
 
-def check_processes(model: Any, num_processes: int) -> None:
-    """Raise where torch could not sum the row gradients of several processes.
+def row_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that get row gradients: item tables, and output layers of tasks."""
+    found = {}
+    for module in model.modules():
+        for flag, name in (("sparse", "weight"), ("sparse_grad", "output_layer")):
+            parameter = getattr(module, name, None)
+            if getattr(module, flag, False) is True and isinstance(parameter, nn.Parameter):
+                found[id(parameter)] = parameter
+    return list(found.values())
 
-    It knows those of an ``nn.Embedding``, hence of an item table whose weights are tied.
+
+def exchange_rows(model: nn.Module, accelerator: Any) -> None:
+    """Make the processes of ``accelerator`` exchange row gradients as rows, after ``backward``.
+
+    DistributedDataParallel passes over these parameters then. It would sum their gradients over
+    gloo only and, unless an ``nn.Embedding`` makes them, not as rows.
     """
-    for task in model.prediction_tasks:
-        tied = getattr(task, "weight_tying", False)
-        if num_processes > 1 and getattr(task, "sparse_grad", False) and not tied:
-            raise value_error(
-                "Trainer",
-                "sparse_grad",
-                f"be used with weight_tying=True in {num_processes} processes",
-                f"an output layer of its own in {task.task_name!r}",
-            )
-        if num_processes > 1 and getattr(task, "sparse_grad", False) and _backend() == "nccl":
-            raise value_error(
-                "Trainer",
-                "sparse_grad",
-                "go with processes that sum sparse tensors",
-                "those of NCCL, which does not",
-                "Give ddp_backend='gloo', or sparse_grad=False.",
-            )
+    parameters = row_parameters(model)
+    ours = {id(parameter) for parameter in parameters}
+    named = model.named_parameters(remove_duplicate=False)
+    names = [name for name, parameter in named if id(parameter) in ours]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
+    for parameter in parameters:
+        distributed.broadcast(parameter.data, 0)  # else each process would keep its own start
+    backward = accelerator.backward
 
+    def and_exchange(loss: torch.Tensor, **kwargs: Any) -> None:
+        backward(loss, **kwargs)
+        if accelerator.sync_gradients:  # of steps that accumulate, the last
+            average_row_gradients_(parameters)
 
-def _backend() -> str | None:
-    """Return what the processes of torch.distributed speak by, None without any."""
-    there = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return str(torch.distributed.get_backend()) if there else None
+    accelerator.backward = and_exchange
 
 
 def clip_rows_too(accelerator: Any) -> None:

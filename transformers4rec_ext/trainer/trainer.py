@@ -22,7 +22,7 @@ from transformers4rec_ext.trainer import evaluation
 from transformers4rec_ext.trainer.callbacks import IncrementalLoggingCallback, StartEpoch
 from transformers4rec_ext.trainer.checkpoints import Checkpoints
 from transformers4rec_ext.trainer.loaders import DatasetMock, make_loader
-from transformers4rec_ext.trainer.rows import check_processes, clip_rows_too, lazy_optimizer
+from transformers4rec_ext.trainer.rows import clip_rows_too, exchange_rows, lazy_optimizer
 
 
 class Trainer(Checkpoints):
@@ -94,7 +94,6 @@ class Trainer(Checkpoints):
         callbacks = [StartEpoch(), *(callbacks or [])]
         if incremental_logging:
             callbacks.append(IncrementalLoggingCallback(self))
-        check_processes(model, args.world_size)
         name_group(args.report_to, args.experiments_group)
         if has_row_gradients(model) and not {"optimizers", "optimizer_cls_and_kwargs"} & set(
             kwargs
@@ -114,6 +113,8 @@ class Trainer(Checkpoints):
         self.model_accepts_loss_kwargs = False
         if has_row_gradients(model):
             clip_rows_too(self.accelerator)
+            if args.world_size > 1:
+                exchange_rows(model, self.accelerator)
         self.compute_metrics: Any = True if compute_metrics else None
         self.schema = schema
         self.train_dataset_or_path = train_dataset_or_path
