@@ -108,6 +108,23 @@ def test_without_a_validation_the_last_weights_are_kept_and_tested(
     assert result["model"]["ndcg_at_10"] > result["popularity"]["ndcg_at_10"]
 
 
+@pytest.mark.parametrize(
+    ("hold_out", "said"),
+    [
+        ("both", "(120 train, 50 validation, 50 test)"),
+        ("test", "(170 train, 50 test)"),
+        ("none", "(220 train)"),
+    ],
+)
+def test_it_says_what_is_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], hold_out: str, said: str
+) -> None:
+    file = _file(tmp_path / "a.parquet", LISTS, MARKS)
+    more = ["--split-column=part", f"--hold-out={hold_out}", "--epochs=1"]
+    _train(tmp_path / "run", file, *more)
+    assert f"220 sessions {said}, 30 items" in capsys.readouterr().out
+
+
 def test_nothing_held_out_is_nothing_judged(
     tmp_path: Path, fails: Fails, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,10 +164,12 @@ def test_a_run_without_validation_goes_on_as_if_it_had_not_stopped(
     assert_same_run(whole.path, stopped.path)
 
 
-def test_more_epochs_go_on_from_the_last(tmp_path: Path) -> None:
+def test_more_epochs_go_on_from_the_last(tmp_path: Path, fails: Fails) -> None:
     file = _file(tmp_path / "a.parquet", LISTS)
     whole = _train(tmp_path / "whole", file, "--hold-out=test", "--epochs=4")
     more = _train(tmp_path / "more", file, "--hold-out=test", "--epochs=2")
+    message = fails("train", "--resume", f"--out={more}", "--validation-sessions=4")
+    assert "--validation-sessions must be left out; got 4" in message
     assert main(["train", "--resume", f"--out={more}", "--epochs=4", "--no-progress"]) == 0
     assert_same_run(whole, more)
 
@@ -169,8 +188,10 @@ def test_options_that_nothing_would_come_of(tmp_path: Path, fails: Fails) -> Non
         message = fails(*base, "--epochs=2", *more)
         assert f"{name} must be left out with hold_out='test'" in message
         assert "Nothing validates." in message
-    with pytest.raises(ValueError, match=r"hold_out must be one of \('both', 'test', 'none'\)"):
-        RunConfig("items", hold_out="all")
+    for bad in ("all", ["both"]):
+        text = r"hold_out must be one of \('both', 'test', 'none'\)"
+        with pytest.raises(ValueError, match=text):
+            RunConfig("items", hold_out=bad)  # type: ignore[arg-type]
     assert not (tmp_path / "run").exists()
 
 
@@ -179,15 +200,29 @@ def test_too_short_sessions_are_told_by_what_is_held_out(tmp_path: Path, fails: 
     ones = _file(tmp_path / "ones.parquet", [[1], [2]])
     out = f"--out={tmp_path / 'run'}"
     for file, hold_out, words in (
-        (pairs, "both", "at least 4 items; got sessions of at most 2. Two of its items are held"),
-        (pairs, "test", "at least 3 items; got sessions of at most 2. One of its items is held"),
-        (ones, "none", "at least 2 items; got sessions of at most 1. Two are the fewest"),
+        (
+            pairs,
+            "both",
+            "at least 4 items; got sessions of at most 2. It takes two to learn from, and 2",
+        ),
+        (
+            pairs,
+            "test",
+            "at least 3 items; got sessions of at most 2. It takes two to learn from, and 1",
+        ),
+        (ones, "none", "at least 2 items; got sessions of at most 1. It takes two to learn from."),
     ):
         arguments = ["train", file, out, "--items-column=items", "--epochs=1"]
         assert words in fails(*arguments, f"--hold-out={hold_out}")
     marked = _file(tmp_path / "marked.parquet", [[1, 2], [2, 1]], ["train", "validation"])
     arguments = ["train", marked, out, "--items-column=items", "--split-column=part", "--epochs=1"]
-    assert "of two items or more as 'test'" in fails(*arguments, "--hold-out=test")
+    message = fails(*arguments, "--hold-out=test")
+    assert "of two items or more as 'test'; got none. Without one there is nothing to" in message
+    untrained = _file(tmp_path / "untrained.parquet", [[1, 2], [2, 1]], ["test", "test"])
+    arguments[1] = untrained
+    message = fails(*arguments, "--hold-out=test")
+    assert "as 'train'; got none. Those marked 'validation' are trained on as well." in message
+    arguments[1] = marked
     assert main([*map(str, arguments), "--hold-out=none", "--no-progress", "--d-model=4"]) == 0
 
 

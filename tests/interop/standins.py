@@ -156,6 +156,10 @@ class Masking(nn.Module):
     masked_targets: Any = None
 
 
+class CausalLanguageModeling(Masking):
+    """By its name a label stands one position before its item."""
+
+
 class Embeddings(nn.Module):
     """Remembers the ids of the last batch."""
 
@@ -171,7 +175,7 @@ class Inputs(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.categorical_module, self.masking = Embeddings(), Masking()
+        self.categorical_module, self.masking = Embeddings(), CausalLanguageModeling()
 
     def forward(self, batch: Any) -> torch.Tensor:
         ids = self.categorical_module.item_seq = batch["item_id"]

@@ -151,6 +151,24 @@ def test_our_task_in_upstreams_head(options: dict[str, Any]) -> None:
     assert torch.equal(standins.copied(head)(BATCH, top_k=4)[1], ids)
 
 
+@pytest.mark.parametrize("accelerated", [True, False])
+def test_exclude_seen_with_upstreams_masking(accelerated: bool) -> None:
+    """Its maskings do not say whether they are causal: the item asked for is one further there."""
+    if accelerated:
+        _, head, _ = _pair()
+        _task(head).exclude_seen = True
+    else:
+        head = Head(tr.NextItemPredictionTask(exclude_seen=True))
+    scores = head(BATCH, testing=True)["predictions"]
+    ids = BATCH["item_id"].tolist()
+    seen = [row[: place + 1] for row in ids for place in range(5) if row[place + 1]]
+    assert len(seen) == len(scores) == 8
+    for row, items in zip(scores, seen, strict=True):
+        assert set((row == -torch.inf).nonzero().flatten().tolist()) == {0, *items}
+    _, found = head(BATCH, top_k=4)
+    assert not set(ids[0]) & set(found[0].tolist())
+
+
 def test_nothing_to_swap() -> None:
     _, ours, _ = _pair()
     with pytest.raises(ValueError, match=r"got Head whose task is this package's already"):

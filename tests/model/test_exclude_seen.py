@@ -122,6 +122,41 @@ def test_metrics_are_the_same_whatever_they_are_made_of(kind: str, last: bool) -
         assert torch.equal(output["predictions"][~barred], plain["predictions"][~barred])
 
 
+class _Loss(torch.nn.CrossEntropyLoss):
+    """A loss of one's own, which wants scores."""
+
+
+@pytest.mark.parametrize("loss", [torch.nn.CrossEntropyLoss(), _Loss()])
+def test_a_miss_is_one_however_few_items_there_are(loss: torch.nn.Module) -> None:
+    """At 20 of 20 items everything is a hit that is not a miss."""
+    model = _model(last=True, loss=loss)
+    asked = torch.tensor([[1, 2, 1, 0, 0, 0], [3, 4, 5, 0, 0, 0]])
+    found = model.evaluate([{"item_id": asked}], verbose=False)
+    assert found["next-item/recall_at_20"] == 0.5
+
+
+def test_in_the_trainer(tmp_path: Any) -> None:
+    model, sessions_of = _model(last=True), _sessions()[:4]
+    rows = [row[row > 0].numpy() for row in sessions_of]
+    path = tmp_path / "sessions.parquet"
+    tr.data.write_sessions(path, rows)
+    args = tr.T4RecTrainingArguments(
+        output_dir=str(tmp_path / "out"), max_sequence_length=6, per_device_eval_batch_size=3,
+        report_to=[], use_cpu=True, predict_top_k=ITEMS, disable_tqdm=True,
+    )  # fmt: skip
+    schema = tr.Schema.from_item_column(num_items=ITEMS, max_length=6)
+    trainer = tr.Trainer(
+        model, args, schema=schema, compute_metrics=True, eval_dataset_or_path=path
+    )
+    found = trainer.evaluate()
+    expected = model.evaluate([{"item_id": sessions_of}], verbose=False)
+    key = "next-item/recall_at_10"
+    assert found[f"eval_/{key}"] == pytest.approx(float(expected[key]))
+    ids, _ = trainer.predict(path).predictions
+    for row, recommended in zip(rows, ids.tolist(), strict=True):
+        assert not set(row.tolist()) & set(recommended)
+
+
 def test_evaluate_counts_only_what_was_not_seen() -> None:
     model, ids = _model(last=True), _sessions()
     found = model.evaluate([{"item_id": ids}], verbose=False)
@@ -150,6 +185,14 @@ def test_nothing_seen_is_recommended(own_layer: bool) -> None:
         left = set(range(1, ITEMS + 1)) - set(session)
         assert set(items) - {-1} == left
         assert values.isfinite().sum() == len(left)
+    for bad, error, text in (
+        (torch.ones(6, 2, dtype=torch.int32), TypeError, "exclude_ids must be int64"),
+        (torch.ones(1, 2, dtype=torch.int64), ValueError, r"exclude_ids must be int64 \[B=6, L\]"),
+        (torch.ones(6, dtype=torch.int64), ValueError, r"exclude_ids must be int64 \[B=6, L\]"),
+        ([[1]], TypeError, "exclude_ids must be a Tensor; got list"),
+    ):
+        with pytest.raises(error, match=text):
+            model({"item_id": ids}, top_k=3, exclude_ids=bad)
     more = torch.tensor([[17, 18, -1]] * len(ids))
     _, fewer = model({"item_id": ids}, top_k=ITEMS, exclude_ids=more)
     for items, less in zip(found.tolist(), fewer.tolist(), strict=True):
@@ -190,6 +233,10 @@ def test_it_is_an_option_like_others(tmp_path: Any) -> None:
     expected = model(batch, testing=True, returns="ranks")["predictions"].rank
     found = again(batch, testing=True, returns="ranks")["predictions"].rank
     assert torch.equal(found, expected)
+    again.prediction_tasks[0].exclude_seen = False  # to serve, where training validated with it
+    again.save_pretrained(tmp_path / "changed")
+    changed = tr.Model.from_pretrained(tmp_path / "changed")
+    assert changed.prediction_tasks[0].exclude_seen is False
     empty = model({"item_id": torch.zeros(2, 6, dtype=torch.int64)}, testing=True, returns="ranks")
     assert empty["predictions"].rank.shape == (0,)
     none = model({"item_id": torch.zeros(0, 6, dtype=torch.int64)}, testing=True, returns="ranks")

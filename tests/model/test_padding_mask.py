@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+
 import pytest
 import torch
+import transformers
 from body_helpers import (
     ACCEPTED,
     ARCHITECTURES,
@@ -94,11 +98,11 @@ def test_what_is_looked_at():
             masked = masking.mask(ids, **MODES[mode])
             seen = masked.transformer_arguments["attention_mask"]
             assert seen.tolist() == [[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]]
-            assert masking.transformer_arguments["attention_mask"] is seen
+            assert torch.equal(masking.transformer_arguments["attention_mask"], seen)
         seen = masking.mask(ids).transformer_arguments["attention_mask"]
         assert seen.tolist() == [[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1]]
         assert cls(D).mask(ids).transformer_arguments is None
-        with pytest.raises(TypeError, match="attend_to_padding must be a bool; got <class 'int'>"):
+        with pytest.raises(TypeError, match="attend_to_padding must be a bool; got int"):
             cls(D, attend_to_padding=0)
 
 
@@ -150,6 +154,68 @@ def test_it_is_refused_where_nothing_could_hide_it():
     tr.TransformerBlock(Deaf(), masking=MaskedLanguageModeling(D))
     with pytest.raises(ValueError, match="requires the parameters: attention_mask in"):
         tr.TransformerBlock(Deaf(), masking=MaskedLanguageModeling(D, attend_to_padding=False))
+
+
+class Mixing(torch.nn.Module):
+    """An encoder that takes an attention mask and looks past it."""
+
+    config = ARCHITECTURES["bert"]()
+
+    def __init__(self):
+        super().__init__()
+        self.bert = transformers.BertModel(self.config)
+
+    def get_input_embeddings(self):
+        return self.bert.get_input_embeddings()
+
+    def forward(self, inputs_embeds, attention_mask=None):
+        hidden = self.bert(inputs_embeds=inputs_embeds, attention_mask=attention_mask)[0]
+        return (hidden + inputs_embeds.roll(-1, 1),)
+
+
+def test_what_looks_past_the_mask_is_refused():
+    tr.TransformerBlock(Mixing(), masking=MaskedLanguageModeling(D))
+    with pytest.raises(ValueError, match="attend_to_padding must be True with the BertConfig"):
+        tr.TransformerBlock(Mixing(), masking=MaskedLanguageModeling(D, attend_to_padding=False))
+
+
+def test_the_mask_is_that_of_the_inputs():
+    masking = MaskedLanguageModeling(D, attend_to_padding=False)
+    block = tr.TransformerBlock(ARCHITECTURES["bert"](), masking=masking)
+    with pytest.raises(ValueError, match=r"`mask_schema must be set\.` Masked.*attention_mask"):
+        block(torch.zeros(2, T, D))
+    masked = masking.mask(sessions((4, 2)), training=True)
+    assert block(torch.zeros(2, T, D)).shape == (2, T, D)
+    for shape in ((2, T - 1, D), (1, T, D), (3, T, D)):
+        with pytest.raises(
+            ValueError, match=r"inputs_embeds must be \[B=2, T=6, D\] like the batch"
+        ):
+            block(torch.zeros(shape), masked)
+
+
+def test_threads_do_not_see_each_others_masks():
+    """As architecture.md says of several threads that call one model."""
+    masking, wrong = MaskedLanguageModeling(D, attend_to_padding=False), []
+
+    def many(lengths):
+        ids = sessions(lengths)
+        expected = (ids != 0).float()
+        for _ in range(1500):
+            found = masking.mask(ids, testing=True).transformer_arguments["attention_mask"]
+            if found.shape != expected.shape or not torch.equal(found, expected):
+                wrong.append(lengths)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=many, args=(of,)) for of in ((4, 2), (6, 1, 3))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not wrong
 
 
 def test_of_upstream_s_width_it_says_the_same():

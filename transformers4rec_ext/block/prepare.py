@@ -80,6 +80,15 @@ def _at_full_length(transformer: Any, inputs_embeds: Tensor) -> tuple[Tensor, Te
     return padded, nn.functional.pad(is_real, (0, missing))
 
 
+def with_further(arguments: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:
+    """Return ``arguments`` and ``further`` ones, an attention mask [B, T] as long as the inputs."""
+    mask = further.get("attention_mask")
+    if mask is not None and mask.ndim == 2:  # a Reformer's inputs are at their full length
+        missing = arguments["inputs_embeds"].shape[1] - mask.shape[1]
+        further = {**further, "attention_mask": nn.functional.pad(mask, (0, missing))}
+    return {**arguments, **further}
+
+
 def longest_input(transformer: Any) -> int | None:
     """Return the number of positions that a model has vectors for, or None if it has no table."""
     if transformer.config.model_type == "reformer" and transformer.config.axial_pos_embds:

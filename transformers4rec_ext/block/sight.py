@@ -55,9 +55,15 @@ def causal_attention_mask(transformer: Any, inputs_embeds: Tensor) -> dict[str, 
 
 
 def sees_later(
-    run: Callable[[Tensor], Tensor], width: int, like: Tensor, length: int = _PROBED
+    run: Callable[[Tensor], Tensor],
+    width: int,
+    like: Tensor,
+    length: int = _PROBED,
+    first: int = 1,
 ) -> bool:
     """Return whether an output of ``run`` depends on an input at a later position, of ``length``.
+
+    Of positions from ``first`` on alone.
 
     By the gradient: unlike a difference of outputs it is not lost in the rounding of a low
     precision or of small weights, and where attention is masked it is exactly 0.
@@ -72,7 +78,7 @@ def sees_later(
         weights = torch.randn(hidden.shape, generator=generator, device="cpu").to(
             hidden.device, hidden.dtype
         )
-        for position in range(1, length):
+        for position in range(first, length):
             earlier = (hidden * weights)[:, :position].sum()
             (gradient,) = torch.autograd.grad(earlier, inputs, retain_graph=True)
             if (gradient[:, position:] != 0).any():  # NaN counts as seen
@@ -114,7 +120,9 @@ def _causal_longformer(transformer: Any, run: Run, width: int) -> CausalArgument
     return None
 
 
-def _sees_later_with(transformer: Any, run: Run, width: int, way: CausalArguments) -> bool:
+def _sees_later_with(
+    transformer: Any, run: Run, width: int, way: CausalArguments, *, last_only: bool = False
+) -> bool:
     def hidden(inputs: Tensor) -> Tensor:
         return run(inputs, way(transformer, inputs))
 
@@ -137,7 +145,7 @@ def _sees_later_with(transformer: Any, run: Run, width: int, way: CausalArgument
         )
     with in_mode(transformer, training=False):
         length = min(_PROBED, longest_input(transformer) or _PROBED)
-        return sees_later(hidden, width, like, length)
+        return sees_later(hidden, width, like, length, length - 1 if last_only else 1)
 
 
 def _made_causal(transformer: Any) -> bool:
@@ -197,7 +205,28 @@ def check_masking(transformer: Any, masking: MaskSequence, run: Run, width: int)
             'Use masking="clm" with it, or XLNetConfig with its attn_type="bi", or for "mlm" and '
             '"rtd" BertConfig, RobertaConfig, ElectraConfig, AlbertConfig or LongformerConfig.'
         )
+    if "attention_mask" in required and _sees_masked(transformer, run, width):
+        raise value_error(
+            "TransformerBlock",
+            "attend_to_padding",
+            f"be True with the {architecture} architecture",
+            False,
+            "Its positions see what an attention mask hides.",
+        )
     return no_arguments
+
+
+def _without_last(transformer: Any, inputs_embeds: Tensor) -> dict[str, Tensor]:
+    """Return an attention mask [B, T] that hides the last position."""
+    mask = inputs_embeds.new_ones(inputs_embeds.shape[:2])
+    mask[:, -1] = 0
+    return {"attention_mask": mask}
+
+
+def _sees_masked(transformer: Any, run: Run, width: int) -> bool:
+    if transformer.config.model_type == "reformer" or longest_input(transformer) == 1:
+        return False  # the one cannot be differentiated, of one position there is nothing to hide
+    return _sees_later_with(transformer, run, width, _without_last, last_only=True)
 
 
 def _only_sees_earlier(transformer: Any, run: Run, width: int) -> bool:

@@ -21,6 +21,7 @@ from transformers4rec_ext.block.prepare import (
     causal_mask,
     default_arguments,
     longest_input,
+    with_further,
 )
 from transformers4rec_ext.block.sight import (
     CausalArguments,
@@ -46,8 +47,19 @@ def _in_dtype(dtype: torch.dtype, arguments: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _with_one(value: Tensor, rows: int, columns: int) -> Tensor:
-    """Return a mask [B, T, T], or one [B, T] of what is looked at, with a row or position more."""
+def _check_attention_mask(mask: Tensor | None, inputs_embeds: Tensor) -> None:
+    if mask is not None and mask.shape != inputs_embeds.shape[:2]:
+        raise value_error(
+            "TransformerBlock",
+            "inputs_embeds",
+            f"be [B={mask.shape[0]}, T={mask.shape[1]}, D] like the batch that was masked last",
+            list(inputs_embeds.shape),
+            "Give the block masked=, what the masking made of this batch.",
+        )
+
+
+def _extended(value: Tensor, rows: int, columns: int) -> Tensor:
+    """Return a mask [B, T, T], or one [B, T] of what is attended to, by a row or a position."""
     if value.ndim == 2:
         return nn.functional.pad(value, (0, columns, 0, rows), value=1.0)
     return nn.functional.pad(value, (0, columns, 0, columns, 0, rows))
@@ -78,8 +90,8 @@ class TransformerBlock(BlockBase):
     -----
     Padding is not masked: causal attention never looks at what is padded on the right; what is
     padded on the left is seen, as models that see both sides see all of it. Give the masking of
-    these ``attend_to_padding=False``, or batches of one width (``max_sequence_length`` of the
-    loaders).
+    these ``attend_to_padding=False``, which is measured as well, or batches of one width
+    (``max_sequence_length`` of the loaders).
 
     Examples
     --------
@@ -164,13 +176,14 @@ class TransformerBlock(BlockBase):
         """
         self._check_inputs(inputs_embeds)
         of_masking = _in_dtype(inputs_embeds.dtype, self._masking_arguments(masked))
+        _check_attention_mask(of_masking.get("attention_mask"), inputs_embeds)
         batch, length = inputs_embeds.shape[:2]
         if batch == 0 or length == 0:
             # The models reshape with -1, which nothing determines here: run one position, keep none
             rows, columns = int(batch == 0), int(length == 0)
             inputs_embeds = nn.functional.pad(inputs_embeds, (0, 0, 0, columns, 0, rows))
             of_masking = {
-                name: _with_one(value, rows, columns) for name, value in of_masking.items()
+                name: _extended(value, rows, columns) for name, value in of_masking.items()
             }
         of_causality = {}
         if self.masking is not None and self.masking.causal:
@@ -196,10 +209,7 @@ class TransformerBlock(BlockBase):
             arguments = self.prepare_module(inputs_embeds)
         else:
             arguments = default_arguments(self.transformer, inputs_embeds)
-        if (mask := further.get("attention_mask")) is not None and mask.ndim == 2:
-            missing = arguments["inputs_embeds"].shape[1] - mask.shape[1]  # of a Reformer
-            further = {**further, "attention_mask": nn.functional.pad(mask, (0, missing))}
-        arguments = {**arguments, **further}
+        arguments = with_further(arguments, further)
         accepted = {name: value for name, value in arguments.items() if name in self._accepted}
         # Reformer returns the positions that were added to its inputs as well.
         return self.output_fn(self.transformer(**accepted))[:, : inputs_embeds.shape[1]]

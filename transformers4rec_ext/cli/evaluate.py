@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from transformers4rec_ext.training.folder import RunFolder
 
 _EPILOG = f"""\
-Without FILE, the test items of the training files are ranked, as at the end of `train`. With FILE,
-the last item of each of its sessions is ranked given all items before it (sessions of one item are
-left out), or with --every-item every item but the first. Items that the model does not know are
-left out of the context. A target that it does not know, or that nothing known comes before,
-counts as a miss: 0 in every metric. The table shows some of the metrics, --out writes all of them.
+Without FILE, the test items of the training files are ranked, as at the end of `train` (a run with
+--hold-out none has none). With FILE, the last item of each of its sessions is ranked given all
+items before it (sessions of one item are left out), or with --every-item every item but the first.
+Items that the model does not know are left out of the context. A target that it does not know, or
+that nothing known comes before, counts as a miss: 0 in every metric. The table shows some of the
+metrics, --out writes all of them.
 
 With --by-count a second table tells the targets apart by how often the training part holds them:
 0 (or unknown), 1-5, 6-20, 21-100 and more. A model that knows little but what sells best gets its
@@ -119,7 +120,7 @@ def _check(options: argparse.Namespace) -> None:
         shared.check_out_file("evaluate", Path(options.out))
     for name in ("every_item", "items_column"):
         if options.file is None and getattr(options, name) is not None:
-            hint = "Without it the test items of the run are ranked."
+            hint = "It is for other sessions than the run's."
             flag = f"--{name.replace('_', '-')}"
             raise value_error("evaluate", flag, "come with a FILE", "none", hint)
 
@@ -131,7 +132,7 @@ def _sessions(
     from transformers4rec_ext.data.parquet import ParquetSessions
 
     if options.file is None:
-        if config.hold_out == "none":
+        if not config.tests:
             hint = "It was trained on all of its own files."
             raise value_error("evaluate", "FILE.parquet", "be given for this run", "none", hint)
         return folder.sessions(), "test"

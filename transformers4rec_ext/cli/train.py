@@ -55,9 +55,11 @@ the last tenth of the training sessions in file order is (--validation-fraction)
 on: put the file in order of time. The model that is tested is that of the best epoch. Items that
 training does not hold are ranked with the others; a target among them is hardly ever found.
 
-When a run has told the best epoch, the same options with --hold-out test, that many --epochs and
-another --out train anew on what chose it as well, which are the newest items that training may see.
-With --hold-out none all is trained on, for a model to recommend with; nothing is left to judge it.
+When a run has told the best epoch, the same options (but --validation-fraction and -sessions and
+--patience) with --hold-out test, that many --epochs and another --out train anew on what chose it
+as well, which are the newest items that training may see. With --hold-out none all is trained on,
+for a model to recommend with; nothing is left to judge it. The weights that are tested and kept
+are those of the last epoch then. It is for the constant schedule: a cosine would end sooner.
 
 It trains on the CPU; --device cuda trains, validates and tests on a GPU (written for it, and not
 yet run on one). A run may be resumed, and its model evaluated, on another device than it was begun
@@ -73,7 +75,8 @@ back on the way out. Metrics rank the target among all items; ties count against
 {_OBJECTIVES}
 
 The folder --out receives run.json, catalogue.parquet (your ids by rank), model.safetensors (the
-weights, or by --average their mean, of the best validation NDCG@10), checkpoint.safetensors,
+weights, or by --average their mean, of the best validation NDCG@10, or the last without a
+validation), checkpoint.safetensors,
 log.jsonl, run.lock, and at the end metrics.json and curves.png. A run that was killed or stopped
 continues with --resume as if it had not been; so does one that --patience ended, with a larger one,
 and one that is through, with more --epochs, but for --schedule cosine, which ends with the last
@@ -287,10 +290,10 @@ def report(folder: RunFolder, result: dict[str, Any]) -> None:
     """Print the metrics table of a finished run and where its files are."""
     config, _ = folder.read()
     trained = f"best epoch {result['best_epoch']} of {result['epochs']}"
-    if config.hold_out != "both":
+    if not config.validates:
         trained = f"epochs {result['epochs']}"
     trained += f", {result['training_seconds']:.0f} s"
-    if config.hold_out != "none":
+    if config.tests:
         _report_test(config, result, trained)
     else:
         shared.say(f"\n{trained}; nothing was held out, so there is nothing to judge the model by")
@@ -324,7 +327,7 @@ def _prepare_new(folder: RunFolder, options: argparse.Namespace) -> None:
         raise value_error("train", "FILE.parquet", "be given", "none", "Or --resume a run.")
     given = _given(options)
     config = RunConfig(**{"items_column": "item_id", **given})
-    if config.hold_out != "both" and "epochs" not in given:
+    if not config.validates and "epochs" not in given:
         hint = "Nothing tells when to stop; a run that holds out both prints its best epoch."
         expectation = f"be given with --hold-out {config.hold_out}"
         raise value_error("train", "--epochs", expectation, "none", hint)
@@ -375,13 +378,14 @@ def _prepare_resume(folder: RunFolder, options: argparse.Namespace) -> RunConfig
 def _changed(config: RunConfig, given: dict[str, Any]) -> dict[str, Any]:
     changed = {name: new for name, new in given.items() if getattr(config, name) != new}
     for name in changed:
+        began = getattr(config, name)
         ends = name == "epochs" and config.schedule != "constant"
         if ends or name not in _FREE_ON_RESUME:
             hint = "Leave it out to resume, or start another run."
             raise value_error(
                 "train",
                 f"--{name.replace('_', '-')}",
-                f"be {getattr(config, name)!r} as the run began",
+                "be left out" if began is None else f"be {began!r} as the run began",
                 repr(given[name]),
                 f"{_ENDS.capitalize()}. {hint}" if ends else hint,
             )

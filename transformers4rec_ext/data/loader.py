@@ -178,8 +178,7 @@ class SessionLoader:
                 f"{sessions.num_sessions} shorter ones",
                 ""
                 if part == "all" or sessions.marks is not None
-                else f"Of its items the last {TRAIN_MINIMUM[part] - 2} are held out, so it needs "
-                f"{TRAIN_MINIMUM[part]}.",
+                else f"With what is held out of it, it needs {TRAIN_MINIMUM[part]}.",
             )
 
     def __len__(self) -> int:

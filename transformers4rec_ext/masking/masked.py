@@ -10,7 +10,12 @@ from torch import Tensor
 from transformers4rec_ext._errors import type_error
 from transformers4rec_ext.masking.base import MaskSequence, masking_registry
 from transformers4rec_ext.masking.targets import masked_targets
-from transformers4rec_ext.masking.values import MaskingInfo, check_probability, mode_of
+from transformers4rec_ext.masking.values import (
+    MaskedItems,
+    MaskingInfo,
+    check_probability,
+    mode_of,
+)
 
 
 @masking_registry.register_with_multiple_names("mlm", "masked")
@@ -29,9 +34,9 @@ class MaskedLanguageModeling(MaskSequence):
         Chance of an item to be hidden in training, besides the one hidden in every session.
     attend_to_padding : bool
         Whether the transformer looks at padded positions like at any other, as upstream's does:
-        then what it makes of a session depends on how far its batch is padded. Without, its
-        forward is given an ``attention_mask`` and it does not. Weights are trained with one or
-        with the other.
+        then the scores of a session depend on how far its batch is padded. Without, its forward
+        is given an ``attention_mask`` of items and hidden positions. Weights are trained with one
+        or with the other.
 
     Notes
     -----
@@ -55,7 +60,8 @@ class MaskedLanguageModeling(MaskSequence):
         name = type(self).__name__
         check_probability(name, "mlm_probability", mlm_probability)
         if not isinstance(attend_to_padding, bool):
-            raise type_error(name, "attend_to_padding", "be a bool", type(attend_to_padding))
+            got = type(attend_to_padding).__name__
+            raise type_error(name, "attend_to_padding", "be a bool", got)
         self.mlm_probability = mlm_probability
         self.attend_to_padding = attend_to_padding
         self.attention_mask = None
@@ -71,21 +77,28 @@ class MaskedLanguageModeling(MaskSequence):
             probability=self.mlm_probability,
         )
         if not self.attend_to_padding:
-            self.attention_mask = _looked_at(item_ids != self.padding_idx, info.schema)
+            self.attention_mask = self._attended(item_ids, info.schema)
         return info
+
+    def mask(self, item_ids: Tensor, training: bool = False, testing: bool = False) -> MaskedItems:
+        """Return the values of one call, what is attended to among them."""
+        info = self.compute_masked_targets(item_ids, training=training, testing=testing)
+        arguments = None
+        if not self.attend_to_padding:  # anew: another thread may have masked since
+            arguments = {"attention_mask": self._attended(item_ids, info.schema)}
+        return MaskedItems(item_ids, info.schema, info.targets, arguments)
+
+    def _attended(self, item_ids: Tensor, schema: Tensor) -> Tensor:
+        """Return 1 where attention may look, float32 of the shape of ``schema``: no padding.
+
+        These are the items and what is hidden; of a session without items its first position, since
+        an average over nothing is not a number.
+        """
+        attended = schema.clone()
+        attended[:, : item_ids.shape[1]] |= item_ids != self.padding_idx
+        attended[:, :1] |= ~attended.any(1, keepdim=True)
+        return attended.to(torch.float32)
 
     def transformer_required_arguments(self) -> dict[str, Any]:
         """Return the ``attention_mask`` of the batch that was masked last, if padding is hidden."""
         return {} if self.attend_to_padding else {"attention_mask": self.attention_mask}
-
-
-def _looked_at(is_item: Tensor, schema: Tensor) -> Tensor:
-    """Return 1 where attention may look, float32 of the shape of ``schema``.
-
-    These are the items and what is hidden; of a session without items its first position, since an
-    average over nothing is not a number.
-    """
-    looked_at = schema.clone()
-    looked_at[:, : is_item.shape[1]] |= is_item
-    looked_at[:, :1] |= ~looked_at.any(1, keepdim=True)
-    return looked_at.to(torch.float32)

@@ -39,9 +39,8 @@ class ReplacementLanguageModeling(MaskedLanguageModeling):
             hidden_size, padding_idx, eval_on_last_item_seq_only, mlm_probability, attend_to_padding
         )
         if not isinstance(sample_from_batch, bool):
-            raise type_error(
-                type(self).__name__, "sample_from_batch", "be a bool", type(sample_from_batch)
-            )
+            got = type(sample_from_batch).__name__
+            raise type_error(type(self).__name__, "sample_from_batch", "be a bool", got)
         self.sample_from_batch = sample_from_batch
 
     def get_fake_tokens(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import torch
@@ -106,8 +105,9 @@ def _by_rows(
     """Return the same of a loss that wants scores: of some rows at a time, a constant amount."""
     losses, ranks = [], []
     size = max(1, _SCORES // layer.target_dim)
-    of_rows = itertools.repeat(None) if seen is None else seen.split(size)
-    for rows, targets, held in zip(hidden.split(size), labels.split(size), of_rows, strict=False):
+    parts = hidden.split(size)
+    of_rows = [None] * len(parts) if seen is None else seen.split(size)
+    for rows, targets, held in zip(parts, labels.split(size), of_rows, strict=True):
         scores, _ = layer(rows, targets)
         losses.append(loss_of_scores(loss, scores, targets, sampled=False))
         if loss.reduction == "mean" and len(labels):
@@ -130,10 +130,11 @@ def outputs_at_labels(
     task: Any,
     hidden: torch.Tensor,
     labels: torch.Tensor,
+    seen: torch.Tensor | None,
+    *,
     training: bool,
     testing: bool,
     returns: str,
-    seen: torch.Tensor | None,
 ) -> dict[str, Any]:
     """Return loss, labels and predictions of a next-item task for its labelled rows.
 
@@ -141,10 +142,15 @@ def outputs_at_labels(
     ----------
     task : NextItemPredictionTask
     hidden, labels : Tensor, [N, D] and int64 [N]
-    training, testing, returns
-        As in the task's ``forward``; ``returns`` is one of WITH_FLAG.
     seen : Tensor, int64, [N, L], optional
         Items that do not compete in ranks and predictions; -1 for none.
+    training, testing, returns
+        As in the task's ``forward``; ``returns`` is one of WITH_FLAG.
+
+    Returns
+    -------
+    dict
+        As the task's ``forward`` with a flag.
     """
     layer, sampled = task._layer(), training and task.sampled_softmax
     if training and isinstance(task.loss, CandidateLoss):

@@ -43,7 +43,7 @@ from transformers4rec_ext.model._sampling import (
     masking_of,
     say_no_predictions,
 )
-from transformers4rec_ext.model._upstream import join_upstream
+from transformers4rec_ext.model._upstream import is_causal, join_upstream
 from transformers4rec_ext.model.base import PredictionTask
 from transformers4rec_ext.ranking_metric import AvgPrecisionAt, NDCGAt, RecallAt
 from transformers4rec_ext.samplers import CandidateSampler
@@ -94,8 +94,10 @@ class NextItemPredictionTask(PredictionTask):
         arXiv:1909.04276, has 16), not with a ``CandidateLoss`` or an output layer of one's own.
         Sampled training divides the rows it reads; a call over all items copies the weights.
     exclude_seen : bool
-        Metrics in testing, and ``top_k``, leave out the items that a session held before the one
-        that is asked for; asked for one of them, it is a miss. Losses count all items.
+        Metrics in testing, and ``top_k``, leave out the items that the session held before the one
+        that is asked for, of those that the model is given (a session cut to its latest items has
+        forgotten the others); to be asked for one of them is a miss. Scores in testing are -inf
+        there. Losses count all items. Ranks take a second walk over the item weights then.
 
     Raises
     ------
@@ -113,6 +115,7 @@ class NextItemPredictionTask(PredictionTask):
         AvgPrecisionAt(top_ks=[10, 20], labels_onehot=True),
         RecallAt(top_ks=[10, 20], labels_onehot=True),
     )
+    settings = ("exclude_seen",)
     supports_top_k = True
     needs_time = True
 
@@ -298,10 +301,11 @@ class NextItemPredictionTask(PredictionTask):
                 hidden, labels, rows = labelled_rows(x, targets, self.padding_idx)
             hidden = cosine_hidden(hidden, self.cosine_scale, labels)
             seen = None
-            if self.exclude_seen and not training:
-                item_ids = self._item_ids(masked)
-                seen = seen_before(item_ids, rows, self.padding_idx, self.masking.causal)
-            return outputs_at_labels(self, hidden, labels, training, testing, returns, seen)
+            if self.exclude_seen and not training and returns != "loss":
+                causal = is_causal(self.masking)
+                seen = seen_before(self._item_ids(masked), rows, self.padding_idx, causal)
+            flags = {"training": training, "testing": testing}
+            return outputs_at_labels(self, hidden, labels, seen, returns=returns, **flags)
         if returns == "all_hidden":
             return cosine_hidden(x, self.cosine_scale)
         item_ids = self._item_ids(masked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.masking.targets import end_of
 
@@ -64,9 +65,20 @@ def seen_before(
 def with_seen(
     exclude_ids: torch.Tensor | None, item_ids: torch.Tensor, padding_idx: int
 ) -> torch.Tensor:
-    """Return ``exclude_ids`` [B, L] and all items of the sessions ``item_ids`` [B, T]."""
+    """Return ``exclude_ids`` [B, L] and all items of the sessions ``item_ids`` [B, T].
+
+    Raises
+    ------
+    TypeError, ValueError   if ``exclude_ids`` are not int64 [B, L].
+    """
     seen = torch.where(item_ids == padding_idx, -1, item_ids)
-    return seen if exclude_ids is None else torch.cat([exclude_ids, seen], dim=1)
+    if exclude_ids is None:
+        return seen
+    _checks.int64(_FUNCTION, "exclude_ids", exclude_ids)
+    if exclude_ids.dim() != 2 or exclude_ids.shape[0] != seen.shape[0]:
+        got = _checks.describe(exclude_ids)
+        raise value_error(_FUNCTION, "exclude_ids", f"be int64 [B={seen.shape[0]}, L]", got)
+    return torch.cat([exclude_ids, seen], dim=1)
 
 
 def _check_shape(x: torch.Tensor, targets: torch.Tensor) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from transformers4rec_ext.ranking_metric import RankingMetric, target_rank
+from transformers4rec_ext.ranking_metric import MISSED, RankingMetric, target_rank
 
 
 class Ranks(NamedTuple):
@@ -25,7 +25,8 @@ def update_metrics(
     """Update ``metrics`` with scores [N, V] and targets int64 [N]; return the batch's values.
 
     The rank of the target is computed once, without a one-hot copy of the targets, for all
-    metrics that follow from it. The others are called with what they were given.
+    metrics that follow from it; a target of score -inf, which nothing would recommend, is a miss.
+    The others are called with what they were given.
 
     Parameters
     ----------
@@ -45,6 +46,8 @@ def update_metrics(
             continue
         if rank is None:
             rank = target_rank(scores, targets, padding_idx=padding_idx)
+            barred = scores.gather(1, targets.unsqueeze(1)).squeeze(1) == -torch.inf
+            rank = torch.where(barred, MISSED, rank)
         values.append(metric(rank=rank))
     return values
 

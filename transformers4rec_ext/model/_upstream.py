@@ -26,6 +26,14 @@ def is_upstreams(module: object) -> bool:
     return any(cls.__module__.split(".")[0] == "transformers4rec" for cls in type(module).__mro__)
 
 
+def is_causal(masking: object) -> bool:
+    """Tell whether a masking, ours or upstream's, labels the position before an item with it."""
+    causal = getattr(masking, "causal", None)
+    if causal is None:
+        return any(cls.__name__ == "CausalLanguageModeling" for cls in type(masking).__mro__)
+    return bool(causal)
+
+
 def join_upstream(task: Any, inputs: Any) -> None:
     """Make ``task`` an instance of upstream's class too if its input module is upstream's."""
     if is_upstreams(inputs) and not is_upstreams(task):

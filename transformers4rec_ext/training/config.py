@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import type_error, value_error
@@ -15,8 +15,21 @@ LOSSES = ("full", "sampled", "corrected", *BINARY_LOSSES)
 SAMPLERS = ("log-uniform", "uniform", "popularity", "in-batch", "mixed")
 BODIES = ("gpt2", "xlnet")
 SCHEDULES = ("constant", "cosine")
-#: What is trained on, by what is held out.
-HOLD_OUT: dict[str, Part] = {"both": "train", "test": "train+validation", "none": "all"}
+
+
+class Parts(NamedTuple):
+    """What of the sessions is trained on, and what judges the model."""
+
+    trained: Part
+    judged: tuple[Part, ...]
+
+
+#: By what is held out.
+HOLD_OUT = {
+    "both": Parts("train", ("validation", "test")),
+    "test": Parts("train+validation", ("test",)),
+    "none": Parts("all", ()),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +51,8 @@ class RunConfig:
     hold_out : str
         "both": validation chooses the epoch and the test judges it, neither is trained on; "test":
         validation is trained on too and the weights are those of the last epoch; "none": all is
-        trained on and nothing judged.
+        trained on and nothing judged. Without a validation ``epochs`` are how many there are, and
+        a "cosine" falls to 0 over these.
     seed : int
         Of the initial weights, the shuffling, dropout and the negative samples.
     epochs, batch_size : int
@@ -90,7 +104,7 @@ class RunConfig:
         Whether validation and test rank among the items that the session has not held yet.
     patience : int, optional
         Stop after this many epochs without a better validation NDCG@10, by default 5; 0 for never.
-        Without a validation always 0.
+        Left out (or 0) without a validation.
     checkpoint_every : int
         Steps between checkpoints inside an epoch; 0 for only at its end. A checkpoint that takes
         seconds, as of a large table, waits until 20 times as long has been trained.
@@ -153,7 +167,7 @@ class RunConfig:
             object.__setattr__(self, "temperature", of_loss)
         self._settle_validation()
         for name, least in _INTEGERS.items():
-            if name != "validation_sessions" or self.hold_out == "both":
+            if self.validates or name not in ("patience", "validation_sessions"):
                 _check_integer(name, getattr(self, name), least)
         if self.seed >= 2**63:
             raise value_error("RunConfig", "seed", "be < 2^63", self.seed)
@@ -200,17 +214,17 @@ class RunConfig:
 
     def _settle_validation(self) -> None:
         """Fill in what was left out of how to validate; raise for what would have no effect."""
-        if self.hold_out not in HOLD_OUT:
+        if not isinstance(self.hold_out, str) or self.hold_out not in HOLD_OUT:
             expectation = f"be one of {tuple(HOLD_OUT)}"
             raise value_error("RunConfig", "hold_out", expectation, repr(self.hold_out))
-        if self.hold_out != "both":
-            without_effect = ["validation_fraction", "validation_sessions"]
-            for name in without_effect + ["patience"] * bool(self.patience):
+        if self.validates:
+            for name, value in (("patience", 5), ("validation_sessions", 20_000)):
+                if getattr(self, name) is None:
+                    object.__setattr__(self, name, value)
+            return
+        for name in ("validation_fraction", "validation_sessions", "patience"):
+            if name != "patience" or self.patience != 0:  # which says that nothing ends it early
                 self._refuse(name, f"with hold_out={self.hold_out!r}", "Nothing validates.")
-        if self.patience is None:
-            object.__setattr__(self, "patience", 5 if self.hold_out == "both" else 0)
-        if self.validation_sessions is None and self.hold_out == "both":
-            object.__setattr__(self, "validation_sessions", 20_000)
 
     def _negatives(self) -> dict[str, Any]:
         """Return what was left out about the negatives; raise for what would have no effect."""
@@ -245,9 +259,19 @@ class RunConfig:
             raise value_error("RunConfig", name, f"be left out {where}", repr(value), hint)
 
     @property
-    def training_part(self) -> Part:
-        """What of the sessions is trained on."""
+    def parts(self) -> Parts:
+        """What of the sessions is trained on, and what judges the model."""
         return HOLD_OUT[self.hold_out]
+
+    @property
+    def validates(self) -> bool:
+        """Whether a part of the sessions chooses the epoch."""
+        return "validation" in self.parts.judged
+
+    @property
+    def tests(self) -> bool:
+        """Whether a part of the sessions is left to test on."""
+        return "test" in self.parts.judged
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields, ready for JSON."""

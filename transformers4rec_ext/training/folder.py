@@ -44,8 +44,8 @@ class RunFolder:
 
     ``run.json`` (options and the fingerprints of the data files), ``catalogue.parquet`` (the
     caller's ids by rank), ``checkpoint.safetensors`` (to resume from), ``model.safetensors`` (what
-    validated best), ``log.jsonl``, and at the end ``metrics.json`` and ``curves.png``; besides,
-    ``run.lock``, which one process at a time holds.
+    validated best; the latest where nothing validates), ``log.jsonl``, and at the end
+    ``metrics.json`` and ``curves.png``; besides, ``run.lock``, which one process at a time holds.
     """
 
     path: Path
@@ -202,7 +202,7 @@ class RunFolder:
             self.describe(config, files)
 
     def load(self) -> tuple[RunConfig, Catalogue, Model]:
-        """Return the config, the catalogue and the model with its best weights.
+        """Return the config, the catalogue and the model with the weights that were kept.
 
         Raises
         ------

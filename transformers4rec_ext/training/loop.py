@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -47,7 +48,8 @@ class Position:
 
     def ended(self, config: RunConfig) -> bool:
         """Whether all epochs are done, or validation has not improved for ``patience`` of them."""
-        stale = self.epoch - self.best_epoch >= (config.patience or 0) > 0
+        patience = config.patience or math.inf
+        stale = self.epoch - self.best_epoch >= patience
         return stale or self.epoch >= config.epochs
 
 
@@ -55,7 +57,7 @@ class Position:
 class TrainingLoop:
     """Train ``model`` on a loader's batches, keep the best weights, leave checkpoints.
 
-    Without a validation the latest weights are kept.
+    Without a validation the latest weights are kept, after every epoch.
 
     Parameters
     ----------
@@ -202,7 +204,7 @@ class TrainingLoop:
     def _end_epoch(self, log: RunLog, started: float) -> None:
         position = self.position
         if not self.checkpoint.exists():
-            self._save(log, started)  # before the best weights: those without it are a lost run
+            self._save(log, started)  # before the weights to keep: without it they are a lost run
         metrics = None if self.validate is None else self.validate(self.average.module)
         position.epoch, position.step = position.epoch + 1, 0
         better, found = True, ""

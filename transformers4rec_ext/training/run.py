@@ -84,7 +84,7 @@ def begin_run(folder: RunFolder, config: RunConfig, sessions: ParquetSessions) -
         If the folder cannot be written.
     """
     folder.check_files_are_not_read(sessions.paths)
-    catalogue = Catalogue.fit(sessions, config.training_part)
+    catalogue = Catalogue.fit(sessions, config.parts.trained)
     _check_parts(sessions, config)
     if config.sampler == "popularity":
         make_sampler(config, catalogue.num_items, catalogue.popularity)
@@ -143,13 +143,14 @@ def train_run(
         catalogue,
         max_length=config.max_length,
         batch_size=config.batch_size,
-        part=config.training_part,
+        part=config.parts.trained,
         seed=config.seed,
     )
     # On the CPU first: the initial weights are the same on every device.
     model = build_model(config, catalogue.num_items, catalogue.popularity).to(device)
     say(
-        f"{sessions.num_sessions:,} sessions{_parts(sessions)}, {len(catalogue.items):,} items, "
+        f"{sessions.num_sessions:,} sessions{_parts(sessions, config)}, "
+        f"{len(catalogue.items):,} items, "
         f"{int(catalogue.counts.sum()):,} training interactions, {len(loader):,} steps an epoch, "
         f"{sum(p.numel() for p in model.parameters()):,} parameters"
     )
@@ -168,7 +169,7 @@ def train_run(
     loop = TrainingLoop(
         model,
         loader,
-        validate if config.hold_out == "both" else None,
+        validate if config.validates else None,
         folder.path,
         config,
         progress,
@@ -183,7 +184,7 @@ def train_run(
     (folder.path / "metrics.json").unlink(missing_ok=True)  # unfinished from here on
     if not loop.run():
         return None
-    if config.hold_out == "none":
+    if not config.tests:
         return _finish(folder.path, loop.position, {})
     model.load_weights(loop.best)
     bar = tqdm(desc="test", unit="target", disable=None if progress else True)
@@ -203,46 +204,56 @@ def train_run(
     return _finish(folder.path, loop.position, metrics)
 
 
-def _parts(sessions: ParquetSessions) -> str:
-    """Return how many sessions are marked as what, as `` (3 train, ...)``; "" without marks."""
+def _parts(sessions: ParquetSessions, config: RunConfig) -> str:
+    """Return how many marked sessions are for what, as `` (3 train, ...)``; "" without marks."""
     if sessions.marks is None:
         return ""
-    counts = np.bincount(sessions.marks, minlength=len(MARKS)).tolist()
-    return f" ({', '.join(f'{n:,} {mark}' for n, mark in zip(counts, MARKS, strict=True))})"
+    counts = dict(
+        zip(MARKS, np.bincount(sessions.marks, minlength=len(MARKS)).tolist(), strict=True)
+    )
+    judged = config.parts.judged
+    train = sum(number for mark, number in counts.items() if mark not in judged)
+    numbers = [f"{train:,} train", *(f"{counts[part]:,} {part}" for part in judged)]
+    return f" ({', '.join(numbers)})"
 
 
 def _check_parts(sessions: ParquetSessions, config: RunConfig) -> None:
     """Raise before the training, not after it, if there is nothing for one of the parts."""
-    judged: dict[str, list[Part]] = {"both": ["validation", "test"], "test": ["test"], "none": []}
-    missing = [config.training_part, *judged[config.hold_out]]
+    trained, judged = config.parts
+    missing = [trained, *judged]
     longest = 0
     for chunk in sessions.chunks():
         for part in tuple(missing):
-            trained = part == config.training_part
-            least = 2 if trained else 1
-            find = chunk.training_bounds if trained else chunk.target_bounds
+            least = 2 if part == trained else 1
+            find = chunk.training_bounds if part == trained else chunk.target_bounds
             start, stop = find(part)
             if (stop - start >= least).any():
                 missing.remove(part)
         if not missing:
             return
         longest = max(longest, int((chunk.offsets[1:] - chunk.offsets[:-1]).max(initial=0)))
-    if sessions.marks is not None and config.hold_out != "none":
+    if sessions.marks is not None and judged:
+        hint = {
+            "train": "Only these are trained on.",
+            "train+validation": "Those marked 'validation' are trained on as well.",
+            "validation": "Where none is marked so, the last ones marked 'train' validate.",
+            "test": "Without one there is nothing to test on: then --hold-out none.",
+        }
         raise value_error(
             "train",
             f"column {sessions.split_column!r}",
-            f"mark a session of two items or more as {missing[0].split('+')[0]!r}",
+            f"mark a session of two items or more as {missing[0].partition('+')[0]!r}",
             "none",
-            "Where none is marked 'validation', the last ones marked 'train' are.",
+            hint[missing[0]],
         )
-    held = {"both": "Two of its items are", "test": "One of its items is"}
-    because = f"{held[config.hold_out]} held out, and two" if config.hold_out in held else "Two"
     raise value_error(
         "train",
         "sessions",
-        f"hold one with at least {TRAIN_MINIMUM[config.training_part]} items",
+        f"hold one with at least {TRAIN_MINIMUM[trained]} items",
         f"sessions of at most {longest}",
-        f"{because} are the fewest to learn from.",
+        f"It takes two to learn from, and {len(judged)} held out to judge by."
+        if judged
+        else "It takes two to learn from.",
     )
 
 
