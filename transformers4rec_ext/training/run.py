@@ -234,7 +234,7 @@ def _check_parts(sessions: ParquetSessions, config: RunConfig) -> None:
         longest = max(longest, int((chunk.offsets[1:] - chunk.offsets[:-1]).max(initial=0)))
     if sessions.marks is not None and judged:
         hint = {
-            "train": "Only these are trained on.",
+            "train": "Where none is marked 'validation', the last of these are not trained on.",
             "train+validation": "Those marked 'validation' are trained on as well.",
             "validation": "Where none is marked so, the last ones marked 'train' validate.",
             "test": "Without one there is nothing to test on: then --hold-out none.",
