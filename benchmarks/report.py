@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import plots, race_report, scaling, summary, tables, timing
+from benchmarks.quality import overview
 from benchmarks.quality import report as quality
 from benchmarks.quality.matrix import DATASETS
 
@@ -166,6 +167,7 @@ def draw() -> None:
         plots.time_to_quality(content, RESULTS / "time_to_quality.png")
     for dataset in DATASETS:
         quality.draw(dataset)
+    overview.draw()
 
 
 def page(folder: Path) -> None:

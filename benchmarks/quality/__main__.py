@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import harness, report, timing
-from benchmarks.quality import records
+from benchmarks.quality import overview, records
 from benchmarks.quality.matrix import DATASETS, OBJECTIVES, SEEDS, Run, plan
 from benchmarks.quality.report import draw
 from transformers4rec_ext.training.folder import RunFolder
@@ -139,6 +139,7 @@ def train(run: Run, options: argparse.Namespace) -> bool:
             return False
         records.write(run, folder, timing.environment(options.threads))
         draw(run.dataset)
+        overview.draw()
         report.write()
     return True
 

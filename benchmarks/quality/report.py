@@ -39,7 +39,7 @@ _LEAST_RANGE = 0.1
 Found = dict[Objective, list[dict[str, Any]]]
 
 
-def _records(dataset: Dataset) -> Found:
+def found_of(dataset: Dataset) -> Found:
     """Return the records of each objective that has any, by seed."""
     found = {}
     for objective in OBJECTIVES:
@@ -64,6 +64,12 @@ def _chosen(found: Found) -> Objective:
     return max(found, key=lambda objective: records.best_validation(found[objective][0]))
 
 
+def best_with_negatives(found: Found) -> Objective | None:
+    """Return the objective with negatives that validates best, None before any has run."""
+    sampled = {objective: kept for objective, kept in found.items() if objective is not FULL}
+    return _chosen(sampled) if sampled else None
+
+
 def summary() -> str:
     """Return a row for each set: the full softmax, the best row with negatives, and the bars."""
     header = ["set", "metric", "full softmax", "with negatives", "which", "best counted"]
@@ -73,14 +79,13 @@ def summary() -> str:
 
 def _headline(dataset: Dataset) -> list[str]:
     metric, title = dataset.metrics[0]
-    found = _records(dataset)
+    found = found_of(dataset)
 
     def shown(objective: Objective) -> str:
         kept = found.get(objective)
         return f"{_spread(kept, metric)} ({len(kept)})" if kept else ""
 
-    sampled = {objective: kept for objective, kept in found.items() if objective is not FULL}
-    which = _chosen(sampled) if sampled else None
+    which = best_with_negatives(found)
     bars = {label: value for label, name, value in dataset.bars if name == metric}
     counted = bars.pop(COUNTED, None)
     best = max(bars.values(), default=None)
@@ -94,7 +99,7 @@ def _headline(dataset: Dataset) -> list[str]:
 
 def table(dataset: Dataset) -> str:
     """Return the rows of a set: one an objective, best first, then what they are measured by."""
-    found = _records(dataset)
+    found = found_of(dataset)
     if not found:
         return "Not run yet."
     names = [name for name, _ in dataset.metrics]
@@ -145,13 +150,13 @@ def _setting(found: Found) -> str:
 
 def drawn_of(dataset: Dataset) -> list[Any]:
     """Return what the picture of a set shows: records and what others reach; empty before any."""
-    found = list(_records(dataset).values())
+    found = list(found_of(dataset).values())
     return [found, dataset.bars] if found else []
 
 
 def draw(dataset: Dataset) -> None:
     """Write the picture of a set that has run: how validation rises, and where the test ends."""
-    found = _records(dataset)
+    found = found_of(dataset)
     if not found:
         return
     figure = Figure(figsize=(11, 4.8), layout="constrained")

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import plots, scaling, summary, tables, timing
-from benchmarks.quality import matrix
+from benchmarks.quality import matrix, overview
 from benchmarks.quality import report as quality
 
 
@@ -44,6 +44,7 @@ DRAWN: dict[str, Any] = {
     "statistics": timing.load("statistics"),
     "time_to_quality": timing.load("time_to_quality"),
     **{f"quality/{each.name}": quality.drawn_of(each) for each in matrix.DATASETS},
+    "quality": overview.drawn_of(),
 }
 
 

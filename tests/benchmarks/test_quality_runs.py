@@ -69,7 +69,7 @@ def test_the_summary_takes_the_row_that_validates_best(monkeypatch):
     )
     some, none = TINY._replace(bars=bars), TINY._replace(title="None", bars=())
     monkeypatch.setattr(quality, "DATASETS", (some, none))
-    monkeypatch.setattr(quality, "_records", lambda dataset: found if dataset is some else {})
+    monkeypatch.setattr(quality, "found_of", lambda dataset: found if dataset is some else {})
     *_, first, second = quality.summary().splitlines()
     ours = f"0.1500 (1) | 0.1500 ± 0.0707 (2) | {high.title}"
     assert first == f"| Tiny | NDCG@10 | {ours} | 0.9000 | 0.3000 | 0.500 |"
