@@ -173,6 +173,15 @@ class Mixing(torch.nn.Module):
         return (hidden + inputs_embeds.roll(-1, 1),)
 
 
+def test_a_convolution_past_the_mask_is_refused():
+    sizes = {"vocab_size": 1, "hidden_size": D, "embedding_size": D, "intermediate_size": 16}
+    layers = {"num_hidden_layers": 1, "num_attention_heads": 2, "head_ratio": 1}
+    config = transformers.ConvBertConfig(**sizes, **layers, conv_kernel_size=3, pad_token_id=None)
+    tr.TransformerBlock(config, masking=MaskedLanguageModeling(D))
+    with pytest.raises(ValueError, match="attend_to_padding must be True with the ConvBertConfig"):
+        tr.TransformerBlock(config, masking=MaskedLanguageModeling(D, attend_to_padding=False))
+
+
 def test_what_looks_past_the_mask_is_refused():
     tr.TransformerBlock(Mixing(), masking=MaskedLanguageModeling(D))
     with pytest.raises(ValueError, match="attend_to_padding must be True with the BertConfig"):
@@ -187,10 +196,11 @@ def test_the_mask_is_that_of_the_inputs():
     masked = masking.mask(sessions((4, 2)), training=True)
     assert block(torch.zeros(2, T, D)).shape == (2, T, D)
     for shape in ((2, T - 1, D), (1, T, D), (3, T, D)):
-        with pytest.raises(
-            ValueError, match=r"inputs_embeds must be \[B=2, T=6, D\] like the batch"
-        ):
+        like = r"inputs_embeds must be \[B=2, T=6, D\] like "
+        with pytest.raises(ValueError, match=like + "masked"):
             block(torch.zeros(shape), masked)
+        with pytest.raises(ValueError, match=like + "the batch that was masked last.*Give the bl"):
+            block(torch.zeros(shape))
 
 
 def test_threads_do_not_see_each_others_masks():

@@ -23,6 +23,7 @@ CASES: dict[str, list[list[int] | str | None]] = {
     "missing in the first": [None, None, [5]],
     "nothing": [[], [], []],
     "none": [None, None, None],
+    "missing or empty": [None, [], None],
     "dense in one": [[1, 1], "dense", None],
     "dense": ["dense", "dense", "dense"],
 }
@@ -59,6 +60,13 @@ def main() -> None:
         alone.grad = gradient("as many", rank, torch.float32)
         average_row_gradients_([alone], pair)
         found["pair"] = {"as many": alone.grad}
+    try:  # in all processes, the others do not wait for ever
+        bad = torch.nn.Parameter(torch.zeros(3, 3))
+        bad.grad = torch.eye(3).to_sparse() if rank == 1 else torch.zeros(3, 3)
+        average_row_gradients_(bad)
+    except ValueError as error:
+        found["bad"] = str(error)
+    average_row_gradients_(bad, pair) if rank == 2 else None  # which is no part of it
     torch.save(found, Path(sys.argv[1]) / f"{rank}.pt")
     distributed.destroy_process_group()
 

@@ -30,7 +30,15 @@ CASES: dict[str, Any] = {
     "rows, accumulated": lambda: next_item(
         weight_tying=True, sampled_softmax=True, max_n_samples=V, sparse_grad=True
     ),
+    "rows, not clipped": lambda: next_item(
+        weight_tying=True, sampled_softmax=True, max_n_samples=V, sparse_grad=True
+    ),
+    "rows, clipped": lambda: next_item(
+        weight_tying=True, sampled_softmax=True, max_n_samples=V, sparse_grad=True
+    ),
 }
+#: Of a case, the norm of the gradient that is let through.
+CLIP = {"rows, not clipped": 0.0, "rows, clipped": 0.01}
 
 
 def collated(rows: list[Any]) -> Any:
@@ -56,6 +64,7 @@ def outcome(folder: Path, case: str, batch_size: int) -> dict[str, Any]:
         options["learning_rate"] = 0.01
     if case.startswith("rows"):
         options |= {"optim": "adamw_torch", "adam_epsilon": 1e-3, "learning_rate": 1e-2}
+    options["max_grad_norm"] = CLIP.get(case, 1.0)
     if case == "rows, accumulated":
         options["gradient_accumulation_steps"] = 2
     if case == "dataloader":
@@ -67,6 +76,7 @@ def outcome(folder: Path, case: str, batch_size: int) -> dict[str, Any]:
             )
     trainer = trainer_of(folder, model_of(CASES[case]()), **options)
     trainer.train()
+    _check_processes_agree(trainer.model)
     metrics = trainer.evaluate()
     if case == "sum":
         del metrics["eval_/loss"]  # the mean of sums, of larger batches larger
@@ -81,13 +91,24 @@ def outcome(folder: Path, case: str, batch_size: int) -> dict[str, Any]:
     return found
 
 
-def resumed(folder: Path) -> dict[str, Any]:
+def _check_processes_agree(model: Any) -> None:
+    """Assert that all processes have the same bits."""
+    if not torch.distributed.is_initialized():
+        return
+    everyone: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(everyone, dict(model.state_dict()))
+    for other in everyone[1:]:
+        for name, value in everyone[0].items():
+            assert torch.equal(value, other[name]), name
+
+
+def resumed(folder: Path, task: Any = next_item) -> dict[str, Any]:
     """Return the losses of a run and those of one that goes on from its third step."""
 
     def run() -> Any:
         options = {"save_strategy": "steps", "save_steps": 3, "num_train_epochs": 1}
         return trainer_of(
-            folder, model_of(next_item(), dropout=0.3), per_device_train_batch_size=4, **options
+            folder, model_of(task(), dropout=0.3), per_device_train_batch_size=4, **options
         )
 
     whole, later = run(), run()
@@ -97,16 +118,40 @@ def resumed(folder: Path) -> dict[str, Any]:
 
 
 def started(folder: Path) -> dict[str, Any]:
-    """Return the weights after a step, of each process, which had made their own to start with."""
-    model = model_of(CASES["rows of a layer"]())
+    """Train processes that made their own weights; return what DDP passed over, and should."""
+    model = model_of(CASES["rows"]())
+    model._ddp_params_and_buffers_to_ignore = ["of the user"]
+    # not in the constructor: what changes between it and the training is shared too
+    trainer = trainer_of(folder, model, per_device_train_batch_size=4, max_steps=1)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += torch.distributed.get_rank()
-    trainer = trainer_of(folder, model, per_device_train_batch_size=4, max_steps=1)
     trainer.train()
-    everyone: list[Any] = [None, None]
-    torch.distributed.all_gather_object(everyone, dict(trainer.model.state_dict()))
-    return dict(zip(("first", "other"), everyone, strict=True))
+    _check_processes_agree(trainer.model)
+    passed_over = trainer.model_wrapped.parameters_to_ignore
+    assert model._ddp_params_and_buffers_to_ignore == ["of the user"]
+    trainer.train()  # once more, by the same wrapper
+    _check_processes_agree(trainer.model)
+    return {"passed over": sorted(passed_over), "table": table_names(model)}
+
+
+def table_names(model: Any) -> list[str]:
+    """Return all names of the item table."""
+    table = model.prediction_tasks[0].item_embedding_table.weight
+    named = model.named_parameters(remove_duplicate=False)
+    return sorted(name for name, parameter in named if parameter is table)
+
+
+def refused(folder: Path) -> str:
+    """Return what is said where nothing but the item table is trained."""
+    model = model_of(CASES["rows"]())
+    model.requires_grad_(False)
+    model.prediction_tasks[0].item_embedding_table.weight.requires_grad_(True)
+    try:
+        trainer_of(folder, model, per_device_train_batch_size=4, max_steps=1).train()
+    except ValueError as error:
+        return str(error)
+    return "nothing"
 
 
 def main() -> None:
@@ -115,7 +160,9 @@ def main() -> None:
     torch.set_num_threads(1)
     found = {case: outcome(folder, case, batch_size=4) for case in CASES}
     found["resume"] = resumed(folder)
+    found["resume rows"] = resumed(folder, CASES["rows"])
     found["start"] = started(folder)
+    found["refused"] = refused(folder)
     if torch.distributed.get_rank() == 0:
         torch.save(found, folder / "found.pt")
     torch.distributed.destroy_process_group()

@@ -47,15 +47,14 @@ def _in_dtype(dtype: torch.dtype, arguments: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check_attention_mask(mask: Tensor | None, inputs_embeds: Tensor) -> None:
-    if mask is not None and mask.shape != inputs_embeds.shape[:2]:
-        raise value_error(
-            "TransformerBlock",
-            "inputs_embeds",
-            f"be [B={mask.shape[0]}, T={mask.shape[1]}, D] like the batch that was masked last",
-            list(inputs_embeds.shape),
-            "Give the block masked=, what the masking made of this batch.",
-        )
+def _check_attention_mask(mask: Tensor | None, inputs_embeds: Tensor, remembered: bool) -> None:
+    if mask is None or mask.shape == inputs_embeds.shape[:2]:
+        return
+    size = f"[B={mask.shape[0]}, T={mask.shape[1]}, D]"
+    like = "the batch that was masked last" if remembered else "masked"
+    hint = "Give the block masked=, what the masking made of this batch." if remembered else ""
+    got = list(inputs_embeds.shape)
+    raise value_error("TransformerBlock", "inputs_embeds", f"be {size} like {like}", got, hint)
 
 
 def _extended(value: Tensor, rows: int, columns: int) -> Tensor:
@@ -90,8 +89,8 @@ class TransformerBlock(BlockBase):
     -----
     Padding is not masked: causal attention never looks at what is padded on the right; what is
     padded on the left is seen, as models that see both sides see all of it. Give the masking of
-    these ``attend_to_padding=False``, which is measured as well, or batches of one width
-    (``max_sequence_length`` of the loaders).
+    these ``attend_to_padding=False``, which is measured likewise (but for a Reformer), or batches
+    of one width (``max_sequence_length`` of the loaders).
 
     Examples
     --------
@@ -176,7 +175,7 @@ class TransformerBlock(BlockBase):
         """
         self._check_inputs(inputs_embeds)
         of_masking = _in_dtype(inputs_embeds.dtype, self._masking_arguments(masked))
-        _check_attention_mask(of_masking.get("attention_mask"), inputs_embeds)
+        _check_attention_mask(of_masking.get("attention_mask"), inputs_embeds, masked is None)
         batch, length = inputs_embeds.shape[:2]
         if batch == 0 or length == 0:
             # The models reshape with -1, which nothing determines here: run one position, keep none

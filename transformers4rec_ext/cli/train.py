@@ -76,11 +76,11 @@ back on the way out. Metrics rank the target among all items; ties count against
 
 The folder --out receives run.json, catalogue.parquet (your ids by rank), model.safetensors (the
 weights, or by --average their mean, of the best validation NDCG@10, or the last without a
-validation), checkpoint.safetensors,
-log.jsonl, run.lock, and at the end metrics.json and curves.png. A run that was killed or stopped
-continues with --resume as if it had not been; so does one that --patience ended, with a larger one,
-and one that is through, with more --epochs, but for --schedule cosine, which ends with the last
-epoch. Files that were moved are named again: train --resume FILE.parquet.
+validation), checkpoint.safetensors, log.jsonl, run.lock, and at the end metrics.json and
+curves.png. A run that was killed or stopped continues with --resume as if it had not been; so does
+one that --patience ended, with a larger one, and one that is through, with more --epochs, but for
+--schedule cosine, which ends with the last epoch. Files that were moved are named again: train
+--resume FILE.parquet.
 
 examples:
   python -m transformers4rec_ext train sessions.parquet --items-column item_id --out runs/first

@@ -178,7 +178,7 @@ class SessionLoader:
                 f"{sessions.num_sessions} shorter ones",
                 ""
                 if part == "all" or sessions.marks is not None
-                else f"With what is held out of it, it needs {TRAIN_MINIMUM[part]}.",
+                else f"Of which something is held out, it needs {TRAIN_MINIMUM[part]}.",
             )
 
     def __len__(self) -> int:

@@ -26,7 +26,8 @@ Part = Literal["train", "train+validation", "validation", "test", "all", "last",
 MARKS = ("train", "validation", "test")
 #: The fewest items of a session of which two are held out.
 HELD_OUT_MINIMUM = 3
-#: The fewest items of a session that leaves something to train on, by the part that is trained on.
+#: The fewest items of a session that leaves something to train on beside what is held out of it, by
+#: the part that is trained on.
 TRAIN_MINIMUM: dict[Part, int] = {"train": 4, "train+validation": 3, "all": 2}
 
 

@@ -97,7 +97,8 @@ class NextItemPredictionTask(PredictionTask):
         Metrics in testing, and ``top_k``, leave out the items that the session held before the one
         that is asked for, of those that the model is given (a session cut to its latest items has
         forgotten the others); to be asked for one of them is a miss. Scores in testing are -inf
-        there. Losses count all items. Ranks take a second walk over the item weights then.
+        there; those at inference, without ``top_k``, and losses are of all items. Ranks take a
+        second walk over the item weights then, and int64 [N, T].
 
     Raises
     ------

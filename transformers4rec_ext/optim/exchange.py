@@ -12,15 +12,17 @@ from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import type_error, value_error
 
 _NAME = "average_row_gradients_"
-_DENSE = -1
+#: What is sent in the place of a number of rows.
+_DENSE, _MISSING, _BAD = -1, -2, -3
 
 
 @torch.no_grad()
 def average_row_gradients_(parameters: Tensor | Iterable[Tensor], group: Any = None) -> None:
     """Replace gradients by their mean over the processes, those of rows without a dense form.
 
-    ``grad = (1 / W) sum_w grad_w`` for W processes. What is sent of a gradient of n rows is the
-    rows and their ids, ``W max_w(n_w) (8 + 4 D)`` bytes in float32, instead of ``4 V D``.
+    ``grad = (1 / W) sum_w grad_w`` for W processes. What each receives of gradients of n rows is
+    the rows and their ids, ``W max_w(n_w) (8 + 4 D)`` bytes in float32, where a dense gradient is
+    ``4 V D``: less, unless W processes touch about as many rows as there are.
 
     Parameters
     ----------
@@ -35,15 +37,17 @@ def average_row_gradients_(parameters: Tensor | Iterable[Tensor], group: Any = N
     TypeError
         if a parameter is not a tensor.
     ValueError
-        if a gradient is neither dense nor sparse COO with one sparse dimension.
+        if a gradient, of any process, is neither dense nor sparse COO with one sparse dimension.
 
     Notes
     -----
     Equal in all processes, bit by bit: ranks follow each other in the sum. Only dense tensors are
-    gathered, which every backend can do; torch's ``DistributedDataParallel`` sums sparse gradients
-    by itself, over gloo alone and of ``nn.Embedding`` alone. With it, let it pass over these
-    parameters (``_set_params_and_buffers_to_ignore_for_model``) and call this between ``backward``
-    and the optimizer's step, as the Trainer does. Waits for the device, for the number of rows.
+    gathered, which NCCL can do as well (run over gloo so far); torch's ``DistributedDataParallel``
+    sums sparse gradients by itself, over gloo alone and of its own embeddings alone. The Trainer
+    does all that is needed. In a loop of your own let DDP pass over these parameters
+    (``_set_params_and_buffers_to_ignore_for_model``), broadcast their values once
+    (``torch.distributed.broadcast``), which DDP then leaves out too, and call this between
+    ``backward`` and the optimizer's step. Waits for the device, for the number of rows.
 
     Examples
     --------
@@ -57,38 +61,44 @@ def average_row_gradients_(parameters: Tensor | Iterable[Tensor], group: Any = N
     for parameter in listed:
         if not isinstance(parameter, Tensor):
             raise type_error(_NAME, "parameters", "be tensors", _checks.describe(parameter))
-    if not listed or _num_processes(group) == 1:
+    if not listed or _num_processes(group) <= 1:
         return
-    own = [_coalesced(parameter) for parameter in listed]
+    own = [_coalesced(parameter.grad) for parameter in listed]
     device = listed[0].device
     counts = torch.tensor([_num_rows(grad) for grad in own], dtype=torch.int64, device=device)
     of_all = torch.stack(_gathered(counts, group)).t().tolist()
+    if any(_BAD in numbers for numbers in of_all):  # in all processes: none waits for another
+        got = [grad.layout for grad in own if _num_rows(grad) == _BAD]
+        expectation = "be dense or sparse COO of rows"
+        raise value_error(_NAME, "gradients", expectation, got[0] if got else "another elsewhere")
     for parameter, grad, numbers in zip(listed, own, of_all, strict=True):
         if _DENSE in numbers:
             parameter.grad = _mean_of_dense(parameter, grad, group)
-        elif any(numbers):
+        elif max(numbers) > 0:
             parameter.grad = _mean_of_rows(parameter, grad, numbers, group)
+        elif _MISSING in numbers:
+            parameter.grad = None
 
 
 def _num_processes(group: Any) -> int:
+    """Return how many there are in ``group``, -1 in a process that is none of them."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return 1
     return distributed.get_world_size(group)
 
 
-def _coalesced(parameter: Tensor) -> Tensor | None:
-    grad = parameter.grad
-    if grad is None or grad.layout == torch.strided:
-        return grad
-    if grad.layout != torch.sparse_coo or grad.sparse_dim() != 1:
-        raise value_error(_NAME, "gradients", "be dense or sparse COO of rows", grad.layout)
-    return grad.coalesce()
+def _coalesced(grad: Tensor | None) -> Any:
+    return grad.coalesce() if grad is not None and grad.layout == torch.sparse_coo else grad
 
 
-def _num_rows(grad: Tensor | None) -> int:
+def _num_rows(grad: Any) -> int:
     if grad is None:
-        return 0
-    return _DENSE if grad.layout == torch.strided else grad._nnz()
+        return _MISSING
+    if grad.layout == torch.strided:
+        return _DENSE
+    of_rows = grad.layout == torch.sparse_coo and grad.sparse_dim() == 1
+    number: int = grad._nnz() if of_rows else _BAD
+    return number
 
 
 def _gathered(own: Tensor, group: Any) -> list[Tensor]:
@@ -114,7 +124,9 @@ def _mean_of_rows(parameter: Tensor, grad: Tensor | None, numbers: list[int], gr
         ids[: grad._nnz()], rows[: grad._nnz()] = grad._indices()[0], grad._values()
     rows /= _num_processes(group)
     all_ids, all_rows = (
-        torch.cat([part[:n] for part, n in zip(_gathered(own, group), numbers, strict=True)])
+        torch.cat(
+            [part[: max(n, 0)] for part, n in zip(_gathered(own, group), numbers, strict=True)]
+        )
         for own in (ids, rows)
     )
     # not torch.sparse_coo_tensor(check_invariants=False): torch 2.12 warns of it all the same

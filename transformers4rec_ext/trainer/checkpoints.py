@@ -11,6 +11,7 @@ import transformers
 
 from transformers4rec_ext._checkpoint import load_state, save_state
 from transformers4rec_ext._errors import value_error
+from transformers4rec_ext.trainer.rows import rows_exchanged
 
 _WEIGHTS = "model.safetensors"
 _UPSTREAM_WEIGHTS = "pytorch_model.bin"
@@ -43,13 +44,15 @@ class Checkpoints(_Trainer):
         Raises
         ------
         FileNotFoundError   if there is no such folder.
-        ValueError          if it is no checkpoint, or there is none in ``args.output_dir``.
+        ValueError          if it is no checkpoint, or there is none in ``args.output_dir``; if
+                            several processes cannot exchange row gradients.
         """
         if resume_from_checkpoint is not None and not isinstance(resume_from_checkpoint, bool):
             resume_from_checkpoint = os.fspath(resume_from_checkpoint)
             _check_folder("Trainer.train", "resume_from_checkpoint", resume_from_checkpoint)
         try:
-            return super().train(resume_from_checkpoint, *args, **kwargs)
+            with rows_exchanged(self.model, self.accelerator):
+                return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             _unwrap(self.model)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import distributed, nn
-from torch.nn.parallel import DistributedDataParallel
 from transformers.training_args import OptimizerNames
 
 from transformers4rec_ext._errors import value_error
@@ -49,19 +50,28 @@ def row_parameters(model: nn.Module) -> list[nn.Parameter]:
     return list(found.values())
 
 
-def exchange_rows(model: nn.Module, accelerator: Any) -> None:
-    """Make the processes of ``accelerator`` exchange row gradients as rows, after ``backward``.
+@contextmanager
+def rows_exchanged(model: Any, accelerator: Any) -> Iterator[None]:
+    """While the block trains, let processes exchange row gradients as rows after ``backward``.
 
-    DistributedDataParallel passes over these parameters then. It would sum their gradients over
-    gloo only and, unless an ``nn.Embedding`` makes them, not as rows.
+    DistributedDataParallel, which is made inside, passes over the parameters that get them. It
+    would sum their gradients over gloo only and, unless an embedding of torch makes them, not at
+    all. Their values are those of the first process to start with, as DDP sees to for the others.
+
+    Raises
+    ------
+    ValueError
+        If something else than DDP shares the parameters, or there are no others to train.
     """
     parameters = row_parameters(model)
-    ours = {id(parameter) for parameter in parameters}
-    named = model.named_parameters(remove_duplicate=False)
-    names = [name for name, parameter in named if id(parameter) in ours]
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
+    if not parameters or accelerator.num_processes == 1:
+        yield
+        return
+    names = _names_to_pass_over(model, parameters, accelerator)
+    given = list(vars(model).get("_ignored_by_ddp", []))
+    model._ddp_params_and_buffers_to_ignore = [*given, *names]
     for parameter in parameters:
-        distributed.broadcast(parameter.data, 0)  # else each process would keep its own start
+        distributed.broadcast(parameter.data, 0)
     backward = accelerator.backward
 
     def and_exchange(loss: torch.Tensor, **kwargs: Any) -> None:
@@ -70,6 +80,32 @@ def exchange_rows(model: nn.Module, accelerator: Any) -> None:
             average_row_gradients_(parameters)
 
     accelerator.backward = and_exchange
+    try:
+        yield
+    finally:
+        accelerator.backward = backward
+        model._ddp_params_and_buffers_to_ignore = given
+
+
+def _names_to_pass_over(
+    model: nn.Module, parameters: list[nn.Parameter], accelerator: Any
+) -> list[str]:
+    kind = str(getattr(accelerator.distributed_type, "value", accelerator.distributed_type))
+    if not kind.startswith("MULTI_"):
+        expectation = "be False where not DistributedDataParallel shares the model"
+        hint = "Give it dense gradients, or train with DDP."
+        raise value_error("Trainer", "sparse_grad", expectation, kind, hint)
+    ours = {id(parameter) for parameter in parameters}
+    if not any(each.requires_grad for each in model.parameters() if id(each) not in ours):
+        raise value_error(
+            "Trainer",
+            "model",
+            "have something to learn besides what gets row gradients",
+            "nothing, in several processes",
+            "Give it dense gradients (sparse_grad=False).",
+        )
+    named = model.named_parameters(remove_duplicate=False)
+    return [name for name, parameter in named if id(parameter) in ours]
 
 
 def clip_rows_too(accelerator: Any) -> None:

@@ -22,7 +22,7 @@ from transformers4rec_ext.trainer import evaluation
 from transformers4rec_ext.trainer.callbacks import IncrementalLoggingCallback, StartEpoch
 from transformers4rec_ext.trainer.checkpoints import Checkpoints
 from transformers4rec_ext.trainer.loaders import DatasetMock, make_loader
-from transformers4rec_ext.trainer.rows import clip_rows_too, exchange_rows, lazy_optimizer
+from transformers4rec_ext.trainer.rows import clip_rows_too, lazy_optimizer
 
 
 class Trainer(Checkpoints):
@@ -66,7 +66,8 @@ class Trainer(Checkpoints):
     batches, however many labels each has.
 
     With row gradients (``sparse_grad=True``) AdamW is
-    :class:`~transformers4rec_ext.optim.LazyAdam`.
+    :class:`~transformers4rec_ext.optim.LazyAdam`, and processes exchange them as rows
+    (:func:`~transformers4rec_ext.optim.average_row_gradients_`); not with FSDP or DeepSpeed.
 
     Metrics and losses are gathered a batch at a time; nothing that is kept has the size of the
     catalogue.
@@ -113,8 +114,6 @@ class Trainer(Checkpoints):
         self.model_accepts_loss_kwargs = False
         if has_row_gradients(model):
             clip_rows_too(self.accelerator)
-            if args.world_size > 1:
-                exchange_rows(model, self.accelerator)
         self.compute_metrics: Any = True if compute_metrics else None
         self.schema = schema
         self.train_dataset_or_path = train_dataset_or_path

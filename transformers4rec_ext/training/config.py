@@ -122,11 +122,14 @@ class RunConfig:
     Examples
     --------
     What is left out has its value afterwards, None where the loss has no use for it; a copy by
-    ``dataclasses.replace`` with another loss keeps it, unless it is given as None:
+    ``dataclasses.replace`` with another loss or ``hold_out`` keeps it, unless it is given as None:
 
     >>> config = RunConfig("items", loss="gbce")
     >>> config.sampler, config.num_negatives, config.gbce_t
     ('uniform', 1000, 0.75)
+    >>> left_out = {"patience": None, "validation_sessions": None}
+    >>> dataclasses.replace(config, hold_out="test", epochs=7, **left_out).validates
+    False
     """
 
     items_column: str
