@@ -130,7 +130,9 @@ def test_nothing_held_out_is_nothing_judged(
 ) -> None:
     file = _file(tmp_path / "a.parquet", LISTS)
     run = _train(tmp_path / "run", file, "--hold-out=none")
-    assert "nothing to judge the model by" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "\n3 epochs, " in printed
+    assert "nothing to judge the model by" in printed
     result = json.loads((run / "metrics.json").read_text())
     assert result.keys() == {"best_epoch", "epochs", "training_seconds"}
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -291,7 +291,7 @@ def report(folder: RunFolder, result: dict[str, Any]) -> None:
     config, _ = folder.read()
     trained = f"best epoch {result['best_epoch']} of {result['epochs']}"
     if not config.validates:
-        trained = f"epochs {result['epochs']}"
+        trained = f"{result['epochs']} epoch{'s' * (result['epochs'] != 1)}"
     trained += f", {result['training_seconds']:.0f} s"
     if config.tests:
         _report_test(config, result, trained)
