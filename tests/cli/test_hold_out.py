@@ -145,6 +145,29 @@ def test_nothing_held_out_is_nothing_judged(
     assert pq.read_metadata(out).num_rows == len(LISTS)
 
 
+def _stop_after(folder: RunFolder, number: int) -> None:
+    steps: list[int] = []
+
+    def enough() -> bool:
+        return len(steps) == number
+
+    stops: dict[str, Any] = {"on_step": steps.append, "should_stop": enough}
+    assert train_run(folder, progress=False, say=lambda line: None, **stops) is None
+
+
+def test_fewer_epochs_end_where_the_last_whole_one_did(tmp_path: Path) -> None:
+    file = _file(tmp_path / "a.parquet", LISTS)
+    two = begin(tmp_path / "two", file, "--hold-out=test", "--epochs=2")
+    steps: list[int] = []
+    assert train_run(two, progress=False, say=lambda line: None, on_step=steps.append)
+    stopped = begin(tmp_path / "stopped", file, "--hold-out=test")
+    _stop_after(stopped, len(steps) + 2)
+    resume = ["train", "--resume", f"--out={stopped.path}", "--epochs=2", "--no-progress"]
+    assert main(resume) == 0
+    results = [json.loads((f.path / "metrics.json").read_text()) for f in (two, stopped)]
+    assert results[0]["model"] == results[1]["model"]
+
+
 @pytest.mark.parametrize("hold_out", ["test", "none"])
 def test_a_run_without_validation_goes_on_as_if_it_had_not_stopped(
     tmp_path: Path, hold_out: str
@@ -153,14 +176,7 @@ def test_a_run_without_validation_goes_on_as_if_it_had_not_stopped(
     whole = begin(tmp_path / "whole", file, f"--hold-out={hold_out}")
     assert train_run(whole, progress=False, say=lambda line: None)
     stopped = begin(tmp_path / "stopped", file, f"--hold-out={hold_out}")
-    steps: list[int] = []
-    ask = lambda: len(steps) == 9  # noqa: E731
-    assert (
-        train_run(
-            stopped, progress=False, say=lambda line: None, on_step=steps.append, should_stop=ask
-        )
-        is None
-    )
+    _stop_after(stopped, 9)
     assert stopped.status() == "unfinished"
     assert main(["train", "--resume", f"--out={stopped.path}", "--no-progress"]) == 0
     assert_same_run(whole.path, stopped.path)
@@ -190,10 +206,11 @@ def test_options_that_nothing_would_come_of(tmp_path: Path, fails: Fails) -> Non
         message = fails(*base, "--epochs=2", *more)
         assert f"{name} must be left out with hold_out='test'" in message
         assert "Nothing validates." in message
-    for bad in ("all", ["both"]):
+    wrong: list[Any] = ["all", ["both"]]
+    for bad in wrong:
         text = r"hold_out must be one of \('both', 'test', 'none'\)"
         with pytest.raises(ValueError, match=text):
-            RunConfig("items", hold_out=bad)  # type: ignore[arg-type]
+            RunConfig("items", hold_out=bad)
     assert not (tmp_path / "run").exists()
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from exchange_run import CASES, D, V, gradient
+from processes import run_in_processes
 from torch import Tensor
 
 from transformers4rec_ext.optim import average_row_gradients_
@@ -25,12 +23,7 @@ pytestmark = pytest.mark.skipif(
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """Return what each of three processes found."""
     folder = tmp_path_factory.mktemp("exchange")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node=3", str(HERE / "exchange_run.py"), str(folder)]
-    path = os.pathsep.join([str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_in_processes(3, HERE / "exchange_run.py", folder)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(3)]
 
 

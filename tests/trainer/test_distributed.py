@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from distributed_run import CASES, outcome
+from processes import run_in_processes
 from trainer_helpers import model_of, write
 
 from transformers4rec_ext.trainer.rows import row_parameters, rows_exchanged
@@ -29,12 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def of_two(folder: Path) -> Any:
     """Return what two processes with half the batch found."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node=2", str(HERE / "distributed_run.py"), str(folder)]
-    path = os.pathsep.join([str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_in_processes(2, HERE / "distributed_run.py", folder)
     return torch.load(folder / "found.pt", weights_only=True)
 
 

@@ -68,10 +68,9 @@ def rows_exchanged(model: Any, accelerator: Any) -> Iterator[None]:
         yield
         return
     names = _names_to_pass_over(model, parameters, accelerator)
-    given = list(vars(model).get("_ignored_by_ddp", []))
-    model._ddp_params_and_buffers_to_ignore = [*given, *names]
     for parameter in parameters:
         distributed.broadcast(parameter.data, 0)
+    given = list(vars(model).get("_ignored_by_ddp", []))
     backward = accelerator.backward
 
     def and_exchange(loss: torch.Tensor, **kwargs: Any) -> None:
@@ -79,6 +78,7 @@ def rows_exchanged(model: Any, accelerator: Any) -> Iterator[None]:
         if accelerator.sync_gradients:  # of steps that accumulate, the last
             average_row_gradients_(parameters)
 
+    model._ddp_params_and_buffers_to_ignore = [*given, *names]
     accelerator.backward = and_exchange
     try:
         yield

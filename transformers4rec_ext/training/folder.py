@@ -44,7 +44,7 @@ class RunFolder:
 
     ``run.json`` (options and the fingerprints of the data files), ``catalogue.parquet`` (the
     caller's ids by rank), ``checkpoint.safetensors`` (to resume from), ``model.safetensors`` (what
-    validated best; those of the last epoch where nothing validates), ``log.jsonl``, and at the end
+    validated best; the latest where nothing validates), ``log.jsonl``, and at the end
     ``metrics.json`` and ``curves.png``; besides, ``run.lock``, which one process at a time holds.
     """
 
@@ -215,8 +215,7 @@ class RunFolder:
         if not weights.is_file():
             raise FileNotFoundError(
                 f"RunFolder: path must hold a trained model; {weights} does not exist. The first "
-                "epoch writes it, or without a validation the last: continue the run with "
-                f"`train --resume --out {self.path}`."
+                f"epoch writes it: continue the run with `train --resume --out {self.path}`."
             )
         with open_state(weights) as file:
             model = build_model(config, catalogue.num_items, catalogue.popularity)

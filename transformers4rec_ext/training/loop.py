@@ -57,7 +57,7 @@ class Position:
 class TrainingLoop:
     """Train ``model`` on a loader's batches, keep the best weights, leave checkpoints.
 
-    Without a validation the weights of the last epoch are kept.
+    Without a validation the weights of the latest epoch are kept.
 
     Parameters
     ----------
@@ -218,8 +218,7 @@ class TrainingLoop:
             )
         if better:
             position.best_epoch = position.epoch
-            if metrics is not None or position.ended(self.config):
-                save_state(self.best, self.average.module.state_dict())
+            save_state(self.best, self.average.module.state_dict())
         self._save(log, started)
         self.say(f"epoch {position.epoch}: {found}{position.seconds:.0f} s")
 
