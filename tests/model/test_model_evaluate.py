@@ -125,6 +125,8 @@ def test_load_refuses() -> None:
     for wrong in ("file.pt", [torch.ones(1)], {"a": 1}, {1: torch.ones(1)}):
         with pytest.raises(ValueError, match=text):
             Model.load(wrong, head)
+    with pytest.raises(TypeError, match=r"heads must be .*; got none\. Model\.from_pretrained"):
+        Model.load("folder")
     with pytest.raises(RuntimeError, match="Missing key"):
         Model.load({}, head)
     assert isinstance(Model.load({}, head, strict=False), Model)

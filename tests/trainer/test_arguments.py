@@ -20,6 +20,8 @@ import transformers4rec_ext as tr
 from transformers4rec_ext.config.trainer import _GONE, T4RecTrainingArguments
 from transformers4rec_ext.trainer.trainer import name_group
 
+KNOWN = {field.name for field in dataclasses.fields(TrainingArguments)}  # a few went after 5.0
+
 
 def _arguments(**options: Any) -> T4RecTrainingArguments:
     return T4RecTrainingArguments(**{"output_dir": "out", "use_cpu": True, **options})
@@ -59,7 +61,31 @@ def test_former_names_are_taken() -> None:
     assert args.get_warmup_steps(100) == 25
 
 
-KNOWN = {field.name for field in dataclasses.fields(TrainingArguments)}  # a few went after 5.0
+@dataclasses.dataclass
+class _Inherited(T4RecTrainingArguments):
+    """As the scripts of upstream's paper have it, with a former name as a field of its own."""
+
+    session_seq_length_max: int = 20
+    past_index: int = 3
+
+
+def test_former_names_are_taken_by_what_inherits() -> None:
+    args = _Inherited("out", evaluation_strategy="steps", no_cuda=True, sharded_ddp="")
+    assert (args.eval_strategy.value, args.use_cpu) == ("steps", True)
+    assert (args.session_seq_length_max, args.past_index) == (20, 3)
+    assert dataclasses.replace(args, past_index=4).past_index == 4
+    with pytest.raises(TypeError, match="sharded_ddp must be left out"):
+        _Inherited("out", sharded_ddp="simple")
+
+
+@pytest.mark.parametrize("name", sorted(set(_GONE) - KNOWN))
+def test_values_of_transformers_4_that_ask_for_nothing_are_taken(name: str) -> None:
+    for value in _GONE[name][0]:
+        assert not hasattr(_arguments(**{name: value}), name)
+
+
+def test_the_former_default_optimizer_is_taken() -> None:
+    assert _arguments(optim="adamw_hf").optim.value == "adamw_torch"
 
 
 @pytest.mark.parametrize("name", [n for n in _GONE if "x" not in _GONE[n][0] and n not in KNOWN])

@@ -22,7 +22,9 @@ def windows(folder: Path, *numbers: int) -> Path:
     return folder / "windows"
 
 
-def test_each_window_is_trained_on_and_the_next_evaluated(tmp_path: Path) -> None:
+def test_each_window_is_trained_on_and_the_next_evaluated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = windows(tmp_path, 1, 2, 3)
     trainer = trainer_of(tmp_path, num_train_epochs=1)
     results = fit_and_evaluate(trainer, start_time_index=1, end_time_index=2, input_dir=data)
@@ -32,6 +34,12 @@ def test_each_window_is_trained_on_and_the_next_evaluated(tmp_path: Path) -> Non
         for k in (5, 10)
     }
     assert all(len(values) == 2 for values in results.values())
+    printed = capsys.readouterr().out
+    for place, number in enumerate((2, 3)):
+        value = results["indexed_by_time_eval_/next-item/recall@5"][place]
+        words = f"window {number}, after training on {number - 1}: "
+        line = next(line for line in printed.splitlines() if line.startswith(words))
+        assert f"eval_/next-item/recall_at_5 {value:.4f}" in line
 
     # The same by hand.
     torch.manual_seed(0)

@@ -57,6 +57,31 @@ def test_other_data_is_evaluated_where_it_is_given(tmp_path: Path) -> None:
     assert trainer.evaluate(DataLoader(batches(other), batch_size=None))["eval_/loss"] == expected
     on_test = trainer_of(tmp_path, test_dataset_or_path=other, eval_on_test_set=True)
     assert on_test.evaluate()["eval_/loss"] == expected
+    # upstream's scripts give the file of the test as evaluation data
+    as_upstream = {"eval_dataset_or_path": other, "test_dataset_or_path": None}
+    on_test = trainer_of(tmp_path, **as_upstream, eval_on_test_set=True)
+    assert on_test.evaluate()["eval_/loss"] == expected
+
+
+def test_the_model_keeps_the_metrics_of_the_last_evaluation(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path)
+    for data in (None, write(tmp_path / "other", 20, seed=9)):
+        results = trainer.evaluate(data)
+        kept = trainer.model.compute_metrics()
+        assert kept
+        assert {f"eval_/{name}": float(value) for name, value in kept.items()} == {
+            name: value for name, value in results.items() if "_at_" in name
+        }
+
+
+def test_data_without_a_batch_is_told_so(tmp_path: Path) -> None:
+    few = write(tmp_path / "few", 3)
+    trainer = trainer_of(tmp_path, per_device_eval_batch_size=64, dataloader_drop_last=True)
+    for method in (trainer.evaluate, trainer.predict):
+        with pytest.raises(ValueError, match=r"at least one batch; got none\. dataloader_drop_"):
+            method(few)
+    with pytest.raises(ValueError, match=r"at least one batch; got none\.$"):
+        trainer_of(tmp_path).evaluate([])
 
 
 def test_without_metrics_only_the_loss_is_computed(tmp_path: Path) -> None:

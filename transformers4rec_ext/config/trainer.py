@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,15 +45,34 @@ _GONE: dict[str, tuple[tuple[Any, ...], str]] = {
     "use_ipex": ((False,), ""),
     "torchdynamo": ((None,), "Use torch_compile=True."),
     "sharded_ddp": (("", False), "Use fsdp."),
+    "fsdp_min_num_params": ((0,), "Use fsdp_config."),
+    "fsdp_transformer_layer_cls_to_wrap": ((None,), "Use fsdp_config."),
+    "mp_parameters": (("",), ""),
+    "use_legacy_prediction_loop": ((False,), ""),
+    "include_inputs_for_metrics": ((False,), "The metrics are those of the model's tasks."),
+    "ray_scope": (("last",), ""),
+    "xpu_backend": ((None,), "Use ddp_backend."),
+    "tpu_num_cores": ((None,), ""),
+    "tpu_metrics_debug": ((False,), ""),
+    "push_to_hub_model_id": ((None,), "Use hub_model_id."),
+    "push_to_hub_organization": ((None,), "Use hub_model_id."),
+    "push_to_hub_token": ((None,), "Use hub_token."),
 }
 
 
-def _translated(given: dict[str, Any]) -> dict[str, Any]:
+class _TakesFormerNames(type):
+    """Of a class, and of those that inherit from it: arguments by names of transformers 4."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        return super().__call__(*args, **_translated(kwargs, known))
+
+
+def _translated(given: dict[str, Any], known: set[str]) -> dict[str, Any]:
     """Return keyword arguments of transformers 4 by their names of transformers 5."""
-    fields = {known.name for known in dataclasses.fields(_TrainingArguments)}
     kept = {}
     for name, value in given.items():
-        if name in fields or (name not in _RENAMED and name not in _GONE):
+        if name in known or (name not in _RENAMED and name not in _GONE):
             kept[name] = value
         elif name in _RENAMED:
             new = _RENAMED[name]
@@ -68,27 +86,18 @@ def _translated(given: dict[str, Any]) -> dict[str, Any]:
                 raise type_error(
                     _NAME, name, "be left out: transformers 5 has it no more", repr(value), hint
                 )
+    if kept.get("optim") == "adamw_hf":  # the default of transformers 4.30, of the same update
+        kept["optim"] = "adamw_torch"
     return kept
 
 
-def _takes_former_names(cls: Any) -> Any:
-    init = cls.__init__
-
-    @functools.wraps(init)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        init(self, *args, **_translated(kwargs))
-
-    cls.__init__ = __init__
-    return cls
-
-
-@_takes_former_names
 @dataclass
-class T4RecTrainingArguments(_TrainingArguments):
+class T4RecTrainingArguments(_TrainingArguments, metaclass=_TakesFormerNames):
     """``transformers.TrainingArguments`` and what the data and the metrics of a recommender need.
 
     Names of transformers 4 (``evaluation_strategy``, ``no_cuda``, ``warmup_ratio``, ...) are taken
-    too. ``metric_for_best_model`` may be ``"loss"`` or a metric, ``"next-item/ndcg_at_10"``.
+    too, also by dataclasses that inherit from it, but not by an ``HfArgumentParser``.
+    ``metric_for_best_model`` may be ``"loss"`` or a metric, ``"next-item/ndcg_at_10"``.
 
     Parameters
     ----------
@@ -103,7 +112,8 @@ class T4RecTrainingArguments(_TrainingArguments):
         :class:`~transformers4rec_ext.data.ParquetLoader`, or one registered in
         ``utils.data_utils.dataloader_registry``.
     eval_on_test_set : bool
-        Whether ``evaluate()`` reads the test data instead of the evaluation data.
+        Whether ``evaluate()`` reads the test data instead of the evaluation data, where the
+        Trainer has some.
     eval_steps_on_train_set : int
         With ``metric_key_prefix="train"`` evaluate so many batches only; 0 for all.
     predict_top_k : int, optional

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from transformers4rec_ext._checkpoint import load_state, open_state, save_state
-from transformers4rec_ext._errors import value_error
+from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext._files import atomic_path
 from transformers4rec_ext._recipe import Recorded
 from transformers4rec_ext.model._description import Reader, Writer
@@ -178,7 +178,7 @@ class Saving(Recorded, torch.nn.Module):
     def load(
         cls,
         state_dict: dict[str, torch.Tensor],
-        heads: Head | list[Head],
+        heads: Head | list[Head] | None = None,
         head_weights: list[float] | None = None,
         head_reduction: str = "mean",
         optimizer: type[torch.optim.Optimizer] = torch.optim.Adam,
@@ -201,9 +201,13 @@ class Saving(Recorded, torch.nn.Module):
 
         Raises
         ------
+        TypeError      if there are no heads: parameters alone do not tell what they are of.
         ValueError     if ``state_dict`` is not a dict of tensors.
         RuntimeError   if keys (with ``strict``) or shapes do not match.
         """
+        if heads is None:
+            hint = "Model.from_pretrained(folder) needs none: it reads what save_pretrained wrote."
+            raise type_error("Model.load", "heads", "be those of the model", "none", hint)
         if not isinstance(state_dict, Mapping) or not all(
             isinstance(key, str) and isinstance(value, torch.Tensor)
             for key, value in state_dict.items()

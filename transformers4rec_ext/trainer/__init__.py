@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from transformers4rec_ext._lazy import elsewhere
 from transformers4rec_ext.config.trainer import T4RecTrainingArguments
 from transformers4rec_ext.model._fit import process_metrics
 from transformers4rec_ext.trainer.callbacks import IncrementalLoggingCallback
@@ -15,3 +16,11 @@ __all__ = [
     "Trainer",
     "process_metrics",
 ]
+
+__getattr__ = elsewhere(
+    __name__,
+    {
+        "HFWrapper": "Trainer.model is the Model itself, so trainer.model.module is trainer.model",
+        "T4RecDataLoader": "it is in transformers4rec_ext.utils.data_utils",
+    },
+)

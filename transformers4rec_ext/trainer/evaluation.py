@@ -63,20 +63,22 @@ def evaluate(trainer: Any, loader: Iterable[Any], prefix: str, prediction_loss_o
                     log_predictions(trainer, predictions, labels, metrics, prefix)
             trainer.after_prediction_step()
     mean = loss.over_processes(trainer.accelerator)
+    everywhere = _over_processes(trainer, rows)
+    if not everywhere:
+        raise _no_batch("evaluate", args)
     if mean is None:
         raise value_error(
             "Trainer.evaluate",
             "data",
             "hold something to predict",
-            f"{rows} rows without a label",
+            f"{everywhere} rows without a label",
             "A next-item task needs sessions of at least two items.",
         )
     results = {f"{prefix}_/loss": mean}
     if with_metrics:
         _check_every_process(trainer, model)
         results |= process_metrics(model.compute_metrics(mode=prefix), f"{prefix}_/")
-    model.reset_metrics()
-    return EvalLoopOutput(None, None, results, _over_processes(trainer, rows))
+    return EvalLoopOutput(None, None, results, everywhere)
 
 
 def predict(trainer: Any, loader: Iterable[Any]) -> Any:
@@ -92,8 +94,14 @@ def predict(trainer: Any, loader: Iterable[Any]) -> Any:
             trainer.after_prediction_step()
     parts = _interleaved(trainer, parts)
     if not parts:
-        raise value_error("Trainer.predict", "data", "hold at least one batch", "none")
+        raise _no_batch("predict", trainer.args)
     return EvalLoopOutput(_joined(parts), None, {}, _over_processes(trainer, rows))
+
+
+def _no_batch(method: str, args: Any) -> ValueError:
+    hint = "dataloader_drop_last=True leaves out a batch that is not full."
+    hint = hint if args.dataloader_drop_last else ""
+    return value_error(f"Trainer.{method}", "data", "hold at least one batch", "none", hint)
 
 
 def log_predictions(

@@ -133,9 +133,10 @@ class Trainer(Checkpoints):
         """Return the loader of ``eval_dataset``, or of the Trainer's evaluation data."""
         if isinstance(eval_dataset, DatasetMock):
             eval_dataset = None
-        if self.args.eval_on_test_set and eval_dataset is None:
-            return self.get_test_dataloader()
-        source = _first(eval_dataset, self.eval_dataloader, self.eval_dataset_or_path)
+        sources = [eval_dataset]
+        if self.args.eval_on_test_set:
+            sources += [self.test_dataloader, self.test_dataset_or_path]
+        source = _first(*sources, self.eval_dataloader, self.eval_dataset_or_path)
         return self._loader(source, "Eval", self.args.per_device_eval_batch_size)
 
     def get_test_dataloader(self, test_dataset: Any = None) -> Any:

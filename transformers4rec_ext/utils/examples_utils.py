@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ import torch
 
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext._lazy import elsewhere
-
-logger = logging.getLogger("transformers4rec_ext")
 
 __getattr__ = elsewhere(
     __name__,
@@ -31,7 +28,7 @@ def fit_and_evaluate(
 
     Window ``t`` is ``input_dir/t/train.parquet``, and what follows it
     ``input_dir/t+1/valid.parquet``. Weights and optimizer state go on from window to window; the
-    schedule of the learning rate begins anew in each.
+    schedule of the learning rate begins anew in each. Prints the ranking metrics of each window.
 
     Parameters
     ----------
@@ -67,7 +64,7 @@ def fit_and_evaluate(
         metrics = trainer.evaluate(metric_key_prefix="eval")
         ranking = {key: float(value) for key, value in metrics.items() if "_at_" in key}
         words = ", ".join(f"{key} {value:.4f}" for key, value in sorted(ranking.items()))
-        logger.info("window %d: %s", number, words)
+        print(f"window {number + 1}, after training on {number}: {words}")
         for key, value in ranking.items():
             name = f"indexed_by_time_{key.replace('_at_', '@')}"
             by_time.setdefault(name, []).append(value)
