@@ -72,7 +72,7 @@ def int64(function: str, argument: str, value: Any) -> None:
 
 def ids_within(function: str, argument: str, ids: Tensor, low: int, high: int) -> None:
     """Raise if an id is outside ``[low, high)``; CPU only, where a look needs no host sync."""
-    if not _looking_is_free(ids) or ids.numel() == 0:
+    if not looking_is_free(ids) or ids.numel() == 0:
         return
     smallest, largest = (int(value) for value in torch.aminmax(ids))
     if smallest < low or largest >= high:
@@ -83,7 +83,7 @@ def ids_within(function: str, argument: str, ids: Tensor, low: int, high: int) -
 
 def values_within(function: str, argument: str, values: Tensor, low: float, high: float) -> None:
     """Raise if a value is outside ``[low, high]``, or none; CPU only, as :func:`ids_within`."""
-    if not _looking_is_free(values) or values.numel() == 0:
+    if not looking_is_free(values) or values.numel() == 0:
         return
     outside = ~((values >= low) & (values <= high))
     if bool(outside.any()):
@@ -92,10 +92,11 @@ def values_within(function: str, argument: str, values: Tensor, low: float, high
         )
 
 
-def _looking_is_free(ids: Tensor) -> bool:
+def looking_is_free(ids: Tensor) -> bool:
     """Tell whether a look at values needs no host sync, and is possible: not inside torch.func."""
     return (
-        ids.device.type == "cpu"
+        type(ids) in (Tensor, torch.nn.Parameter)  # a FakeTensor has no values
+        and ids.device.type == "cpu"
         and not torch.compiler.is_compiling()
         and not torch._C._functorch.is_functorch_wrapped_tensor(ids)
     )
@@ -122,24 +123,28 @@ def only_backward(function: str, *tensors: Tensor) -> None:
             )
 
 
-def _floating(function: str, argument: str, value: Any, dims: int, shape: str) -> None:
+def _matrix(function: str, argument: str, value: Any, shape: str) -> None:
     if not tensor(function, argument, value).is_floating_point():
         raise type_error(function, argument, f"be floating {shape}", describe(value))
-    if value.dim() != dims:
+    if value.dim() != 2:
         raise value_error(function, argument, f"be {shape}", describe(value))
 
 
-def _log_q(function: str, argument: str, value: Tensor | None, size: int, letter: str) -> None:
-    if value is None:
-        return
-    _floating(function, argument, value, 1, f"[{letter}={size}]")
-    if value.shape[0] != size:
+# Sizes are put into words only where something is wrong: a size that torch.compile has made
+# symbolic becomes a constant of the graph when it is.
+
+
+def _vector(function: str, argument: str, value: Any, size: int, letter: str) -> None:
+    if not tensor(function, argument, value).is_floating_point():
+        raise type_error(function, argument, f"be floating [{letter}={size}]", describe(value))
+    if value.dim() != 1 or value.shape[0] != size:
         raise value_error(function, argument, f"be [{letter}={size}]", describe(value))
 
 
-def _ids(function: str, argument: str, value: Any, size: int | None, shape: str) -> None:
+def _ids(function: str, argument: str, value: Any, size: int | None, letter: str) -> None:
     int64(function, argument, value)
     if value.dim() != 1 or (size is not None and value.shape[0] != size):
+        shape = f"[{letter}]" if size is None else f"[{letter}={size}]"
         raise value_error(function, argument, f"be int64 {shape}", describe(value))
 
 
@@ -166,7 +171,7 @@ def _number(function: str, argument: str, value: Any) -> float:
 def finite(function: str, argument: str, value: Any) -> float:
     """Return ``value`` as a finite float."""
     result = _number(function, argument, value)
-    if not math.isfinite(result):
+    if not abs(result) < math.inf:  # no math.isfinite: torch.compile has symbolic floats
         raise value_error(function, argument, "be finite", value)
     return result
 
@@ -174,7 +179,7 @@ def finite(function: str, argument: str, value: Any) -> float:
 def positive(function: str, argument: str, value: Any) -> float:
     """Return ``value`` as a float that is positive and finite."""
     result = _number(function, argument, value)
-    if not (result > 0 and math.isfinite(result)):
+    if not 0 < result < math.inf:
         raise value_error(function, argument, "be positive and finite", value)
     return result
 
@@ -182,7 +187,7 @@ def positive(function: str, argument: str, value: Any) -> float:
 def not_negative(function: str, argument: str, value: Any) -> float:
     """Return ``value`` as a float that is finite and at least 0."""
     result = _number(function, argument, value)
-    if not (result >= 0 and math.isfinite(result)):
+    if not 0 <= result < math.inf:
         raise value_error(function, argument, "be finite and at least 0", value)
     return result
 
@@ -217,10 +222,7 @@ def full_arguments(function: str, hidden: Tensor, weight: Tensor, bias: Tensor |
     if weight.shape[0] == 0:
         raise value_error(function, "weight", "have at least one row", describe(weight))
     if bias is not None:
-        num_items = weight.shape[0]
-        _floating(function, "bias", bias, 1, f"[V={num_items}]")
-        if bias.shape[0] != num_items:
-            raise value_error(function, "bias", f"be [V={num_items}]", describe(bias))
+        _vector(function, "bias", bias, weight.shape[0], "V")
     same_device(function, "weight", weight, hidden)
     same_device(function, "bias", bias, hidden)
     return _compute_dtype(function, hidden, weight)
@@ -230,17 +232,16 @@ def targets(
     function: str, hidden: Tensor, value: Any, num_items: int, ignore_index: int | None
 ) -> None:
     """Raise unless ``value`` is int64 [N], each id in ``[0, num_items)`` or ``ignore_index``."""
-    num_rows = hidden.shape[0]
-    _ids(function, "targets", value, num_rows, f"[N={num_rows}]")
+    _ids(function, "targets", value, hidden.shape[0], "N")
     same_device(function, "targets", value, hidden)
-    if ignore_index is not None and _looking_is_free(value):
+    if ignore_index is not None and looking_is_free(value):
         value = value[value != ignore_index]
     ids_within(function, "targets", value, 0, num_items)
 
 
 def _table(function: str, hidden: Tensor, weight: Tensor) -> None:
-    _floating(function, "hidden", hidden, 2, "[N, D]")
-    _floating(function, "weight", weight, 2, "[V, D]")
+    _matrix(function, "hidden", hidden, "[N, D]")
+    _matrix(function, "weight", weight, "[V, D]")
     width = hidden.shape[1]
     if weight.shape[1] != width:
         raise value_error(function, "weight", f"be [V, D={width}]", describe(weight))
@@ -265,8 +266,8 @@ def target_and_candidate_ids(
     function: str, targets: Any, candidate_ids: Any, num_rows: int
 ) -> None:
     """Raise unless the ids are int64, [N] of targets and [S] of candidates, S >= 1."""
-    _ids(function, "targets", targets, num_rows, f"[N={num_rows}]")
-    _ids(function, "candidate_ids", candidate_ids, None, "[S]")
+    _ids(function, "targets", targets, num_rows, "N")
+    _ids(function, "candidate_ids", candidate_ids, None, "S")
     if candidate_ids.shape[0] == 0:
         raise value_error(function, "candidate_ids", "hold at least one id", "S=0")
 
@@ -285,8 +286,10 @@ def sampled_arguments(
     _table(function, hidden, weight)
     num_rows = hidden.shape[0]
     target_and_candidate_ids(function, targets, candidate_ids, num_rows)
-    _log_q(function, "target_log_q", target_log_q, num_rows, "N")
-    _log_q(function, "candidate_log_q", candidate_log_q, candidate_ids.shape[0], "S")
+    if target_log_q is not None:
+        _vector(function, "target_log_q", target_log_q, num_rows, "N")
+    if candidate_log_q is not None:
+        _vector(function, "candidate_log_q", candidate_log_q, candidate_ids.shape[0], "S")
     for argument, value in (
         ("weight", weight),
         ("targets", targets),

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
 from transformers4rec_ext._errors import value_error
+from transformers4rec_ext._numbers import is_integer
 from transformers4rec_ext._recipe import Recorded
 from transformers4rec_ext.ranks import (
     MISSED,
@@ -70,7 +71,7 @@ class RankingMetric(Recorded, torchmetrics.Metric):
     Parameters
     ----------
     top_ks : int or sequence of int, optional
-        The cut-offs, [2, 5] when not given.
+        The cut-offs, [2, 5] when not given; numpy's integers too.
     labels_onehot : bool
         Whether targets are ids [N], to be understood as one relevant item per row, instead of
         relevances [N, V]. Then only the rank of the target is computed; nothing is one-hot.
@@ -78,7 +79,9 @@ class RankingMetric(Recorded, torchmetrics.Metric):
     Notes
     -----
     A subclass defines ``_metric(ks, scores, labels)``, returning [N, len(ks)] for scores and
-    relevances [N, V]. State: ``metric_mean``, a list of [N, len(ks)], one per update.
+    relevances [N, V]. State: ``metric_mean``, a list of [N, len(ks)], one per update, and
+    ``identity``, by which a ``MetricCollection`` tells metrics apart that are equal so far. Of no
+    rows the means are NaN; a process without any takes part in the mean over all processes.
 
     Examples
     --------
@@ -96,16 +99,20 @@ class RankingMetric(Recorded, torchmetrics.Metric):
     rank_name: str | None = None
 
     metric_mean: list[Tensor]
+    identity: Tensor
 
     def __init__(
         self, top_ks: int | Sequence[int] | None = None, labels_onehot: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        if isinstance(top_ks, int):
-            top_ks = [top_ks]
+        if is_integer(top_ks):
+            top_ks = [top_ks]  # type: ignore[list-item]  # that is_integer narrows, mypy cannot see
         self.top_ks = check_ks([2, 5] if top_ks is None else top_ks)
         self.labels_onehot = labels_onehot
         self.add_state("metric_mean", default=[], dist_reduce_fx="cat")
+        # A collection merges metrics whose states are equal after a batch, as after one of misses.
+        own = f"{type(self).__qualname__} {self.top_ks} {labels_onehot}"
+        self.add_state("identity", default=torch.tensor([*own.encode()]), dist_reduce_fx="max")
 
     @property
     def follows_from_rank(self) -> bool:
@@ -182,7 +189,17 @@ class RankingMetric(Recorded, torchmetrics.Metric):
 
     def compute(self) -> Tensor:
         """Return the means over all rows, [len(ks)]; 0-dimensional for one cut-off."""
+        self._have_rows()
         return dim_zero_cat(self.metric_mean).mean(0)
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Gather the rows of all processes, as ``torchmetrics.Metric.sync``."""
+        self._have_rows()  # [0, len(ks)]: torchmetrics' own stand-in for none is no matrix
+        super().sync(*args, **kwargs)
+
+    def _have_rows(self) -> None:
+        if isinstance(self.metric_mean, list) and not self.metric_mean:
+            self.metric_mean.append(torch.empty(0, len(self.top_ks), device=self.device))
 
     def _metric(self, ks: Any, scores: Tensor, labels: Tensor) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must define _metric(ks, scores, labels)")

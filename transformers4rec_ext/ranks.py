@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._numbers import is_integer
 from transformers4rec_ext.ops.reference import MISSED
 
 
@@ -183,14 +185,14 @@ def ranking_metrics_from_rank(
 
 
 def check_ks(ks: Any) -> list[int]:
-    """Return the cut-offs as ints; they may come as a list, a tuple or a tensor."""
-    if isinstance(ks, Tensor):
+    """Return the cut-offs as ints; they may come as a list, a tuple, a range or an array."""
+    if isinstance(ks, Tensor | np.ndarray):
         ks = ks.tolist()
-    if not isinstance(ks, (list, tuple)) or len(ks) < 1:
+    if not isinstance(ks, list | tuple | range) or len(ks) < 1:
         raise ValueError(f"ks should be a list or tuple with at least one element; got {ks!r}.")
-    if any(not isinstance(k, int) or isinstance(k, bool) or k < 1 for k in ks):
+    if any(not is_integer(k) or k < 1 for k in ks):
         raise value_error("ranking_metric", "ks", "be positive ints", repr(ks))
-    return list(ks)
+    return [int(k) for k in ks]
 
 
 def check_relevances(scores: Tensor, labels: Tensor) -> None:

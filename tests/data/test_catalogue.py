@@ -101,12 +101,32 @@ def test_encode_wants_the_type_of_training() -> None:
     made = Catalogue(pa.array([7, 8]), np.array([1, 1]))
     with pytest.raises(TypeError, match="items must be int64 as in training; got string"):
         made.encode(pa.array(["7"]))
+    for wrong in ([7, 8], np.array([7]), pa.array([7.0])):
+        with pytest.raises(TypeError, match=r"items must be a pyarrow\.Array of integers or str"):
+            made.encode(wrong)
+    with pytest.raises(ValueError, match="items must hold no null; got 1"):
+        made.encode(pa.array([7, None]))
+
+
+def test_other_widths_of_integers_and_strings_are_the_same_ids() -> None:
+    numbers = Catalogue(pa.array([7, 8], pa.uint16()), [2, 1])
+    assert numbers.encode(pa.chunked_array([pa.array([8], pa.int32())])).tolist() == [2]
+    names = Catalogue(pa.array(["a", "b"], pa.large_string()), np.array([2, 1], np.uint8))
+    assert names.encode(pa.array(["b", "c"], pa.large_string())).tolist() == [2, 0]
+    assert names.items.type == pa.string()
+
+
+def test_numbers_that_are_no_integers_are_refused() -> None:
+    with pytest.raises(TypeError, match="counts must be integers; got float64"):
+        Catalogue(pa.array([10, 20]), np.array([2.9, 2.1]))
+    with pytest.raises(TypeError, match="ids must be integers; got float64"):
+        Catalogue(pa.array([7, 8]), np.array([1, 1])).decode(np.array([1.9]))
 
 
 @pytest.mark.parametrize(
     ("items", "counts", "error", "text"),
     [
-        (pa.array([1.5]), [1], TypeError, "int64 or string"),
+        (pa.array([1.5]), [1], TypeError, "integers or strings"),
         (pa.array([], pa.int64()), [], ValueError, "at least one item"),
         (pa.array([1, 1]), [1, 1], ValueError, "distinct"),
         (pa.array([1, None]), [1, 1], ValueError, "not null"),

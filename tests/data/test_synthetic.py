@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,6 +46,13 @@ def test_written_sessions_are_read_back(tmp_path: Path) -> None:
     write_sessions(tmp_path / "s.parquet", sessions)
     (chunk,) = ParquetSessions(tmp_path / "s.parquet", "item_id", "session_id").chunks()
     assert chunk.items.to_pylist() == np.concatenate(sessions).tolist()
+
+
+@pytest.mark.parametrize("session", [np.array([1.5, 2.9]), [1, None, 2], ["a"]])
+def test_what_is_no_id_is_not_written(tmp_path: Path, session: Any) -> None:
+    with pytest.raises(TypeError, match="sessions must hold integers, which are ids; got"):
+        write_sessions(tmp_path / "s.parquet", [np.array([1, 2]), session])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

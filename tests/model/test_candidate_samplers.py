@@ -104,6 +104,23 @@ def test_a_seed_of_ones_own(name: str) -> None:
     assert drawn_ids(pickled) == following
 
 
+def test_a_mixture_goes_on_where_its_sources_stood() -> None:
+    def mixture() -> MixedSampler:
+        own = PopularitySampler(2, torch.ones(1000), seed=2)
+        return MixedSampler(
+            [UniformSampler(4, 1000, seed=1), InBatchSampler(torch.ones(1000)), own]
+        )
+
+    sampler = mixture()
+    drawn_ids(sampler)
+    states = sampler.generator_states()
+    following = drawn_ids(sampler)
+    other = mixture()
+    assert drawn_ids(other) != following
+    other.load_generator_states(states)
+    assert drawn_ids(other) == following
+
+
 @every
 def test_tables_move_but_are_neither_saved_nor_rounded(name: str) -> None:
     sampler = samplers()[name]
@@ -221,6 +238,12 @@ def test_candidates_that_hours_would_not_find_are_refused() -> None:
 
 def test_counts_of_any_number_type() -> None:
     expected = PopularitySampler(3, COUNTS, power=0.75).table
+    of_numpy = PopularitySampler(3, COUNTS.numpy(), power=0.75).table
+    for a, b in zip(of_numpy, expected, strict=True):
+        assert torch.equal(torch.as_tensor(a), torch.as_tensor(b))
+    in_batch = [InBatchSampler(counts, min_id=1) for counts in (COUNTS, COUNTS.numpy())]
+    log_q = [sampler.draw(torch.tensor([7, 1]))[1] for sampler in in_batch]
+    assert torch.equal(*log_q)
     for dtype in (torch.int32, torch.float32, torch.float64):
         for a, b in zip(
             PopularitySampler(3, COUNTS.to(dtype), power=0.75).table, expected, strict=True

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchmetrics import MetricCollection
 
 from transformers4rec_ext import ranking_metric
 from transformers4rec_ext.ranking_metric import (
@@ -209,6 +212,60 @@ def test_a_row_without_relevant_items_scores_zero():
     for name in VALUE_OF_HIT:
         metric = ranking_metrics_registry.parse(name)
         assert metric._metric([2], torch.rand(1, 4), torch.zeros(1, 4)).tolist() == [[0.0]]
+
+
+def test_metrics_that_are_equal_after_a_batch_stay_apart_in_a_collection() -> None:
+    # torchmetrics updates one of those whose states are equal after the first batch.
+    def metrics() -> dict[str, RankingMetric]:
+        classes = {name: type(ranking_metrics_registry.get(name)) for name in VALUE_OF_HIT}
+        made = {name: cls([10], labels_onehot=True) for name, cls in classes.items()}
+        return {**made, "ndcg_at_100": NDCGAt([100], labels_onehot=True)}
+
+    for first in ([500, 700], [0, 0]):  # all misses; all hits
+        together = MetricCollection(metrics())
+        for rank in (first, [3, 60]):
+            together.update(rank=torch.tensor(rank))
+        for name, metric in metrics().items():
+            metric.update(rank=torch.tensor([*first, 3, 60]))
+            assert together.compute()[name] == metric.compute(), name
+
+
+def test_twins_share_their_state_in_a_collection() -> None:
+    twins = MetricCollection({"a": NDCGAt([5], True), "b": NDCGAt([5], True)})
+    twins.update(rank=torch.tensor([0, 3]))
+    assert len(twins.compute_groups) == 1
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric:UserWarning")
+def test_a_process_without_rows_takes_part() -> None:
+    theirs = torch.tensor([[1.0, 0.5], [0.0, 0.5]])
+
+    def gather(own: torch.Tensor, group: object) -> list[torch.Tensor]:
+        if own.dtype == torch.int64:
+            return [own, own]
+        assert own.dim() == 2  # as theirs: what is gathered may differ in its sizes only
+        return [own, theirs]
+
+    two = {"dist_sync_fn": gather, "distributed_available_fn": lambda: True}
+    metric = NDCGAt([1, 5], labels_onehot=True, **two)
+    assert torch.equal(metric.compute(), torch.tensor([0.5, 0.5]))
+    metric.update(rank=torch.tensor([0]))
+    assert torch.equal(metric.compute(), torch.tensor([2 / 3, 2 / 3]))
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric:UserWarning")
+@pytest.mark.parametrize("ks", [[1, 5], [3]])
+def test_of_no_rows_the_mean_is_nan(ks: list[int]) -> None:
+    metric = RecallAt(ks, labels_onehot=True)
+    assert metric.compute().isnan().all()
+    metric.update(rank=torch.tensor([0]))
+    assert metric.compute().eq(1).all()
+
+
+@pytest.mark.parametrize("ks", [np.int64(3), (np.int64(3),), np.array([3]), range(3, 4), (3,)])
+def test_cutoffs_of_numpy(ks: Any) -> None:
+    assert RecallAt(ks).top_ks == [3]
+    assert all(type(k) is int for k in RecallAt(ks).top_ks)
 
 
 @pytest.mark.parametrize("ks", [[], "5", 5, None])

@@ -13,6 +13,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from transformers4rec_ext import functional
+from transformers4rec_ext.losses import SampledSoftmaxLoss
+from transformers4rec_ext.samplers import InBatchSampler, MixedSampler, UniformSampler
+from transformers4rec_ext.samplers.base import Sampler
 
 # torch's own forward mode scripts its formulas when it is first used (from 2.14: FutureWarning).
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script")
@@ -135,6 +138,21 @@ def test_vmap_alone_works(function: Scalar) -> None:
     stacked = torch.stack([hidden, 2 * hidden])
     found = torch.func.vmap(function, in_dims=(0, None))(stacked, weight)
     close(found, torch.stack([function(each, weight) for each in stacked]))
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_vmap_over_a_loss_whose_sampler_looks_at_the_batch(mixed: bool) -> None:
+    sampler: Sampler = InBatchSampler(torch.arange(1, 21))
+    if mixed:
+        sampler = MixedSampler([sampler, UniformSampler(3, 20)])
+    loss = SampledSoftmaxLoss(sampler)
+    hidden, weight, targets = torch.randn(3, 5, 6), torch.randn(20, 6), torch.randint(20, (3, 5))
+    batched = torch.func.vmap(lambda h, t: loss(h, weight, t), randomness="different")
+    found = batched(hidden, targets)
+    assert found.shape == (3,)
+    if not mixed:
+        one_by_one = [loss(h, weight, t) for h, t in zip(hidden, targets, strict=True)]
+        close(found, torch.stack(one_by_one))
 
 
 # Meta

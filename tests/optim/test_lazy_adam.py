@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import weakref
 from typing import Any
 
 import pytest
@@ -211,6 +213,16 @@ def test_copies_and_pickles_go_on_alike() -> None:
     for twin in twins:
         assert twin.param_groups[0]["backend"] == "fused"
         assert_same_states(lazy, twin)
+
+
+def test_a_table_that_was_replaced_is_not_kept() -> None:
+    lazy = LazyAdam([table()], **OPTIONS)
+    run(lazy, gradients(1))
+    old = weakref.ref(lazy.param_groups[0]["params"][0])
+    lazy.param_groups[0]["params"][0] = nn.Parameter(torch.zeros(9, 3))
+    lazy.state.clear()
+    gc.collect()
+    assert old() is None
 
 
 def test_the_backend_is_respected() -> None:

@@ -28,7 +28,7 @@ class Catalogue:
 
     Parameters
     ----------
-    items : pyarrow.Array, int64 or string, [V - 1]
+    items : pyarrow.Array, integer or string, [V - 1]
         The caller's own ids, the most popular first.
     counts : int64 [V - 1]
         How often each occurs in the training part, not rising.
@@ -36,7 +36,7 @@ class Catalogue:
     Raises
     ------
     TypeError
-        If ``items`` are neither integers nor strings.
+        If ``items`` are neither integers nor strings, or the counts no integers.
     ValueError
         If there are none, an item occurs twice, or the counts rise, are negative or too few.
 
@@ -50,9 +50,8 @@ class Catalogue:
     """
 
     def __init__(self, items: pa.Array, counts: np.ndarray) -> None:
-        if not (pa.types.is_int64(items.type) or pa.types.is_string(items.type)):
-            raise type_error("Catalogue", "items", "be int64 or string", items.type)
-        counts = np.asarray(counts, np.int64)
+        items = _as_ids("Catalogue", items)
+        counts = _integers("Catalogue", "counts", counts)
         if len(items) == 0:
             raise value_error("Catalogue", "items", "hold at least one item", "none")
         self._sorted: tuple[np.ndarray, np.ndarray] | None = None
@@ -137,14 +136,19 @@ class Catalogue:
 
         Parameters
         ----------
-        items : pyarrow.Array, int64 or string
-            Of the type of the catalogue.
+        items : pyarrow.Array, integer or string
+            As the items of the catalogue are.
 
         Raises
         ------
         TypeError
             If the types differ.
+        ValueError
+            If an item is null.
         """
+        items = _as_ids("Catalogue.encode", items)
+        if items.null_count:
+            raise value_error("Catalogue.encode", "items", "hold no null", items.null_count)
         if items.type != self.items.type:
             raise type_error(
                 "Catalogue.encode", "items", f"be {self.items.type} as in training", items.type
@@ -172,10 +176,12 @@ class Catalogue:
 
         Raises
         ------
+        TypeError
+            If ``ids`` are no integers.
         ValueError
             If an id is outside [1, V).
         """
-        ids = np.asarray(ids, np.int64)
+        ids = _integers("Catalogue.decode", "ids", ids)
         if ids.size and (ids.min() < 1 or ids.max() >= self.num_items):
             raise value_error(
                 "Catalogue.decode",
@@ -210,6 +216,26 @@ class Catalogue:
             raise value_error(
                 "Catalogue.load", "path", "be a catalogue written by Catalogue.save", path
             ) from error
+
+
+def _as_ids(function: str, items: Any) -> pa.Array:
+    """Return an array of integers as int64 and one of strings as string, as files are read."""
+    if isinstance(items, pa.ChunkedArray):
+        items = items.combine_chunks()
+    kind = items.type if isinstance(items, pa.Array) else None
+    if kind is not None and pa.types.is_integer(kind):
+        return items.cast(pa.int64())
+    if kind is not None and (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        return items.cast(pa.string())
+    got = type(items).__name__ if kind is None else kind
+    raise type_error(function, "items", "be a pyarrow.Array of integers or strings", got)
+
+
+def _integers(function: str, argument: str, values: Any) -> np.ndarray:
+    array = np.asarray(values)
+    if array.size and array.dtype.kind not in "iu":
+        raise type_error(function, argument, "be integers", array.dtype)
+    return array.astype(np.int64)
 
 
 def _table(items: Any, counts: np.ndarray) -> pa.Table:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transformers4rec_ext._errors import value_error
+from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext._files import atomic_path
 from transformers4rec_ext._lazy import elsewhere
 
@@ -104,7 +104,17 @@ def _local_permutation(rng: np.random.Generator, size: int) -> np.ndarray:
 def write_sessions(
     path: str | os.PathLike[str], sessions: list[np.ndarray], items_column: str = "item_id"
 ) -> None:
-    """Write sessions as parquet with the columns ``session_id`` and ``items_column``."""
+    """Write sessions as parquet with the columns ``session_id`` and ``items_column``.
+
+    Raises
+    ------
+    TypeError   if a session holds something else than integers, such as floats or None.
+    """
+    for session in sessions:
+        array = np.asarray(session)
+        if array.size and array.dtype.kind not in "iu":
+            expectation = "hold integers, which are ids"
+            raise type_error("write_sessions", "sessions", expectation, array.dtype)
     table = pa.table(
         {
             "session_id": pa.array(np.arange(len(sessions))),

@@ -67,7 +67,7 @@ def tries_of(function: str, num_tries: int | Tensor, device: torch.device) -> Te
         if num_tries.dim() != 0:
             got = _checks.describe(num_tries)
             raise value_error(function, "num_tries", "be an int or of shape []", got)
-        if num_tries.device.type == "cpu" and not torch.compiler.is_compiling():
+        if _checks.looking_is_free(num_tries):
             _checks.integer(function, "num_tries", int(num_tries), minimum=1)
         return num_tries.to(device)
     num_tries = _checks.integer(function, "num_tries", num_tries, minimum=1)

@@ -116,8 +116,9 @@ def linear_cross_entropy(
     -----
     Extra memory: O(N) and a constant, of which up to 64 MiB hold scores for the backward pass; the
     gradient of ``weight`` is dense, [V, D]. Under autocast the scores are those of values in
-    autocast's dtype, accumulated in float32. A row whose ``hidden`` is NaN has loss NaN. No host
-    synchronisation on CUDA. Gradients by backward only: a second derivative, ``torch.func.grad``
+    autocast's dtype, accumulated in float32; a loss is exact to some 1e-7 of the row's largest
+    score, as the scores are. A row whose ``hidden`` is NaN has loss NaN. No host synchronisation on
+    CUDA. Gradients by backward only: a second derivative, ``torch.func.grad``
     and forward-mode AD raise RuntimeError (but for ``backend="reference"``).
 
     Examples

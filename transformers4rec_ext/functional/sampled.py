@@ -138,7 +138,9 @@ def sampled_softmax_loss(
         Whether to use the correction above (``target_log_q`` is then not used).
     sparse_grad : bool
         Whether the gradient of ``weight`` is a sparse COO tensor over the N + S touched rows (not
-        coalesced) instead of a dense [V, D] tensor; nothing of size V is then written.
+        coalesced) instead of a dense [V, D] tensor; nothing of size V is then written. For a
+        ``weight`` that is a parameter: few operations pass such a gradient on (a slice, or a norm
+        by ``torch.nn.utils.parametrize``, does not).
     ignore_index : int, optional
         Rows with this target have loss 0 and no gradient, and the mean leaves them out: a batch
         whose number of labels is known on the device only. They cost as much as others.
@@ -158,8 +160,7 @@ def sampled_softmax_loss(
         if a dtype is wrong.
     ValueError
         if shapes or devices disagree, S = 0, T <= 0, the reduction is unknown, ``sparse_grad`` is
-        asked of the
-        reference, or (on the CPU) an id is outside ``[0, V)``.
+        asked of the reference, or (on the CPU) an id is outside ``[0, V)``.
 
     Notes
     -----

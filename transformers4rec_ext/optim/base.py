@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -65,7 +66,8 @@ class LazyOptimizer(torch.optim.Optimizer):
     """
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
-        self._gathered: set[Tensor] = set()  # parameters whose memory is in huge pages
+        # parameters whose memory is in huge pages, by id; one that was replaced is not kept alive
+        self._gathered: dict[int, weakref.ref[Tensor]] = {}
         super().__init__(params, defaults)
 
     def _check_group(self, name: str, group: dict[str, Any]) -> None:
@@ -110,7 +112,7 @@ class LazyOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:  # of a state dict of torch's optimizer, say
             for option, value in self.defaults.items():
                 group.setdefault(option, value)
-        self._gathered = set()
+        self._gathered = {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state, as `torch.optim.Optimizer.load_state_dict`; states of rows keep precision.
@@ -166,8 +168,9 @@ class LazyOptimizer(torch.optim.Optimizer):
 
     def _gather(self, param: Tensor) -> None:
         """Bring a table and its state, made or loaded, into huge pages, once."""
-        if param not in self._gathered:
-            self._gathered.add(param)
+        known = self._gathered.get(id(param))
+        if known is None or known() is not param:
+            self._gathered[id(param)] = weakref.ref(param)
             for tensor in (param, *self.state[param].values()):
                 if isinstance(tensor, Tensor):
                     gather_pages(tensor)

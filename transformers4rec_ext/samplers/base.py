@@ -24,7 +24,10 @@ class Sampler(Recorded, torch.nn.Module):
         Whether the candidates are distinct.
     seed : int, optional
         Seed of a generator of the sampler's own. Without it torch's global generator is used, so
-        ``torch.manual_seed`` and a saved RNG state reproduce a run.
+        ``torch.manual_seed`` and a saved RNG state reproduce a run. Whoever has a copy of a sampler
+        with a seed draws the same: give processes and workers of a DataLoader seeds of their own.
+        For ``torch.utils.checkpoint``, which draws anew in the backward pass after it has put back
+        torch's generator alone, and for ``torch.compile(fullgraph=True)`` leave it out.
     """
 
     def __init__(self, max_id: int, min_id: int, unique_sampling: bool, seed: int | None) -> None:

@@ -8,7 +8,7 @@ from transformers4rec_ext import _checks, functional
 from transformers4rec_ext.functional import Candidates
 from transformers4rec_ext.samplers.base import Sampler
 from transformers4rec_ext.samplers.merge import distinct_first, padded
-from transformers4rec_ext.samplers.popularity import checked_counts
+from transformers4rec_ext.samplers.popularity import as_counts, checked_counts
 
 
 class InBatchSampler(Sampler):
@@ -23,7 +23,7 @@ class InBatchSampler(Sampler):
 
     Parameters
     ----------
-    counts : Tensor, integer or floating, [V]
+    counts : Tensor or numpy array, integer or floating, [V]
         How often each id occurs as a target in the training data
         (``torch.bincount(ids, minlength=V)``). An id of count 0 counts as the rarest that occurs:
         in a batch it can turn up all the same.
@@ -53,6 +53,7 @@ class InBatchSampler(Sampler):
     _probability_bits: torch.Tensor
 
     def __init__(self, counts: torch.Tensor, min_id: int = 0) -> None:
+        counts = as_counts(counts)
         weights = checked_counts("InBatchSampler", counts, min_id)
         super().__init__(counts.numel(), min_id, unique_sampling=True, seed=None)
         weights = torch.where(weights > 0, weights, weights[weights > 0].min())

@@ -83,6 +83,24 @@ class MixedSampler(Sampler):
             if isinstance(source, torch.nn.Module):  # so that its buffers move with this module
                 self.add_module(str(index), source)
 
+    def generator_states(self) -> dict[str, torch.Tensor]:
+        """Return the states of its own generators by device, and of its sources' by their place."""
+        states = super().generator_states()
+        for index, source in enumerate(self.samplers):
+            if isinstance(source, Sampler):
+                of_source = source.generator_states()
+                states |= {f"{index}.{key}": state for key, state in of_source.items()}
+        return states
+
+    def load_generator_states(self, states: dict[str, torch.Tensor]) -> None:
+        """Go on drawing where :meth:`generator_states` was taken."""
+        super().load_generator_states({k: s for k, s in states.items() if "." not in k})
+        for index, source in enumerate(self.samplers):
+            if isinstance(source, Sampler):
+                own = f"{index}."
+                of_source = {k.removeprefix(own): s for k, s in states.items() if k.startswith(own)}
+                source.load_generator_states(of_source)
+
     def _draw(
         self, targets: torch.Tensor, generator: torch.Generator | None
     ) -> tuple[Candidates, torch.Tensor]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
 
 from transformers4rec_ext import _checks, functional
@@ -30,7 +32,7 @@ class PopularitySampler(Sampler):
     max_n_samples : int
         Candidates to draw, S. If that is not below the number of items with a positive count, all
         of these are the candidates, with ``log q = 0``.
-    counts : Tensor, integer or floating, [V]
+    counts : Tensor or numpy array, integer or floating, [V]
         How often each id occurs (``torch.bincount(ids, minlength=V)``); finite and not negative.
     min_id : int
         Counts of ids below it are not used.
@@ -81,6 +83,7 @@ class PopularitySampler(Sampler):
     ) -> None:
         name = "PopularitySampler"
         size = _checks.integer(name, "max_n_samples", max_n_samples, minimum=1)
+        counts = as_counts(counts)
         weights = checked_counts(name, counts, min_id)
         super().__init__(counts.numel(), min_id, unique_sampling, seed)
         self.max_n_samples = size
@@ -149,6 +152,11 @@ class PopularitySampler(Sampler):
             log_q = torch.zeros_like(ids, dtype=torch.float32)
             candidates = Candidates(ids, log_q, tries, torch.full_like(tries, ids.numel()))
         return candidates, finite(self.log_q(targets, candidates), candidates)
+
+
+def as_counts(counts: Any) -> Any:
+    """Return an array of numpy, such as ``Catalogue.popularity``, as a tensor; others as is."""
+    return torch.from_numpy(counts) if isinstance(counts, np.ndarray) else counts
 
 
 def checked_counts(function: str, counts: torch.Tensor, min_id: int) -> torch.Tensor:

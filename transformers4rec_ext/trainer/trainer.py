@@ -131,9 +131,7 @@ class Trainer(Checkpoints):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Return the loader of ``eval_dataset``, or of the Trainer's evaluation data."""
-        if isinstance(eval_dataset, DatasetMock):
-            eval_dataset = None
-        sources = [eval_dataset]
+        sources = [None if isinstance(eval_dataset, DatasetMock) else eval_dataset]
         if self.args.eval_on_test_set:
             sources += [self.test_dataloader, self.test_dataset_or_path]
         source = _first(*sources, self.eval_dataloader, self.eval_dataset_or_path)
