@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +67,11 @@ class _TakesFormerNames(type):
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
         return super().__call__(*args, **_translated(kwargs, known))
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        whole = inspect.signature(cls.__init__)  # type: ignore[misc]  # of this class, no subclass
+        return whole.replace(parameters=[*whole.parameters.values()][1:], return_annotation=cls)
 
 
 def _translated(given: dict[str, Any], known: set[str]) -> dict[str, Any]:
