@@ -19,8 +19,9 @@ lightning = pytest.importorskip("lightning.pytorch", reason="lightning is not in
 pytestmark = pytest.mark.filterwarnings("ignore::Warning")
 
 
-def _trainer(folder: Path, epochs: int = 2) -> Any:
+def _trainer(folder: Path, epochs: int = 2, **options: Any) -> Any:
     return lightning.Trainer(
+        **options,
         max_epochs=epochs,
         accelerator="cpu",
         logger=False,
@@ -70,6 +71,23 @@ def test_several_tasks_and_predictions(tmp_path: Path) -> None:
     model.eval()
     for found, (inputs, _) in zip(predicted, data(), strict=True):
         torch.testing.assert_close(found, model(inputs))
+
+
+def test_gradients_are_clipped_of_rows_too(tmp_path: Path) -> None:
+    # all items are candidates, so that the same are drawn; SGD, since Adam is blind to a factor
+    def trained(sparse: bool, clip: float | None) -> torch.Tensor:
+        torch.manual_seed(3)
+        options = {"weight_tying": True, "sampled_softmax": True, "max_n_samples": 1000}
+        model = next_item_model(**options, sparse_grad=sparse)
+        model.optimizer = torch.optim.SGD
+        trainer = _trainer(tmp_path, gradient_clip_val=clip)
+        trainer.fit(model.to_lightning(), DataLoader([batch()], batch_size=None))
+        table: torch.Tensor = model.prediction_tasks[0].item_embedding_table.weight
+        return table.detach()
+
+    clipped = trained(sparse=True, clip=1e-3)
+    torch.testing.assert_close(clipped, trained(sparse=False, clip=1e-3))
+    assert not torch.equal(clipped, trained(sparse=True, clip=None))
 
 
 def test_the_optimizer_is_the_models(tmp_path: Path) -> None:

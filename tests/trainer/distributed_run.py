@@ -142,6 +142,13 @@ def table_names(model: Any) -> list[str]:
     return sorted(name for name, parameter in named if parameter is table)
 
 
+def of_one_row(folder: Path) -> dict[str, torch.Tensor]:
+    """Return what evaluation finds in data that one process has to itself."""
+    trainer = trainer_of(folder, eval_dataset_or_path=folder / "one row")
+    found = trainer.evaluate()
+    return {name: torch.tensor(value) for name, value in found.items() if "_/" in name}
+
+
 def refused(folder: Path) -> str:
     """Return what is said where nothing but the item table is trained."""
     model = model_of(CASES["rows"]())
@@ -162,6 +169,7 @@ def main() -> None:
     found["resume"] = resumed(folder)
     found["resume rows"] = resumed(folder, CASES["rows"])
     found["start"] = started(folder)
+    found["one row"] = of_one_row(folder)
     found["refused"] = refused(folder)
     if torch.distributed.get_rank() == 0:
         torch.save(found, folder / "found.pt")

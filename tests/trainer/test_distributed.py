@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from distributed_run import CASES, outcome
+from distributed_run import CASES, of_one_row, outcome
 from processes import run_in_processes
 from trainer_helpers import model_of, write
 
@@ -21,6 +21,7 @@ ROWS = 43  # of 8 in a step 3 are left over: not even for two processes
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("distributed")
     write(folder / "data", ROWS)
+    write(folder / "one row", 1)
     return folder
 
 
@@ -52,6 +53,12 @@ def test_ddp_passes_over_the_item_table_by_all_its_names(of_two: Any) -> None:
     assert len(found["table"]) > 1
     assert set(found["table"]) <= set(found["passed over"])
     assert "of the user" in found["passed over"]
+
+
+def test_a_process_without_rows_joins_in_the_metrics(folder: Path, of_two: Any) -> None:
+    expected = of_one_row(folder)
+    assert len(expected) == 5
+    torch.testing.assert_close(of_two["one row"], expected)
 
 
 def test_something_else_must_be_trained(of_two: Any) -> None:

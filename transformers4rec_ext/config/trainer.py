@@ -10,6 +10,7 @@ from typing import Any
 import transformers
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._numbers import is_integer
 from transformers4rec_ext.config.loaders import dataloader_registry
 
 _NAME = "T4RecTrainingArguments"
@@ -22,6 +23,8 @@ if int(transformers.__version__.split(".")[0]) < 5:
         "Install it with `pip install 'transformers>=5'`, or train with Model.fit."
     )
 
+# Two names of one thing; transformers 5.0 has the second only.
+_RECOMPUTED = ("activation_checkpointing", "gradient_checkpointing")
 # Names of transformers 4 that upstream's scripts use, and what they are called now.
 _RENAMED = {
     "evaluation_strategy": "eval_strategy",
@@ -125,7 +128,8 @@ class T4RecTrainingArguments(_TrainingArguments, metaclass=_TakesFormerNames):
     predict_top_k : int, optional
         Items that ``predict`` recommends a row; 0 or None for the scores of all items.
     learning_rate_num_cosine_cycles_by_epoch : float
-        Waves of the cosine schedules in an epoch; 0.5 falls to 0 once.
+        Times ``num_train_epochs`` (whatever ``max_steps`` is) the waves of a cosine schedule; half
+        a wave falls to 0 once.
     log_predictions : bool
         Whether to give the best items of every evaluated batch to ``log_predictions_callback``.
     compute_metrics_each_n_steps : int
@@ -164,7 +168,7 @@ class T4RecTrainingArguments(_TrainingArguments, metaclass=_TakesFormerNames):
         default=100, metadata={"help": "Items to recommend a row; 0 for the scores of all."}
     )
     learning_rate_num_cosine_cycles_by_epoch: float = field(
-        default=1.25, metadata={"help": "Waves of the cosine schedules in an epoch."}
+        default=1.25, metadata={"help": "Times num_train_epochs: waves of a cosine schedule."}
     )
     log_predictions: bool = field(
         default=False, metadata={"help": "Give the best items to log_predictions_callback."}
@@ -193,7 +197,7 @@ class T4RecTrainingArguments(_TrainingArguments, metaclass=_TakesFormerNames):
             ("compute_metrics_each_n_steps", 1),
         ):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < least):
+            if value is not None and (not is_integer(value) or value < least):
                 raise value_error(_NAME, name, f"be an int >= {least}", repr(value))
         cycles, engine = self.learning_rate_num_cosine_cycles_by_epoch, self.data_loader_engine
         if cycles <= 0:
@@ -201,14 +205,23 @@ class T4RecTrainingArguments(_TrainingArguments, metaclass=_TakesFormerNames):
         if engine not in dataloader_registry:
             expectation = f"be one of {tuple(dataloader_registry)}"
             raise value_error(_NAME, "data_loader_engine", expectation, repr(engine))
-        neutral: tuple[tuple[str, float, str], ...] = (
+        neutral: tuple[tuple[str, Any, str], ...] = (
             ("label_smoothing_factor", 0, "Use a task with CrossEntropyLoss(label_smoothing=...)."),
             ("fp16_full_eval", False, "Use fp16=True, which evaluates under autocast too."),
             ("bf16_full_eval", False, "Use bf16=True, which evaluates under autocast too."),
+            *(
+                (name, False, f"Call {name}_enable() of a block's transformer.")
+                for name in _RECOMPUTED
+            ),
+            ("neftune_noise_alpha", None, "Use pre='stochastic-swap-noise' of the input block."),
+            ("train_sampling_strategy", "random", "Give a train_dataloader in the order you want."),
+            ("batch_eval_metrics", False, "Metrics are summed up a batch at a time as it is."),
+            ("eval_do_concat_batches", True, "predict gives whole arrays."),
+            ("include_for_metrics", [], "The metrics are those of the model's tasks."),
         )
         for argument, only, hint in neutral:
-            got = getattr(self, argument)
-            if got != only:
+            got = getattr(self, argument, only)  # a few came, and went, after transformers 5.0
+            if got is not None and got != only:
                 raise value_error(_NAME, argument, f"be {only}", got, hint)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from transformers4rec_ext.model._batch import check_ids, num_rows, split_batch
 from transformers4rec_ext.model._fit import make_optimizer, process_metrics
+from transformers4rec_ext.optim import clip_grad_norm_
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 
@@ -63,6 +64,20 @@ def as_lightning(model: Any) -> Any:
 
         def configure_optimizers(self) -> Any:
             return make_optimizer(self.parent.optimizer, self.parent, lr=1e-3)
+
+        def configure_gradient_clipping(
+            self,
+            optimizer: Any,
+            gradient_clip_val: float | None = None,
+            gradient_clip_algorithm: str | None = None,
+        ) -> None:
+            by_norm = str(gradient_clip_algorithm or "norm").lower().endswith("norm")
+            if gradient_clip_val and by_norm:  # Lightning's own takes no gradients of rows
+                clip_grad_norm_(self.parameters(), gradient_clip_val)
+            else:
+                super().configure_gradient_clipping(
+                    optimizer, gradient_clip_val, gradient_clip_algorithm
+                )
 
         def _evaluate(self, batch: Any, mode: str) -> None:
             inputs, targets = split_batch(batch)

@@ -12,11 +12,19 @@ from transformers4rec_ext.trainer.loaders import start_epoch
 class StartEpoch(TrainerCallback):
     """Tells the loader which epoch begins, so that a resumed run sees the data of that epoch."""
 
+    def __init__(self) -> None:
+        self.epoch = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin with the epoch in which a checkpoint was written, or the first."""
+        self.epoch = int(state.epoch or 0)
+
     def on_epoch_begin(
         self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any
     ) -> None:
-        """Set the loader's epoch."""
-        start_epoch(train_dataloader, int(state.epoch or 0), args)
+        """Set the loader's epoch; epochs are counted, since one that was cut short is one too."""
+        start_epoch(train_dataloader, self.epoch, args)
+        self.epoch += 1
 
 
 class IncrementalLoggingCallback(TrainerCallback):

@@ -35,6 +35,8 @@ class Checkpoints(_Trainer):
     state: Any
     control: Any
     lr_scheduler: Any
+    _attempted: bool
+    _own_schedule: Any = None
 
     def train(
         self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
@@ -47,14 +49,27 @@ class Checkpoints(_Trainer):
         ValueError          if it is no checkpoint, or there is none in ``args.output_dir``; if
                             several processes cannot exchange row gradients.
         """
+        if resume_from_checkpoint:  # whose schedule is read into one of this run's length
+            self._forget_own_schedule()
         if resume_from_checkpoint is not None and not isinstance(resume_from_checkpoint, bool):
             resume_from_checkpoint = os.fspath(resume_from_checkpoint)
             _check_folder("Trainer.train", "resume_from_checkpoint", resume_from_checkpoint)
+        self._attempted = False
         try:
             with rows_exchanged(self.model, self.accelerator):
                 return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             _unwrap(self.model)
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        if self._attempted:  # auto_find_batch_size: that schedule was of another length
+            self._forget_own_schedule()
+        self._attempted = True
+        return super()._inner_training_loop(*args, **kwargs)
+
+    def _forget_own_schedule(self) -> None:
+        if self.lr_scheduler is self._own_schedule:
+            self.lr_scheduler = None
 
     def load_model_trainer_states_from_checkpoint(
         self, checkpoint_path: str | os.PathLike[str], model: Any = None

@@ -18,6 +18,7 @@ from transformers4rec_ext.model._all_items import best_of_scores
 from transformers4rec_ext.model._batch import num_rows
 from transformers4rec_ext.model._fit import process_metrics
 from transformers4rec_ext.model.prediction_task import NextItemPredictionTask
+from transformers4rec_ext.ranking_metric import RankingMetric
 
 EvalLoopOutput: Any = trainer_utils.EvalLoopOutput
 
@@ -76,7 +77,7 @@ def evaluate(trainer: Any, loader: Iterable[Any], prefix: str, prediction_loss_o
         )
     results = {f"{prefix}_/loss": mean}
     if with_metrics:
-        _check_every_process(trainer, model)
+        _join_every_process(trainer, model)
         results |= process_metrics(model.compute_metrics(mode=prefix), f"{prefix}_/")
     return EvalLoopOutput(None, None, results, everywhere)
 
@@ -99,8 +100,9 @@ def predict(trainer: Any, loader: Iterable[Any]) -> Any:
 
 
 def _no_batch(method: str, args: Any) -> ValueError:
-    hint = "dataloader_drop_last=True leaves out a batch that is not full."
-    hint = hint if args.dataloader_drop_last else ""
+    hint = "A generator is spent after one pass: give a list of batches, or a DataLoader."
+    if args.dataloader_drop_last:
+        hint = "dataloader_drop_last=True leaves out a batch that is not full."
     return value_error(f"Trainer.{method}", "data", "hold at least one batch", "none", hint)
 
 
@@ -208,12 +210,24 @@ def _over_processes(trainer: Any, count: int) -> int:
     return int(trainer.accelerator.reduce(sums, "sum"))
 
 
-def _check_every_process(trainer: Any, model: Any) -> None:
-    """Raise where a process has no label for a metric: it would not join in gathering it."""
+def _join_every_process(trainer: Any, model: Any) -> None:
+    """Let a process without a label for a metric join in gathering it, with no rows.
+
+    Raises
+    ------
+    ValueError   if it is a metric that cannot be updated with none.
+    """
     metrics = [m for task in model.prediction_tasks for m in getattr(task, "metrics", None) or []]
-    own = torch.tensor([[m.update_called for m in metrics]], device=trainer.accelerator.device)
+    device = trainer.accelerator.device
+    own = torch.tensor([[m.update_called for m in metrics]], device=device)
     everyone = trainer.accelerator.gather(own)
-    missing = (everyone != everyone.any(dim=0)).any(dim=1)
+    wanted = everyone.any(dim=0)
+    none = torch.empty(0, dtype=torch.int64, device=device)
+    joins = torch.tensor([isinstance(m, RankingMetric) and m.follows_from_rank for m in metrics])
+    for metric, here, somewhere, can in zip(metrics, own[0], wanted, joins, strict=True):
+        if somewhere and not here and can:
+            metric.update(rank=none)
+    missing = ((everyone != wanted) & ~joins.to(device)).any(dim=1)
     if bool(missing.any()):
         got = f"none in {int(missing.sum())} of {len(everyone)}"
         raise value_error("Trainer.evaluate", "data", "have a label in every process", got)

@@ -149,6 +149,9 @@ def _options(args: Any) -> dict[str, Any]:
     if workers:
         options["persistent_workers"] = args.dataloader_persistent_workers
         options["prefetch_factor"] = args.dataloader_prefetch_factor
+        for name in ("multiprocessing_context", "in_order"):  # not in transformers 5.0 yet
+            if hasattr(args, f"dataloader_{name}"):
+                options[name] = getattr(args, f"dataloader_{name}")
     return options
 
 
@@ -166,8 +169,9 @@ def _is_paths(source: Any) -> bool:
 def _for_this_process(loader: Any, args: Any, training: bool) -> Any:
     """Return a DataLoader that gives each process its own batches, the same after a resume."""
     sampler: Any = loader.sampler
-    if isinstance(sampler, RandomSampler) and sampler.generator is None:
-        sampler.generator = EpochGenerator()
+    for own in (sampler, getattr(loader.batch_sampler, "sampler", None)):
+        if isinstance(own, RandomSampler) and own.generator is None:
+            own.generator = EpochGenerator()
     parts = (loader, sampler, loader.batch_sampler)
     if args.world_size == 1 or any(hasattr(part, "set_epoch") for part in parts):
         return loader

@@ -12,7 +12,7 @@ import torch
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, get_scheduler
 from transformers.trainer_utils import SchedulerType
 
-from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.config.trainer import T4RecTrainingArguments
 from transformers4rec_ext.model._batch import num_rows, on_device
 from transformers4rec_ext.model._fit import has_row_gradients
@@ -21,6 +21,7 @@ from transformers4rec_ext.model.model import Model
 from transformers4rec_ext.trainer import evaluation
 from transformers4rec_ext.trainer.callbacks import IncrementalLoggingCallback, StartEpoch
 from transformers4rec_ext.trainer.checkpoints import Checkpoints
+from transformers4rec_ext.trainer.checks import check_arguments, has_optimizer
 from transformers4rec_ext.trainer.loaders import DatasetMock, make_loader
 from transformers4rec_ext.trainer.rows import clip_rows_too, lazy_optimizer
 
@@ -38,7 +39,8 @@ class Trainer(Checkpoints):
     schema : Schema, optional
         The columns to read where data are paths.
     train_dataset_or_path, eval_dataset_or_path, test_dataset_or_path : optional
-        Path or paths of parquet files, folders or patterns, or a ``Dataset``.
+        Path or paths of parquet files, folders or patterns, or a ``Dataset``; evaluation data may
+        be a dict of such by name.
     train_dataloader, eval_dataloader, test_dataloader : optional
         Loaders to use instead.
     callbacks : list of transformers.TrainerCallback, optional
@@ -51,18 +53,22 @@ class Trainer(Checkpoints):
 
     Raises
     ------
-    TypeError    if ``model`` or ``args`` is something else, or ``compute_metrics`` a function.
+    TypeError    if ``model`` or ``args`` is something else, ``compute_metrics`` a function, or an
+                 argument of ``transformers.Trainer`` would have no effect, such as
+                 ``data_collator``.
     ValueError   if several GPUs are visible to one process.
 
     Notes
     -----
     A run that is resumed equals one that was not interrupted, to the bit: order of the data, random
-    numbers, weights and state of the optimizer. A DataLoader's own random sampler is made so by
-    seeding it at each epoch, unless it has a generator of its own.
+    numbers, weights and state of the optimizer. The ``RandomSampler`` of a DataLoader
+    (``shuffle=True``) is made so by seeding it at each epoch, unless it has a generator of its own;
+    other samplers, and an ``IterableDataset`` without ``set_epoch``, may go on with other rows.
 
     Under ``torchrun`` each process takes its share of every batch, and the gradient is that of the
     mean over all labels of all processes (with several tasks: over all rows), so that two processes
-    do what one does with twice the batch. Accumulated gradients are the mean of those of the
+    do what one does with twice the batch; of a ``Dataset`` a last batch of fewer rows than there
+    are processes is left out. Accumulated gradients are the mean of those of the
     batches, however many labels each has.
 
     With row gradients (``sparse_grad=True``) AdamW is
@@ -70,7 +76,8 @@ class Trainer(Checkpoints):
     (:func:`~transformers4rec_ext.optim.average_row_gradients_`); not with FSDP or DeepSpeed.
 
     Metrics and losses are gathered a batch at a time; nothing that is kept has the size of the
-    catalogue.
+    catalogue. Evaluation asks the model for its loss: who overrides :meth:`compute_loss` overrides
+    :meth:`prediction_step` too.
     """
 
     def __init__(
@@ -89,16 +96,14 @@ class Trainer(Checkpoints):
         incremental_logging: bool = False,
         **kwargs: Any,
     ) -> None:
-        _check(model, args, compute_metrics)
+        check_arguments(model, args, compute_metrics, kwargs)
         self.past_global_steps, self.counts_steps = 0, False
         self.incremental_logging = incremental_logging
         callbacks = [StartEpoch(), *(callbacks or [])]
         if incremental_logging:
             callbacks.append(IncrementalLoggingCallback(self))
         name_group(args.report_to, args.experiments_group)
-        if has_row_gradients(model) and not {"optimizers", "optimizer_cls_and_kwargs"} & set(
-            kwargs
-        ):
+        if has_row_gradients(model) and not has_optimizer(kwargs):
             kwargs["optimizer_cls_and_kwargs"] = lazy_optimizer(args)
         eval_data = _first(eval_dataloader, eval_dataset_or_path)
         evaluates = args.eval_on_test_set or eval_data is not None
@@ -160,7 +165,8 @@ class Trainer(Checkpoints):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Make the schedule of the learning rate, unless there is one.
 
-        It goes on through several calls of :meth:`train`; see :meth:`reset_lr_scheduler`.
+        It goes on through several calls of :meth:`train`, but begins anew where training is resumed
+        from a checkpoint, or tried again with smaller batches; see :meth:`reset_lr_scheduler`.
         """
         if self.lr_scheduler is None:
             epochs = self.args.num_train_epochs
@@ -172,6 +178,7 @@ class Trainer(Checkpoints):
                 num_cycles=self.args.learning_rate_num_cosine_cycles_by_epoch * epochs,
                 scheduler_specific_kwargs=self.args.lr_scheduler_kwargs,
             )
+            self._own_schedule = self.lr_scheduler
         return self.lr_scheduler
 
     def reset_lr_scheduler(self) -> None:
@@ -254,15 +261,18 @@ class Trainer(Checkpoints):
         Parameters
         ----------
         eval_dataset : path, Dataset, DataLoader or iterable of batches, optional
-            The Trainer's evaluation data by default.
+            The Trainer's evaluation data by default. A dict of them evaluates each, its name behind
+            the prefix.
         ignore_keys : not used
         metric_key_prefix : str
             In the place of ``eval``. With ``"train"`` only ``args.eval_steps_on_train_set`` batches
             are evaluated.
         """
-        result: dict[str, float] = super().evaluate(
-            DatasetMock() if eval_dataset is None else eval_dataset, ignore_keys, metric_key_prefix
-        )
+        if eval_dataset is None:
+            own = self.eval_dataset_or_path
+            named = isinstance(own, Mapping) and not self.args.eval_on_test_set
+            eval_dataset = dict(own) if named else DatasetMock()
+        result: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         return result
 
     def predict(
@@ -362,30 +372,6 @@ class Trainer(Checkpoints):
     def floating_point_ops(self, inputs: Any) -> int:
         """Return 0: they are not counted."""
         return 0
-
-
-def _check(model: Any, args: Any, compute_metrics: Any) -> None:
-    if not isinstance(model, Model):
-        hint = "A body becomes one with task.to_model(body)."
-        raise type_error(
-            "Trainer", "model", "be a Model, which has a head", type(model).__name__, hint
-        )
-    if not isinstance(args, T4RecTrainingArguments):
-        raise type_error("Trainer", "args", "be T4RecTrainingArguments", type(args).__name__)
-    if compute_metrics is not None and not isinstance(compute_metrics, bool):
-        hint = "Metrics are those of the model's tasks: give a task metrics=[...]."
-        raise type_error(
-            "Trainer", "compute_metrics", "be a bool", type(compute_metrics).__name__, hint
-        )
-    if args.n_gpu > 1:
-        raise value_error(
-            "Trainer",
-            "the process",
-            "see one GPU",
-            args.n_gpu,
-            "Start one process for each with `torchrun --nproc-per-node`, or set "
-            "CUDA_VISIBLE_DEVICES.",
-        )
 
 
 def name_group(report_to: list[str], group: str) -> None:
