@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 from torch.autograd import forward_ad
 
 from transformers4rec_ext._errors import type_error, value_error
@@ -95,9 +96,9 @@ def values_within(function: str, argument: str, values: Tensor, low: float, high
 def looking_is_free(ids: Tensor) -> bool:
     """Tell whether a look at values needs no host sync, and is possible: not inside torch.func."""
     return (
-        type(ids) in (Tensor, torch.nn.Parameter)  # a FakeTensor has no values
-        and ids.device.type == "cpu"
+        ids.device.type == "cpu"
         and not torch.compiler.is_compiling()
+        and not is_fake(ids)
         and not torch._C._functorch.is_functorch_wrapped_tensor(ids)
     )
 

@@ -80,7 +80,8 @@ class RankingMetric(Recorded, torchmetrics.Metric):
     -----
     A subclass defines ``_metric(ks, scores, labels)``, returning [N, len(ks)] for scores and
     relevances [N, V]. State: ``metric_mean``, a list of [N, len(ks)], one per update, and
-    ``identity``, by which a ``MetricCollection`` tells metrics apart that are equal so far. Of no
+    ``identity``, by which a ``MetricCollection`` tells metrics of other classes and cut-offs apart
+    that are equal so far (a subclass with arguments of its own adds a state for them). Of no
     rows the means are NaN; a process without any takes part in the mean over all processes.
 
     Examples

@@ -81,6 +81,15 @@ def test_strict_export_of_any_number_of_rows(name: str) -> None:
     torch.testing.assert_close(program.module()(*inputs(11)), FUNCTIONS[name](*inputs(11)))
 
 
+def test_ids_of_a_subclass_of_tensor_are_looked_at() -> None:
+    class Ids(torch.Tensor):
+        pass
+
+    targets = torch.tensor([10**9]).as_subclass(Ids)
+    with pytest.raises(ValueError, match="targets must lie in"):
+        F.linear_cross_entropy(WEIGHT[:1], WEIGHT, targets)
+
+
 def test_a_fake_tensor_has_no_values_to_look_at() -> None:
     with torch._subclasses.FakeTensorMode():
         hidden, weight = torch.randn(4, D), torch.randn(V, D)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import ast
 import dataclasses
 import importlib
@@ -76,6 +77,27 @@ def test_former_names_are_taken_by_what_inherits() -> None:
     assert dataclasses.replace(args, past_index=4).past_index == 4
     with pytest.raises(TypeError, match="sharded_ddp must be left out"):
         _Inherited("out", sharded_ddp="simple")
+
+
+class _Made(T4RecTrainingArguments):
+    def __init__(self, folder: str, **options: Any) -> None:
+        super().__init__(folder, evaluation_strategy="steps", **options)
+
+
+class _Named(T4RecTrainingArguments):
+    def __init__(self, folder: str, no_cuda: bool = True) -> None:
+        super().__init__(folder, use_cpu=no_cuda)
+
+
+class _Abstract(T4RecTrainingArguments, abc.ABC):
+    pass
+
+
+def test_a_constructor_of_ones_own_takes_what_it_says() -> None:
+    made = _Made("out", no_cuda=True)
+    assert (made.eval_strategy.value, made.use_cpu) == ("steps", True)
+    assert not _Named("out", no_cuda=False).use_cpu
+    assert _Abstract("out", no_cuda=True).use_cpu
 
 
 @pytest.mark.parametrize("name", sorted(set(_GONE) - KNOWN))

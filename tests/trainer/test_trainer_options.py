@@ -128,6 +128,48 @@ def test_epochs_of_data_without_a_length_are_counted(tmp_path: Path) -> None:
     assert set(data.epochs) == {0, 1, 2, 3}
 
 
+def test_data_by_name_stands_behind_the_test_data_and_is_no_loader(tmp_path: Path) -> None:
+    named = {"a": write(tmp_path / "data")}
+    only = {"eval_dataset_or_path": named, "test_dataset_or_path": None}
+    assert "eval_a_/loss" in trainer_of(tmp_path, **only, eval_on_test_set=True).evaluate()
+    assert (
+        "eval_/loss"
+        in trainer_of(
+            tmp_path, **only | {"test_dataset_or_path": named["a"]}, eval_on_test_set=True
+        ).evaluate()
+    )
+    with pytest.raises(TypeError, match="eval data must be data, not data by name"):
+        trainer_of(tmp_path, **only).get_eval_dataloader()
+
+
+def test_a_resume_that_fails_changes_nothing(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, num_train_epochs=1)
+    trainer.train()
+    schedule = trainer.lr_scheduler
+    with pytest.raises(FileNotFoundError):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "nowhere"))
+    assert trainer.lr_scheduler is schedule
+
+
+def test_a_mixture_of_seeded_samplers_is_resumed(tmp_path: Path) -> None:
+    def trainer() -> tr.Trainer:
+        sources = [tr.UniformSampler(3, 31, 1, seed=1), tr.LogUniformSampler(3, 31, 1, seed=2)]
+        task = next_item(sampled_softmax=True, sampler=tr.MixedSampler(sources))
+        options = {"max_steps": 6, "save_steps": 4, "save_strategy": "steps"}
+        return trainer_of(tmp_path, model_of(task), **options)
+
+    whole, resumed = trainer(), trainer()
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-4"))
+    assert losses(resumed)[-2:] == losses(whole)[-2:]
+
+
+def test_metrics_of_a_task_without_any(tmp_path: Path) -> None:
+    task = tr.NextItemPredictionTask(metrics=[])
+    found = trainer_of(tmp_path, model_of(task)).evaluate()
+    assert {name for name in found if "_/" in name} == {"eval_/loss"}
+
+
 def test_data_by_name_is_evaluated_in_training_too(tmp_path: Path) -> None:
     other = write(tmp_path / "other", 20, seed=9)
     named = {"a": write(tmp_path / "data"), "b": other}

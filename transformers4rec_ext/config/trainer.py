@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
+import abc
+import functools
 import inspect
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,12 +66,17 @@ _GONE: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 
 
-class _TakesFormerNames(type):
-    """Of a class, and of those that inherit from it: arguments by names of transformers 4."""
+class _TakesFormerNames(abc.ABCMeta):
+    """Of a class, and of those that inherit from it: arguments by names of transformers 4.
+
+    What an ``__init__`` of one's own takes is left to it.
+    """
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        return super().__call__(*args, **_translated(kwargs, known))
+        taken = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+        if any(each.kind is each.VAR_KEYWORD for each in taken.values()):
+            return super().__call__(*args, **kwargs)
+        return super().__call__(*args, **_translated(kwargs, taken))
 
     @property
     def __signature__(cls) -> inspect.Signature:
@@ -77,7 +84,7 @@ class _TakesFormerNames(type):
         return whole.replace(parameters=[*whole.parameters.values()][1:], return_annotation=cls)
 
 
-def _translated(given: dict[str, Any], known: set[str]) -> dict[str, Any]:
+def _translated(given: dict[str, Any], known: Container[str]) -> dict[str, Any]:
     """Return keyword arguments of transformers 4 by their names of transformers 5."""
     kept = {}
     for name, value in given.items():
@@ -95,18 +102,32 @@ def _translated(given: dict[str, Any], known: set[str]) -> dict[str, Any]:
                 raise type_error(
                     _NAME, name, "be left out: transformers 5 has it no more", repr(value), hint
                 )
-    if kept.get("optim") == "adamw_hf":  # the default of transformers 4.30, of the same update
+    if kept.get("optim") == "adamw_hf":  # a former AdamW; where eps and decay come in differs
         kept["optim"] = "adamw_torch"
     return kept
 
 
+def _taken_by_super(cls: Any) -> Any:
+    """Let ``super().__init__(...)`` take former names too: it is no call of the class."""
+    init = cls.__init__
+
+    @functools.wraps(init)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **_translated(kwargs, inspect.signature(init).parameters))
+
+    cls.__init__ = __init__
+    return cls
+
+
+@_taken_by_super
 @dataclass
 class T4RecTrainingArguments(_TrainingArguments, metaclass=_TakesFormerNames):
     """``transformers.TrainingArguments`` and what the data and the metrics of a recommender need.
 
     Names of transformers 4 (``evaluation_strategy``, ``no_cuda``, ``warmup_ratio``, ...) are taken
     too, also by dataclasses that inherit from it, but not by an ``HfArgumentParser``.
-    ``metric_for_best_model`` may be ``"loss"`` or a metric, ``"next-item/ndcg_at_10"``.
+    ``metric_for_best_model`` may be ``"loss"`` or a metric, ``"next-item/ndcg_at_10"``; of
+    evaluation data by name ``"a_/loss"``.
 
     Parameters
     ----------

@@ -72,7 +72,9 @@ def as_lightning(model: Any) -> Any:
             gradient_clip_algorithm: str | None = None,
         ) -> None:
             by_norm = str(gradient_clip_algorithm or "norm").lower().endswith("norm")
-            if gradient_clip_val and by_norm:  # Lightning's own takes no gradients of rows
+            gradients = [p.grad for p in self.parameters() if p.grad is not None]
+            of_rows = any(grad.is_sparse for grad in gradients)  # which Lightning's own refuses
+            if gradient_clip_val and by_norm and of_rows:
                 clip_grad_norm_(self.parameters(), gradient_clip_val)
             else:
                 super().configure_gradient_clipping(

@@ -89,15 +89,15 @@ class MixedSampler(Sampler):
         for index, source in enumerate(self.samplers):
             if isinstance(source, Sampler):
                 of_source = source.generator_states()
-                states |= {f"{index}.{key}": state for key, state in of_source.items()}
+                states |= {f"{index}/{key}": state for key, state in of_source.items()}
         return states
 
     def load_generator_states(self, states: dict[str, torch.Tensor]) -> None:
         """Go on drawing where :meth:`generator_states` was taken."""
-        super().load_generator_states({k: s for k, s in states.items() if "." not in k})
+        super().load_generator_states({k: s for k, s in states.items() if "/" not in k})
         for index, source in enumerate(self.samplers):
             if isinstance(source, Sampler):
-                own = f"{index}."
+                own = f"{index}/"
                 of_source = {k.removeprefix(own): s for k, s in states.items() if k.startswith(own)}
                 source.load_generator_states(of_source)
 

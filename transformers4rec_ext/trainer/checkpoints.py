@@ -35,7 +35,7 @@ class Checkpoints(_Trainer):
     state: Any
     control: Any
     lr_scheduler: Any
-    _attempted: bool
+    _attempted: bool = False
     _own_schedule: Any = None
 
     def train(
@@ -49,11 +49,11 @@ class Checkpoints(_Trainer):
         ValueError          if it is no checkpoint, or there is none in ``args.output_dir``; if
                             several processes cannot exchange row gradients.
         """
-        if resume_from_checkpoint:  # whose schedule is read into one of this run's length
-            self._forget_own_schedule()
         if resume_from_checkpoint is not None and not isinstance(resume_from_checkpoint, bool):
             resume_from_checkpoint = os.fspath(resume_from_checkpoint)
             _check_folder("Trainer.train", "resume_from_checkpoint", resume_from_checkpoint)
+        if resume_from_checkpoint:  # whose schedule is read into one of this run's length
+            self._forget_own_schedule()
         self._attempted = False
         try:
             with rows_exchanged(self.model, self.accelerator):

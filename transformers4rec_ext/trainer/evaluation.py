@@ -218,6 +218,8 @@ def _join_every_process(trainer: Any, model: Any) -> None:
     ValueError   if it is a metric that cannot be updated with none.
     """
     metrics = [m for task in model.prediction_tasks for m in getattr(task, "metrics", None) or []]
+    if not metrics:
+        return
     device = trainer.accelerator.device
     own = torch.tensor([[m.update_called for m in metrics]], device=device)
     everyone = trainer.accelerator.gather(own)

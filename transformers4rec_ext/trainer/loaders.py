@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from transformers4rec_ext.utils.data_utils import T4RecDataLoader
 _COPIED = (
     "collate_fn",
     "generator",
+    "in_order",
     "multiprocessing_context",
     "num_workers",
     "persistent_workers",
@@ -74,6 +75,9 @@ def make_loader(
     training : bool
         Whether to shuffle, and to give all processes as many batches.
     """
+    if isinstance(source, Mapping):
+        expectation = "be data, not data by name, which evaluate takes"
+        raise type_error("Trainer", f"{kind.lower()} data", expectation, type(source).__name__)
     if isinstance(source, DataLoader):
         return _for_this_process(source, args, training)
     options = _options(args)
@@ -187,7 +191,7 @@ def _for_this_process(loader: Any, args: Any, training: bool) -> Any:
     batches = of_rank(
         sampler, loader.batch_size, loader.drop_last, args.process_index, args.world_size
     )
-    options = {name: getattr(loader, name) for name in _COPIED}
+    options = {name: getattr(loader, name) for name in _COPIED if hasattr(loader, name)}
     return DataLoader(loader.dataset, batch_sampler=batches, **options)
 
 

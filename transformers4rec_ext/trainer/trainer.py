@@ -63,7 +63,8 @@ class Trainer(Checkpoints):
     A run that is resumed equals one that was not interrupted, to the bit: order of the data, random
     numbers, weights and state of the optimizer. The ``RandomSampler`` of a DataLoader
     (``shuffle=True``) is made so by seeding it at each epoch, unless it has a generator of its own;
-    other samplers, and an ``IterableDataset`` without ``set_epoch``, may go on with other rows.
+    other samplers, data without a length, and an epoch that a callback cut short, may go on with
+    other rows.
 
     Under ``torchrun`` each process takes its share of every batch, and the gradient is that of the
     mean over all labels of all processes (with several tasks: over all rows), so that two processes
@@ -136,11 +137,16 @@ class Trainer(Checkpoints):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Return the loader of ``eval_dataset``, or of the Trainer's evaluation data."""
-        sources = [None if isinstance(eval_dataset, DatasetMock) else eval_dataset]
-        if self.args.eval_on_test_set:
-            sources += [self.test_dataloader, self.test_dataset_or_path]
-        source = _first(*sources, self.eval_dataloader, self.eval_dataset_or_path)
+        given = None if isinstance(eval_dataset, DatasetMock) else eval_dataset
+        source = _first(given, self._evaluated)
         return self._loader(source, "Eval", self.args.per_device_eval_batch_size)
+
+    @property
+    def _evaluated(self) -> Any:
+        """What is evaluated unless something else is given."""
+        tests = (self.test_dataloader, self.test_dataset_or_path)
+        own = (self.eval_dataloader, self.eval_dataset_or_path)
+        return _first(*(tests if self.args.eval_on_test_set else ()), *own)
 
     def get_test_dataloader(self, test_dataset: Any = None) -> Any:
         """Return the loader of ``test_dataset``, or of the Trainer's test data."""
@@ -269,9 +275,8 @@ class Trainer(Checkpoints):
             are evaluated.
         """
         if eval_dataset is None:
-            own = self.eval_dataset_or_path
-            named = isinstance(own, Mapping) and not self.args.eval_on_test_set
-            eval_dataset = dict(own) if named else DatasetMock()
+            own = self._evaluated
+            eval_dataset = dict(own) if isinstance(own, Mapping) else DatasetMock()
         result: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         return result
 
