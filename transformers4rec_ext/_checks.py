@@ -6,9 +6,10 @@ import math
 import operator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import is_fake
+from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 
 from transformers4rec_ext._errors import type_error, value_error
@@ -71,6 +72,14 @@ def int64(function: str, argument: str, value: Any) -> None:
         raise type_error(function, argument, "be int64", describe(value), hint)
 
 
+def integers(function: str, argument: str, values: Any) -> np.ndarray:
+    """Return ``values`` as an int64 array, if they are integers: a cast would cut floats off."""
+    array = np.asarray(values)
+    if array.size and array.dtype.kind not in "iu":
+        raise type_error(function, argument, "be integers", array.dtype)
+    return array.astype(np.int64)
+
+
 def ids_within(function: str, argument: str, ids: Tensor, low: int, high: int) -> None:
     """Raise if an id is outside ``[low, high)``; CPU only, where a look needs no host sync."""
     if not looking_is_free(ids) or ids.numel() == 0:
@@ -98,7 +107,7 @@ def looking_is_free(ids: Tensor) -> bool:
     return (
         ids.device.type == "cpu"
         and not torch.compiler.is_compiling()
-        and not is_fake(ids)
+        and not isinstance(ids, FakeTensor)
         and not torch._C._functorch.is_functorch_wrapped_tensor(ids)
     )
 

@@ -106,9 +106,8 @@ class RankingMetric(Recorded, torchmetrics.Metric):
         self, top_ks: int | Sequence[int] | None = None, labels_onehot: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        if is_integer(top_ks):
-            top_ks = [top_ks]  # type: ignore[list-item]  # that is_integer narrows, mypy cannot see
-        self.top_ks = check_ks([2, 5] if top_ks is None else top_ks)
+        ks: Any = [2, 5] if top_ks is None else top_ks
+        self.top_ks = check_ks([ks] if is_integer(ks) else ks)
         self.labels_onehot = labels_onehot
         self.add_state("metric_mean", default=[], dist_reduce_fx="cat")
         # A collection merges metrics whose states are equal after a batch, as after one of misses.

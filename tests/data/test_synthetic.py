@@ -50,7 +50,7 @@ def test_written_sessions_are_read_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("session", [np.array([1.5, 2.9]), [1, None, 2], ["a"]])
 def test_what_is_no_id_is_not_written(tmp_path: Path, session: Any) -> None:
-    with pytest.raises(TypeError, match="sessions must hold integers, which are ids; got"):
+    with pytest.raises(TypeError, match="write_sessions: sessions must be integers; got"):
         write_sessions(tmp_path / "s.parquet", [np.array([1, 2]), session])
     assert not list(tmp_path.iterdir())
 

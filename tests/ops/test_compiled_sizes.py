@@ -96,4 +96,7 @@ def test_a_fake_tensor_has_no_values_to_look_at() -> None:
         targets = torch.zeros(4, dtype=torch.int64)
         assert F.linear_cross_entropy(hidden, weight, targets).shape == ()
         assert F.sampled_softmax_loss(hidden, weight, targets, targets).shape == ()
+        assert F.sampled_bce_loss(hidden, weight, targets, targets).shape == ()
+        assert F.sampled_logits(hidden, weight, targets, targets).shape == (4, 5)
         assert F.target_rank(hidden, weight, targets).shape == (4,)
+        assert F.topk_items(hidden, weight, 3)[1].shape == (4, 3)

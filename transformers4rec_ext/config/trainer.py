@@ -25,8 +25,6 @@ if int(transformers.__version__.split(".")[0]) < 5:
         "Install it with `pip install 'transformers>=5'`, or train with Model.fit."
     )
 
-# Two names of one thing; transformers 5.0 has the second only.
-_RECOMPUTED = ("activation_checkpointing", "gradient_checkpointing")
 # Names of transformers 4 that upstream's scripts use, and what they are called now.
 _RENAMED = {
     "evaluation_strategy": "eval_strategy",
@@ -63,6 +61,25 @@ _GONE: dict[str, tuple[tuple[Any, ...], str]] = {
     "push_to_hub_model_id": ((None,), "Use hub_model_id."),
     "push_to_hub_organization": ((None,), "Use hub_model_id."),
     "push_to_hub_token": ((None,), "Use hub_token."),
+}
+# Names of transformers 5 that would have no effect here: the value that asks for nothing.
+_NO_EFFECT: dict[str, tuple[Any, str]] = {
+    "label_smoothing_factor": (0, "Use a task with CrossEntropyLoss(label_smoothing=...)."),
+    "fp16_full_eval": (False, "Use fp16=True, which evaluates under autocast too."),
+    "bf16_full_eval": (False, "Use bf16=True, which evaluates under autocast too."),
+    "activation_checkpointing": (
+        False,
+        "Call activation_checkpointing_enable() of a block's transformer.",
+    ),
+    "gradient_checkpointing": (
+        False,
+        "Call gradient_checkpointing_enable() of a block's transformer.",
+    ),
+    "neftune_noise_alpha": (None, "Use pre='stochastic-swap-noise' of the input block."),
+    "train_sampling_strategy": ("random", "Give a train_dataloader in the order you want."),
+    "batch_eval_metrics": (False, "Metrics are summed up a batch at a time as it is."),
+    "eval_do_concat_batches": (True, "predict gives whole arrays."),
+    "include_for_metrics": ([], "The metrics are those of the model's tasks."),
 }
 
 
@@ -226,21 +243,7 @@ class T4RecTrainingArguments(_TrainingArguments, metaclass=_TakesFormerNames):
         if engine not in dataloader_registry:
             expectation = f"be one of {tuple(dataloader_registry)}"
             raise value_error(_NAME, "data_loader_engine", expectation, repr(engine))
-        neutral: tuple[tuple[str, Any, str], ...] = (
-            ("label_smoothing_factor", 0, "Use a task with CrossEntropyLoss(label_smoothing=...)."),
-            ("fp16_full_eval", False, "Use fp16=True, which evaluates under autocast too."),
-            ("bf16_full_eval", False, "Use bf16=True, which evaluates under autocast too."),
-            *(
-                (name, False, f"Call {name}_enable() of a block's transformer.")
-                for name in _RECOMPUTED
-            ),
-            ("neftune_noise_alpha", None, "Use pre='stochastic-swap-noise' of the input block."),
-            ("train_sampling_strategy", "random", "Give a train_dataloader in the order you want."),
-            ("batch_eval_metrics", False, "Metrics are summed up a batch at a time as it is."),
-            ("eval_do_concat_batches", True, "predict gives whole arrays."),
-            ("include_for_metrics", [], "The metrics are those of the model's tasks."),
-        )
-        for argument, only, hint in neutral:
+        for argument, (only, hint) in _NO_EFFECT.items():
             got = getattr(self, argument, only)  # a few came, and went, after transformers 5.0
             if got is not None and got != only:
                 raise value_error(_NAME, argument, f"be {only}", got, hint)

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext._files import atomic_path
-from transformers4rec_ext.data.parquet import ParquetSessions
+from transformers4rec_ext.data.parquet import ParquetSessions, id_type
 from transformers4rec_ext.data.split import Part
 
 _MERGE_ROWS = 4_000_000
@@ -51,7 +52,7 @@ class Catalogue:
 
     def __init__(self, items: pa.Array, counts: np.ndarray) -> None:
         items = _as_ids("Catalogue", items)
-        counts = _integers("Catalogue", "counts", counts)
+        counts = _checks.integers("Catalogue", "counts", counts)
         if len(items) == 0:
             raise value_error("Catalogue", "items", "hold at least one item", "none")
         self._sorted: tuple[np.ndarray, np.ndarray] | None = None
@@ -181,7 +182,7 @@ class Catalogue:
         ValueError
             If an id is outside [1, V).
         """
-        ids = _integers("Catalogue.decode", "ids", ids)
+        ids = _checks.integers("Catalogue.decode", "ids", ids)
         if ids.size and (ids.min() < 1 or ids.max() >= self.num_items):
             raise value_error(
                 "Catalogue.decode",
@@ -222,20 +223,11 @@ def _as_ids(function: str, items: Any) -> pa.Array:
     """Return an array of integers as int64 and one of strings as string, as files are read."""
     if isinstance(items, pa.ChunkedArray):
         items = items.combine_chunks()
-    kind = items.type if isinstance(items, pa.Array) else None
-    if kind is not None and pa.types.is_integer(kind):
-        return items.cast(pa.int64())
-    if kind is not None and (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        return items.cast(pa.string())
-    got = type(items).__name__ if kind is None else kind
-    raise type_error(function, "items", "be a pyarrow.Array of integers or strings", got)
-
-
-def _integers(function: str, argument: str, values: Any) -> np.ndarray:
-    array = np.asarray(values)
-    if array.size and array.dtype.kind not in "iu":
-        raise type_error(function, argument, "be integers", array.dtype)
-    return array.astype(np.int64)
+    kind = id_type(items.type) if isinstance(items, pa.Array) else None
+    if kind is None:
+        got = getattr(items, "type", type(items).__name__)
+        raise type_error(function, "items", "be a pyarrow.Array of integers or strings", got)
+    return items.cast(kind)
 
 
 def _table(items: Any, counts: np.ndarray) -> pa.Table:

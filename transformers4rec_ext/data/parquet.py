@@ -199,13 +199,21 @@ class ParquetSessions:
                 first = last
 
 
+def id_type(kind: pa.DataType) -> pa.DataType | None:
+    """Return int64 or string, as which ids of this type are read; None if it holds no ids."""
+    if pa.types.is_integer(kind):
+        return pa.int64()
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return pa.string()
+    return None
+
+
 def _item_type(kind: pa.DataType, column: str, path: Path) -> pa.DataType:
     """Return int64 or string, the type that items of the column are read as."""
     value = decoded_type(kind.value_type) if is_list(kind) else None
-    if value is not None and pa.types.is_integer(value):
-        return pa.int64()
-    if value is not None and (pa.types.is_string(value) or pa.types.is_large_string(value)):
-        return pa.string()
+    read_as = None if value is None else id_type(value)
+    if read_as is not None:
+        return read_as
     hint = "Group the file by session, so that one row is the list of a session's items."
     if value is not None and pa.types.is_floating(value):
         hint = "Floats cannot hold ids exactly; write the ids as integers or strings."

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext import _checks
+from transformers4rec_ext._errors import value_error
 from transformers4rec_ext._files import atomic_path
 from transformers4rec_ext._lazy import elsewhere
 
@@ -110,15 +111,11 @@ def write_sessions(
     ------
     TypeError   if a session holds something else than integers, such as floats or None.
     """
-    for session in sessions:
-        array = np.asarray(session)
-        if array.size and array.dtype.kind not in "iu":
-            expectation = "hold integers, which are ids"
-            raise type_error("write_sessions", "sessions", expectation, array.dtype)
+    ids = [_checks.integers("write_sessions", "sessions", session) for session in sessions]
     table = pa.table(
         {
             "session_id": pa.array(np.arange(len(sessions))),
-            items_column: pa.array(sessions, pa.list_(pa.int64())),
+            items_column: pa.array(ids, pa.list_(pa.int64())),
         }
     )
     with atomic_path(path) as temporary:

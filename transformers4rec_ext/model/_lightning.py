@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from transformers4rec_ext.model._batch import check_ids, num_rows, split_batch
-from transformers4rec_ext.model._fit import make_optimizer, process_metrics
+from transformers4rec_ext.model._fit import has_row_gradients, make_optimizer, process_metrics
 from transformers4rec_ext.optim import clip_grad_norm_
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
@@ -72,9 +72,8 @@ def as_lightning(model: Any) -> Any:
             gradient_clip_algorithm: str | None = None,
         ) -> None:
             by_norm = str(gradient_clip_algorithm or "norm").lower().endswith("norm")
-            gradients = [p.grad for p in self.parameters() if p.grad is not None]
-            of_rows = any(grad.is_sparse for grad in gradients)  # which Lightning's own refuses
-            if gradient_clip_val and by_norm and of_rows:
+            # Lightning's own takes no gradients of rows
+            if gradient_clip_val and by_norm and has_row_gradients(self.parent):
                 clip_grad_norm_(self.parameters(), gradient_clip_val)
             else:
                 super().configure_gradient_clipping(

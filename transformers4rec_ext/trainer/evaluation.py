@@ -222,14 +222,15 @@ def _join_every_process(trainer: Any, model: Any) -> None:
         return
     device = trainer.accelerator.device
     own = torch.tensor([[m.update_called for m in metrics]], device=device)
-    everyone = trainer.accelerator.gather(own)
-    wanted = everyone.any(dim=0)
-    none = torch.empty(0, dtype=torch.int64, device=device)
-    joins = torch.tensor([isinstance(m, RankingMetric) and m.follows_from_rank for m in metrics])
-    for metric, here, somewhere, can in zip(metrics, own[0], wanted, joins, strict=True):
-        if somewhere and not here and can:
-            metric.update(rank=none)
-    missing = ((everyone != wanted) & ~joins.to(device)).any(dim=1)
-    if bool(missing.any()):
-        got = f"none in {int(missing.sum())} of {len(everyone)}"
+    everyone = trainer.accelerator.gather(own).tolist()
+    missing = set()
+    for metric, has_labels in zip(metrics, zip(*everyone, strict=True), strict=True):
+        if not any(has_labels):
+            continue
+        if not (isinstance(metric, RankingMetric) and metric.follows_from_rank):
+            missing |= {rank for rank, has in enumerate(has_labels) if not has}
+        elif not metric.update_called:
+            metric.update(rank=torch.empty(0, dtype=torch.int64, device=device))
+    if missing:
+        got = f"none in {len(missing)} of {len(everyone)}"
         raise value_error("Trainer.evaluate", "data", "have a label in every process", got)
