@@ -218,11 +218,11 @@ def _join_every_process(trainer: Any, model: Any) -> None:
     ValueError   if it is a metric that cannot be updated with none.
     """
     metrics = [m for task in model.prediction_tasks for m in getattr(task, "metrics", None) or []]
-    if not metrics:
+    if not metrics or trainer.args.world_size == 1:
         return
     device = trainer.accelerator.device
     own = torch.tensor([[m.update_called for m in metrics]], device=device)
-    everyone = trainer.accelerator.gather(own).tolist()
+    everyone = trainer.accelerator.gather(own).cpu().tolist()
     missing = set()
     for metric, has_labels in zip(metrics, zip(*everyone, strict=True), strict=True):
         if not any(has_labels):
