@@ -42,8 +42,10 @@ inline void* current_stream(int device) {
 }
 
 // Whether kernels may be registered. Where there is no driver at all nothing can call them, and whether they are there
-// can be seen (and tested); with a driver too old for the runtime inside, the reference keeps its place.
+// can be seen (and tested); with a driver too old for the runtime inside, the reference keeps its place. So it does in
+// a torch for AMD's GPUs, whose tensors go by the same key.
 inline bool driver_suffices() {
+  if (dlopen("libtorch_hip.so", RTLD_LAZY | RTLD_NOLOAD) != nullptr) return false;
   const int driver = transformers4rec_ext_cuda_driver();
   return driver == 0 || driver / 1000 >= transformers4rec_ext_cuda_runtime() / 1000;
 }
@@ -72,12 +74,15 @@ inline int dtype_code(const Tensor& tensor) {
 
 // `status` is what a launcher returned.
 inline void check_launch(int status, const char* name) {
-  constexpr int kNoKernelImageForDevice = 209;
-  STD_TORCH_CHECK(status == 0, name, ": the CUDA kernel did not start (cudaError ", status, ")",
-                  status == kNoKernelImageForDevice
-                      ? ": the library has no code for this GPU. See `python -m transformers4rec_ext doctor`, or do "
-                        "without its kernels: T4R_EXT_BACKEND=reference"
-                      : "");
+  constexpr int kInvalidDeviceFunction = 98, kNoKernelImageForDevice = 209, kIllegalAddress = 700;
+  const char* why = "";
+  if (status == kNoKernelImageForDevice || status == kInvalidDeviceFunction)
+    why =
+        ": the library has no code for this GPU. See `python -m transformers4rec_ext doctor`, or do without its "
+        "kernels: T4R_EXT_BACKEND=reference";
+  else if (status >= kIllegalAddress)
+    why = ": an earlier one failed, and this process cannot use the GPU any more. CUDA_LAUNCH_BLOCKING=1 shows which";
+  STD_TORCH_CHECK(status == 0, name, ": the CUDA kernel did not start (cudaError ", status, ")", why);
 }
 
 }  // namespace t4r::bind

@@ -91,12 +91,14 @@ def use_reference(
         be differentiated in ``differentiable`` by anything but a backward.
     """
     name = _current if backend is None else checked(backend, function)
-    if name == "fused" and not _native.has_kernel(op, device_type):
+    no_code = device_type == "cuda" and _native.no_code_for_gpu != ""
+    if name == "fused" and (no_code or not _native.has_kernel(op, device_type)):
         reason = _native.why_reference(op, device_type)
         raise RuntimeError(
             f"{function}: backend 'fused' needs a native kernel on {device_type}; got none "
             f"({reason}). Use backend='auto', or see `python -m transformers4rec_ext doctor`."
         )
-    if name != "reference":
-        _checks.only_backward(function, *differentiable)
-    return name == "reference"
+    if name == "reference" or no_code:
+        return True
+    _checks.only_backward(function, *differentiable)
+    return False

@@ -63,7 +63,7 @@ NVCC_ARGS = [
     "-std=c++20",
     "-O3",
     "--fmad=false",  # as -ffp-contract=off; kernels say fmaf where they want one
-    "-Xcompiler=-fPIC,-fvisibility=hidden",
+    "-Xcompiler=-fPIC,-fvisibility=hidden,-ffp-contract=off",
     "-Xptxas=-v",  # registers and spills, kept beside the object: see benchmarks/registers.py
     "-t",
     "2",

@@ -43,6 +43,8 @@ _KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 
 _path: Path | None = None
 _reason = ""
+#: Why the CUDA kernels cannot run on a GPU of this machine; empty if they can, or CUDA sleeps.
+no_code_for_gpu = ""
 
 
 def _find(folder: Path) -> Path | None:
@@ -83,6 +85,9 @@ def load() -> None:
         _path = path
         if torch.version.cuda and (reason := _driver_is_too_old()):
             _log.warning("%s; the PyTorch reference runs on it", reason)
+        elif torch.version.cuda and cuda_archs():
+            # As soon as CUDA runs, and not before: a process may still fork.
+            torch.cuda._lazy_call(look_at_gpus)
     except (OSError, RuntimeError, ImportError) as error:
         _reason = f"the native library does not load: {error}"
         _log.warning("%s; the PyTorch reference runs instead", _reason)
@@ -141,6 +146,19 @@ def runs_on(arch: str) -> bool:
     return False
 
 
+def look_at_gpus() -> None:
+    """Note in ``no_code_for_gpu`` whether the library has code for every GPU; a warning if not."""
+    global no_code_for_gpu
+    places = range(torch.cuda.device_count())
+    archs = {".".join(map(str, torch.cuda.get_device_capability(place))) for place in places}
+    if missing := ", ".join(sorted(arch for arch in archs if not runs_on(arch))):
+        no_code_for_gpu = (
+            f"the library has CUDA code for {cuda_archs()} and none for a GPU of {missing}: build "
+            "from source where it is"
+        )
+        _log.warning("%s; the PyTorch reference runs on GPUs", no_code_for_gpu)
+
+
 def cuda_runtime() -> str | None:
     """Return the version of the CUDA runtime inside the library; None if it has none."""
     version = _exported("cuda_runtime", ctypes.c_int)
@@ -180,6 +198,8 @@ def _driver_is_too_old() -> str:
 
 def why_reference(op: str, device_type: str) -> str:
     """Return why ``op`` has no native kernel on the device; empty if it has one."""
+    if device_type == "cuda" and no_code_for_gpu:
+        return no_code_for_gpu
     if has_kernel(op, device_type):
         return ""
     if _path is None:

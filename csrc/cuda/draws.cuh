@@ -162,7 +162,7 @@ int launch_in_order(const Law& law, const int64_t* seed, const Drawn& out, void*
   const size_t set = kDistinct ? sizeof(Slot) << bits : 0;
   const size_t shared = kScratchBytes + (workspace == nullptr ? set : 0);
   if (workspace != nullptr) {
-    const cudaError_t status = cudaMemsetAsync(workspace, 0xff, set, stream);
+    const cudaError_t status = taken(cudaMemsetAsync(workspace, 0xff, set, stream));
     if (status != cudaSuccess) return static_cast<int>(status);
   }
   const cudaError_t status = allow_shared(kernel, shared);

@@ -80,7 +80,7 @@ int launch_the_rest(int64_t num_classes, const Drawn& out, void* workspace, cuda
   const size_t bytes = static_cast<size_t>(words_of(num_classes)) * sizeof(unsigned);
   const size_t shared = kScratchBytes + (workspace == nullptr ? bytes : 0);
   cudaError_t status = cudaSuccess;
-  if (workspace != nullptr) status = cudaMemsetAsync(workspace, 0, bytes, stream);
+  if (workspace != nullptr) status = taken(cudaMemsetAsync(workspace, 0, bytes, stream));
   if (status == cudaSuccess) status = allow_shared(keep_the_rest, shared);
   if (status != cudaSuccess) return static_cast<int>(status);
   T4R_LAUNCH(keep_the_rest, 1, kMostDrawThreads, shared, stream, num_classes, out, static_cast<unsigned*>(workspace));

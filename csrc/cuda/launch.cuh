@@ -28,12 +28,19 @@ constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int64_t kMostBlocks = 0x7fffffff;  // of a grid's x
 
+// Takes an error out of the runtime, which keeps it until it is asked: one that is returned must not be found again
+// after the next launch.
+inline cudaError_t taken(cudaError_t status) {
+  if (status != cudaSuccess) cudaGetLastError();
+  return status;
+}
+
 // Makes `device` the current one for as long as it lives; launchers begin with it, so that any harness can call them.
 class DeviceScope {
  public:
-  explicit DeviceScope(int device) : status_(cudaGetDevice(&previous_)) {
+  explicit DeviceScope(int device) : status_(taken(cudaGetDevice(&previous_))) {
     changed_ = status_ == cudaSuccess && previous_ != device;
-    if (changed_) status_ = cudaSetDevice(device);
+    if (changed_) status_ = taken(cudaSetDevice(device));
   }
   ~DeviceScope() {
     if (changed_) cudaSetDevice(previous_);
@@ -59,7 +66,7 @@ inline unsigned blocks_for(int64_t size, int64_t per_block, int64_t most = kMost
 // The most dynamic shared memory that a block of this device may have.
 inline size_t most_shared(int device) {
   int bytes = 0;
-  const auto status = cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  const auto status = taken(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   return status == cudaSuccess && bytes > 0 ? static_cast<size_t>(bytes) : 48 * 1024;
 }
 
@@ -70,11 +77,11 @@ template <typename Kernel>
 cudaError_t allow_shared(Kernel* kernel, size_t bytes) {
   if (bytes <= 48 * 1024) return cudaSuccess;
   int device = 0;
-  const auto status = cudaGetDevice(&device);
+  const auto status = taken(cudaGetDevice(&device));
   if (status != cudaSuccess) return status;
   const size_t most = most_shared(device);
-  return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              static_cast<int>(bytes > most ? bytes : most));
+  return taken(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    static_cast<int>(bytes > most ? bytes : most)));
 }
 
 }  // namespace t4r::cuda

@@ -205,7 +205,7 @@ extern "C" int t4r_rank_tile_cuda(const void* scores, int64_t stride, int64_t ro
   if (scope.failed()) return scope.status();
   const auto queue = static_cast<cudaStream_t>(stream);
   auto* const largest = static_cast<cuda::Largest*>(workspace);
-  const auto cleared = cudaMemsetAsync(largest, 0, sizeof(cuda::Largest), queue);
+  const auto cleared = cuda::taken(cudaMemsetAsync(largest, 0, sizeof(cuda::Largest), queue));
   if (cleared != cudaSuccess) return static_cast<int>(cleared);
   return cuda::with_wide_type(dtype, [&](auto zero) {
     using T = decltype(zero);

@@ -209,6 +209,10 @@ def test_the_device_is_chosen_and_restored() -> None:
         rows.t4r_adagrad_rows_cuda(
             weight, state, ids, ids * 0, values, 1, 4, 8, False, **ADAGRAD, dtype=0, device=7
         )
+    # The error went with the call: the runtime keeps one until it is asked for.
+    rows.t4r_adagrad_rows_cuda(
+        weight, state, ids, ids * 0, values, 1, 4, 8, False, **ADAGRAD, dtype=0, device=0
+    )
 
 
 def test_an_unknown_dtype_is_an_error() -> None:

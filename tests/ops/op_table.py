@@ -174,9 +174,9 @@ def _of_items(name: str) -> tuple[Any, ...]:
 
 
 def _cross_entropy_backward(with_weight: bool) -> tuple[Any, ...]:
-    arguments = (*_items(), 0.7, -100, 0.1)
-    _, maximum, total, _, kept = OPS.linear_cross_entropy(*arguments, False, None, True)
-    return torch.rand(5).double(), *_items(), maximum, total, kept, 0.7, -100, 0.1, with_weight
+    options = (0.7, -100, 0.1, False)
+    _, maximum, total, _, kept = OPS.linear_cross_entropy(*_items(), *options, None, True)
+    return torch.rand(5).double(), *_items(), maximum, total, kept, *options, with_weight
 
 
 def _ranking(*first: Any) -> tuple[Any, ...]:

@@ -121,6 +121,41 @@ def test_fused_raises_where_there_is_no_kernel() -> None:
         functional.log_uniform_sample(3, 10, device="meta", backend="fused")
 
 
+@pytest.mark.parametrize("arch", [(7, 0), (9, 0)])
+def test_a_gpu_that_the_library_has_no_code_for(
+    arch: tuple[int, int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The reference takes its work, with a warning; ``fused`` is an error that says why."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda place: [(9, 0), arch][place])
+    monkeypatch.setattr(_native, "cuda_archs", lambda: "7.5;9.0+PTX")
+    monkeypatch.setattr(_native, "has_kernel", lambda op, device: True)
+    monkeypatch.setattr(_native, "no_code_for_gpu", "")
+    _native.look_at_gpus()
+    lacks = arch == (7, 0)
+    assert [("none for a GPU of 7.0" in line) for line in caplog.messages] == [True] * lacks
+    assert _backend.use_reference(None, "f", "rank_tile", "cuda") is lacks
+    assert _backend.use_reference(None, "f", "rank_tile", "cpu") is False
+    assert ("7.0" in _native.why_reference("rank_tile", "cuda")) is lacks
+    if lacks:
+        with pytest.raises(RuntimeError, match=r"f: backend 'fused' needs .* on cuda; .*7\.5;9\.0"):
+            _backend.use_reference("fused", "f", "rank_tile", "cuda")
+
+
+@pytest.mark.parametrize("built_for", ["13.0", None])
+def test_gpus_are_looked_at_as_soon_as_cuda_runs(
+    built_for: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    monkeypatch.setattr(torch.cuda, "_lazy_call", asked.append)
+    monkeypatch.setattr(_native, "cuda_archs", lambda: "9.0")
+    monkeypatch.setattr(_native, "_driver_is_too_old", lambda: "")
+    monkeypatch.setattr(_native, "_path", None)
+    _native.load()
+    assert asked == ([_native.look_at_gpus] if built_for else [])
+
+
 def test_the_dispatcher_says_fused() -> None:
     report = _native.report()
     assert report["library"]

@@ -66,8 +66,8 @@ def _items() -> tuple[Any, ...]:
 
 
 def _cross_entropy_backward() -> Any:
-    options = (0.7, -100, 0.1)
-    _, maximum, total, _, kept = items.linear_cross_entropy(*_items(), *options, True, 0, True)
+    options = (0.7, -100, 0.1, True)
+    _, maximum, total, _, kept = items.linear_cross_entropy(*_items(), *options, 0, True)
     row_grad = torch.empty(1500, device="meta")
     arguments = (*_items(), maximum, total, kept, *options, True)
     return items.linear_cross_entropy_backward(row_grad, *arguments)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -234,11 +235,11 @@ class Precisions(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[tuple[str, str]] = []
+        self.seen: dict[tuple[int, ...], set[tuple[str, str]]] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func is torch.ops.aten.mm.out:
-            self.seen.append(precisions())
+            self.seen.setdefault(tuple(kwargs["out"].shape), set()).add(precisions())
         return func(*args, **(kwargs or {}))
 
 
@@ -246,30 +247,59 @@ def precisions() -> tuple[str, str]:
     return torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision
 
 
-def _ranks_of_a_loss(made: Items) -> None:
-    tiles.linear_cross_entropy(
-        made.hidden, made.weight, None, made.targets, 1.0, -100, 0.0, True, None, False
+def _a_loss(made: Items, *, with_rank: bool) -> None:
+    table, options = (made.hidden, made.weight, None, made.targets), (1.0, -100, 0.0, with_rank)
+    loss, maximum, total, _, kept = tiles.linear_cross_entropy(*table, *options, None, True)
+    tiles.linear_cross_entropy_backward(
+        torch.ones_like(loss), *table, maximum, total, kept, *options, True
     )
+
+
+def _ranks_of_a_loss(made: Items) -> None:
+    _a_loss(made, with_rank=True)
 
 
 def _ranks(made: Items) -> None:
     tiles.target_rank(made.hidden, made.weight, made.targets, None, None, None)
 
 
-@pytest.mark.parametrize("count", [_ranks, _ranks_of_a_loss])
-def test_ranks_are_counted_in_full_precision(count: Callable[[Items], None]) -> None:
-    """A score of TF32 may be further off than `rank_tile` looks: the target would not count."""
-    made = Items.make(dtype=torch.float32)
+@contextmanager
+def lowered() -> Iterator[Precisions]:
+    """Let float32 matrices be multiplied by less, and note where they are."""
     before = precisions()
     torch.set_float32_matmul_precision("medium")
     try:
         with torch.no_grad(), Precisions() as mode:
-            count(made)
+            yield mode
         assert precisions() == ("tf32", "bf16")
     finally:
         torch.set_float32_matmul_precision("highest")
-    assert set(mode.seen) == {("ieee", "ieee")}
     assert precisions() in (before, ("ieee", "ieee"))
+
+
+SCORES, OF_THE_TABLE = (5, 11), (11, 4)
+
+
+@pytest.mark.parametrize("count", [_ranks, _ranks_of_a_loss])
+def test_ranks_are_counted_in_full_precision(
+    count: Callable[[Items], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A score of TF32 may be further off than `rank_tile` looks: the target would not count.
+
+    The backward pass makes the scores again, and as the sums are of such scores so are its own.
+    """
+    monkeypatch.setattr(tiles, "KEPT_ELEMENTS", 0)
+    with lowered() as mode:
+        count(Items.make(dtype=torch.float32))
+    assert mode.seen[SCORES] == {("ieee", "ieee")}
+
+
+@pytest.mark.parametrize("with_rank", [True, False])
+def test_all_else_is_multiplied_as_torch_is_told(with_rank: bool) -> None:
+    with lowered() as mode:
+        _a_loss(Items.make(dtype=torch.float32), with_rank=with_rank)
+    assert mode.seen[OF_THE_TABLE] == {("tf32", "bf16")}
+    assert (mode.seen[SCORES] == {("tf32", "bf16")}) is not with_rank
 
 
 def test_the_precision_is_lowered_again_by_the_last() -> None:
@@ -300,3 +330,17 @@ def test_operators_are_called_with_gradients_enabled() -> None:
     assert torch.equal(ids, wanted_ids)
     ranks = OPS.target_rank(data.hidden, data.weight, data.targets, data.bias, None, None)
     assert torch.equal(ranks, rank_of(data.hidden, data.weight, data.targets, bias=data.bias))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_an_item_beyond_the_table_is_not_read(dtype: torch.dtype) -> None:
+    """On a GPU no check looks at ids: such a target loses, and leaves the process alive."""
+    hidden, weight = torch.randn(3, 8).to(dtype), torch.randn(50, 8).to(dtype)
+    targets = torch.tensor([49, 50, 2**40])
+    for table in (weight, weight.t().contiguous().t()):
+        loss, *_ = OPS.linear_cross_entropy(
+            hidden, table, table[:, 0], targets, 1.0, -100, 0.0, True, None, False
+        )
+        assert loss.isnan().tolist() == [False, True, True]
+        rank = OPS.target_rank(hidden, table, targets, None, targets[:, None], None)
+        assert (rank == reference.MISSED).tolist() == [False, True, True]

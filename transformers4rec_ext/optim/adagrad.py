@@ -34,7 +34,8 @@ class LazyAdagrad(LazyOptimizer):
     lr : float or Tensor of one element
         Learning rate; a tensor is read in each step.
     lr_decay : float
-        Step t of the parameter has ``lr / (1 + (t - 1) lr_decay)``.
+        Step t of the parameter has ``lr / (1 + (t - 1) lr_decay)``. The host reads t in each step:
+        no CUDA graph can hold it.
     weight_decay : float
         Added to the gradient, ``g += wd w``, as torch's Adagrad does. For gradients of rows on the
         touched rows only.

@@ -65,29 +65,35 @@ void set_device(int device);
 
 inline cudaError_t cudaGetLastError() { return static_cast<cudaError_t>(t4r::emulation::last_error()); }
 
+// An error of any call is the last one until it is asked for.
+inline cudaError_t kept(int error) {
+  if (error != cudaSuccess) t4r::emulation::set_last_error(error);
+  return static_cast<cudaError_t>(error);
+}
+
 inline cudaError_t cudaGetDevice(int* device) {
   *device = t4r::emulation::current_device();
   return cudaSuccess;
 }
 
 inline cudaError_t cudaSetDevice(int device) {
-  if (device < 0 || device >= t4r::emulation::kDevices) return cudaErrorInvalidDevice;
+  if (device < 0 || device >= t4r::emulation::kDevices) return kept(cudaErrorInvalidDevice);
   t4r::emulation::set_device(device);
   return cudaSuccess;
 }
 
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int device) {
-  if (device < 0 || device >= t4r::emulation::kDevices) return cudaErrorInvalidDevice;
+  if (device < 0 || device >= t4r::emulation::kDevices) return kept(cudaErrorInvalidDevice);
   *value = static_cast<int>(t4r::emulation::most_shared());
   return cudaSuccess;
 }
 
 inline cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
-  return static_cast<cudaError_t>(t4r::emulation::allow_shared(kernel, value));
+  return kept(t4r::emulation::allow_shared(kernel, value));
 }
 
 inline cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t = nullptr) {
-  if (!t4r::emulation::device_memory(memory, bytes)) return cudaErrorInvalidValue;
+  if (!t4r::emulation::device_memory(memory, bytes)) return kept(cudaErrorInvalidValue);
   memset(memory, value, bytes);
   return cudaSuccess;
 }

@@ -53,6 +53,7 @@ struct Launch {
 // Runs a grid to its end; what is wrong with it is kept for last_error and the report.
 void launch(const Launch& launch);
 int last_error();
+void set_last_error(int error);
 
 void* dynamic_shared();
 // To be called before a store that names global memory.

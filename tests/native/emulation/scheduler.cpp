@@ -276,6 +276,8 @@ void launch(const Launch& launch) {
 
 int last_error() { return std::exchange(machine.error, 0); }
 
+void set_last_error(int error) { machine.error = error; }
+
 void* dynamic_shared() { return machine.current->block->shared; }
 
 void global_store(const void* address) {

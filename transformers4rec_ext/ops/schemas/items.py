@@ -71,7 +71,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)  # no zeros for what has no gradient
     ctx.save_for_backward(*inputs[:4], output[1], output[2], output[4])
-    ctx.options = inputs[4:7]
+    ctx.options = inputs[4:8]
 
 
 def _cross_entropy_backward(ctx: Any, row_grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
@@ -113,7 +113,7 @@ autograd("linear_cross_entropy", _cross_entropy_backward, _save)
 define(
     "linear_cross_entropy_backward(Tensor row_grad, Tensor hidden, Tensor weight, Tensor? bias, "
     "Tensor targets, Tensor maximum, Tensor total, Tensor kept, float temperature, "
-    "int ignore_index, float label_smoothing, bool with_weight) "
+    "int ignore_index, float label_smoothing, bool with_rank, bool with_weight) "
     "-> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)",
     tiles.linear_cross_entropy_backward,
     _backward_fake,

@@ -31,7 +31,9 @@ def tile_scale(device: torch.device) -> int:
     """How many times larger a tile may be than on the CPU.
 
     A GPU pays some launches for every tile, and its second-level cache holds more: 8 Mi float32
-    scores are 32 MiB, of 40 on an A100 and 50 on an H100. (By these sizes; not measured.)
+    scores are 32 MiB, of 40 on an A100 and 50 on an H100 (each of two halves, so that some of it is
+    held twice). The backward pass has two such tiles, of scores and of their gradient. By these
+    sizes; not measured.
     """
     return 16 if device.type == "cuda" else 1
 
