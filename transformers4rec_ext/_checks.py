@@ -73,10 +73,12 @@ def int64(function: str, argument: str, value: Any) -> None:
 
 
 def integers(function: str, argument: str, values: Any) -> np.ndarray:
-    """Return ``values`` as an int64 array, if they are integers: a cast would cut floats off."""
+    """Return ``values`` as an int64 array, if they are such; a cast would change others."""
     array = np.asarray(values)
     if array.size and array.dtype.kind not in "iu":
         raise type_error(function, argument, "be integers", array.dtype)
+    if array.size and array.dtype == np.uint64 and int(array.max()) >= 2**63:
+        raise value_error(function, argument, "fit in 63 bits", int(array.max()))
     return array.astype(np.int64)
 
 

@@ -144,7 +144,7 @@ def test_train_on_bad_files(tmp_path: Path, sessions_file: Path, fails: Fails) -
         ("--temperature=0", "temperature must be finite and > 0"),
         ("--d-model=10", "multiple of heads=4"),
         ("--num-negatives=0", "num_negatives must be >= 1"),
-        ("--threads=0", "--threads must be >= 1"),
+        ("--threads=0", "--threads must be from 1 to"),
         ("--loss=hinge", "invalid choice: 'hinge'"),
         ("--epochs=many", "invalid int value: 'many'"),
         ("--epohcs=3", "unrecognized arguments: --epohcs=3"),

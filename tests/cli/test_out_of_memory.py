@@ -35,7 +35,7 @@ def test_memory_that_runs_out_is_one_line(
     take: Callable[[], Any],
     said: str,
 ) -> None:
-    monkeypatch.setattr(training_run, "model_ranks", lambda *args: take())
+    monkeypatch.setattr(training_run, "model_ranks", lambda *args, **more: take())
     message = fails("evaluate", finished, "--no-progress")
     assert said in message
     assert "needs less with a smaller --d-model" in message
@@ -47,7 +47,7 @@ def test_memory_that_runs_out_is_one_line(
 def test_another_error_of_torch_keeps_its_traceback(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*args: Any) -> None:
+    def broken(*args: Any, **more: Any) -> None:
         raise RuntimeError("a defect")
 
     monkeypatch.setattr(training_run, "model_ranks", broken)

@@ -31,8 +31,9 @@ or no memory left; 130 stopped by Ctrl-C (`train` leaves a checkpoint to resume 
 `| head`.
 """
 _MEMORY_HINT = (
-    " A training needs less with a smaller --d-model, --batch-size or --num-negatives, ranking with"
-    " a smaller --eval-batch-size; a run keeps its own, so begin another."
+    " A training needs less with a smaller --d-model, --max-length, --batch-size or"
+    " --num-negatives, ranking with a smaller --eval-batch-size; a run keeps its own, so begin"
+    " another."
 )
 
 
@@ -63,9 +64,13 @@ def run(argv: Sequence[str]) -> int:
     ``T4R_EXT_TRACEBACK=1`` shows the traceback instead.
     """
     try:
-        options = build_parser().parse_args(list(argv))
+        options, unknown = build_parser().parse_known_args(list(argv))
+        if unknown:
+            where = f"{PROGRAM} {options.command}"
+            raise ValueError(f"unrecognized arguments: {' '.join(unknown)}. See `{where} --help`.")
         status: int = options.run(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # there is none where it was closed
+            sys.stdout.flush()
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130

@@ -75,6 +75,7 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Evaluate."""
     import numpy as np
+    from tqdm import tqdm
 
     from transformers4rec_ext.baselines import popularity_ranks
     from transformers4rec_ext.data.contexts import held_out
@@ -94,8 +95,11 @@ def run(options: argparse.Namespace) -> int:
     out = None if options.out is None else Path(options.out)
     if out is not None:
         shared.check_out_is_not_read("evaluate", out, folder, sessions.paths)
+    progress = tqdm(desc="ranked", unit="target", disable=True if options.no_progress else None)
+    with progress as bar:
+        of_model = model_ranks(model, sessions, catalogue, config, part, on_rows=bar.update)
     ranks = {
-        "model": model_ranks(model, sessions, catalogue, config, part),
+        "model": of_model,
         "popularity": popularity_ranks(
             catalogue, held_out(sessions, catalogue, part), exclude_seen=config.exclude_seen
         ),
@@ -137,7 +141,8 @@ def _sessions(
             raise value_error("evaluate", "FILE.parquet", "be given for this run", "none", hint)
         return folder.sessions(), "test"
     every = config.split_column is not None if options.every_item is None else options.every_item
-    sessions = ParquetSessions(options.file, options.items_column or config.items_column)
+    column = config.items_column if options.items_column is None else options.items_column
+    sessions = ParquetSessions(options.file, column)
     return sessions, "every" if every else "last"
 
 

@@ -59,8 +59,10 @@ def use_threads(options: argparse.Namespace) -> None:
     """Apply --threads."""
     if options.threads is None:
         return
-    if options.threads < 1:
-        raise value_error(options.command, "--threads", "be >= 1", options.threads)
+    most = 64 * (os.cpu_count() or 1)
+    if not 1 <= options.threads <= most:
+        expectation = f"be from 1 to {most}"
+        raise value_error(options.command, "--threads", expectation, options.threads)
     import torch
 
     torch.set_num_threads(options.threads)
@@ -131,9 +133,10 @@ def check_out_file(command: str, path: Path) -> None:
 def check_out_is_not_read(
     command: str, out: Path, folder: RunFolder, sessions: Iterable[Path]
 ) -> None:
-    """Raise if ``out`` is one of the files of the run, or of the sessions."""
-    read = (*folder.files, *sessions)
-    if out.exists() and any(path.exists() and out.samefile(path) for path in read):
+    """Raise if ``out`` is one of the files of the run, there or not, or of the sessions."""
+    read = (*folder.files, folder.lock, *sessions)
+    same = os.path.realpath(out) in map(os.path.realpath, read)
+    if same or (out.exists() and any(path.exists() and out.samefile(path) for path in read)):
         expectation = "be another file than the sessions and those of the run"
         raise value_error(command, "--out", expectation, out)
 

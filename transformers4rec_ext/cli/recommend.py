@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers4rec_ext.cli import options as shared
+from transformers4rec_ext.cli.signals import ended_by_sigterm
 
 if TYPE_CHECKING:
     from transformers4rec_ext.data.parquet import ParquetSessions
@@ -64,21 +65,24 @@ def run(options: argparse.Namespace) -> int:
     folder = RunFolder(Path(options.run_dir))
     config, catalogue, model = folder.load()
     model.to(device)
-    column = options.items_column or config.items_column
+    column = config.items_column if options.items_column is None else options.items_column
     sessions = _sessions(options, column, config.session_column)
     exclude = config.exclude_seen if options.exclude_seen is None else options.exclude_seen
     shared.check_out_is_not_read("recommend", out, folder, sessions.paths)
-    empty = write_recommendations(
-        out,
-        model,
-        sessions,
-        catalogue,
-        config,
-        top_k=options.top_k,
-        exclude_seen=exclude,
-        progress=not options.no_progress,
-    )
+    with ended_by_sigterm():
+        empty = write_recommendations(
+            out,
+            model,
+            sessions,
+            catalogue,
+            config,
+            top_k=options.top_k,
+            exclude_seen=exclude,
+            progress=not options.no_progress,
+        )
     note = f", {empty:,} of them without a known item" if empty else ""
+    if config.session_column is not None and sessions.session_column is None:
+        note += f"; numbered in `row`: not every file has the column {config.session_column!r}"
     shared.say(f"{out}: top {options.top_k} of {sessions.num_sessions:,} sessions{note}")
     return 0
 

@@ -1,4 +1,4 @@
-"""A signal to stop, as a question that a training asks after every step."""
+"""Signals to stop: a question that a training asks after every step, an exception elsewhere."""
 
 from __future__ import annotations
 
@@ -6,6 +6,23 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the block by SystemExit, so that it removes what it has half written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

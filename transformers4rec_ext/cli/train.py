@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +105,7 @@ def add_parser(commands: Any) -> None:
         "files",
         nargs="*",
         metavar="FILE.parquet",
-        help="sessions, one a row; or folders of such files",
+        help="sessions, one a row; or folders of such files, or patterns: 'sessions/**/*.parquet'",
     )
     parser.add_argument(
         "--out", type=shared.folder, default="run", metavar="DIR", help="run folder (default: run)"
@@ -280,7 +281,8 @@ def run(options: argparse.Namespace) -> int:
             )
     if result is None:
         where = "" if options.device is None else f" --device {options.device}"
-        shared.say(f"stopped; continue with: train --resume --out {options.out}{where}")
+        again = f"python -m transformers4rec_ext train --resume --out {shlex.quote(options.out)}"
+        shared.say(f"stopped; continue with: {again}{where}")
         return 130
     report(folder, result)
     return 0
@@ -364,11 +366,11 @@ def _prepare_resume(folder: RunFolder, options: argparse.Namespace) -> RunConfig
                 more = f"a --patience above {config.patience}, or 0 for all epochs, would be"
             shared.say(f"{options.out} is finished; nothing to resume ({more})")
             return None
-    if folder.lost_its_checkpoint():
+    if lost := folder.lost():
         raise value_error(
             "train",
             "--resume",
-            "find checkpoint.safetensors, without which a run begins anew",
+            f"find {lost}, without which a run begins anew",
             f"none in {options.out}",
             "Add --overwrite instead of --resume to start again.",
         )

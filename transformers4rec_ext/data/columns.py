@@ -14,6 +14,7 @@ from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.data.files import (
     Paths,
     RowGroup,
+    check_named_once,
     decoded_type,
     files_below,
     is_list,
@@ -76,9 +77,9 @@ class ParquetColumns:
     Raises
     ------
     FileNotFoundError   if a path is absent.
-    ValueError          if a folder holds no parquet file, a file is no parquet file or lacks a
-                        column, or there are no rows; while reading, if there is a null, a negative
-                        id or one that is too large.
+    ValueError          if a folder holds no parquet file, a file is no parquet file, lacks a column
+                        or has two of its name, or there are no rows; while reading, if there is a
+                        null, a number that is not finite, a negative id or one that is too large.
     TypeError           if a column holds something else, or different things in different files.
     """
 
@@ -97,6 +98,8 @@ class ParquetColumns:
     def _inspect(self, number: int, path: Path) -> None:
         with open_parquet(_NAME, path) as file:
             schema = file.schema_arrow
+            for name in self.names:
+                check_named_once(_NAME, schema, name, path)
             missing = [name for name in self.names if name not in schema.names]
             if missing:
                 raise value_error(
@@ -195,6 +198,11 @@ def _numbers(array: pa.Array, kind: _Kind, name: str, where: str) -> np.ndarray:
             _NAME, f"column {name!r}", "fit in 63 bits", f"a larger integer in {where}"
         ) from error
     values: np.ndarray = array.to_numpy(zero_copy_only=False)
+    if kind.number is np.float32 and not np.isfinite(values).all():
+        odd = values[~np.isfinite(values)][0]
+        hint = "One of them makes every weight of a model NaN; fill in what is missing before."
+        expectation = "hold finite numbers, as float32 has them"
+        raise value_error(_NAME, f"column {name!r}", expectation, f"{odd} in {where}", hint)
     return values
 
 

@@ -29,38 +29,57 @@ class RowGroup(NamedTuple):
 
 def path_list(function: str, paths: Paths) -> list[Path]:
     """Return ``paths``, one or several, as a list."""
-    found = [Path(paths)] if isinstance(paths, (str, os.PathLike)) else [Path(p) for p in paths]
-    if not found:
+    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    if not given:
         raise value_error(function, "paths", "name at least one file", "none")
-    return found
+    if any(os.fspath(path) == "" for path in given):  # which pathlib takes for the current folder
+        raise value_error(function, "paths", "name files", "''")
+    return [Path(path) for path in given]
 
 
 def files_below(function: str, paths: Paths) -> list[Path]:
     """Return the parquet files that ``paths`` stand for: files, folders of them, or patterns.
 
-    Those of a folder or a pattern are in the order of their names.
+    Those of a folder or a pattern are in the order of their names. In a pattern ``**`` stands for
+    folders at any depth. Of a folder, names that begin with a dot or an underscore are left out:
+    others than the writer of the data leave such files.
 
     Raises
     ------
     FileNotFoundError   if a path is absent or nothing matches a pattern.
     ValueError          if a folder holds no parquet file.
     """
-    files: list[Path] = []
-    for path in path_list(function, paths):
-        if path.is_dir():
-            inside = sorted(path.glob("*.parquet"))
-            if not inside:
-                expectation = "be files, or folders that hold *.parquet files"
-                raise value_error(function, "paths", expectation, f"{path}, which holds none")
-            files += inside
-        elif path.exists():
-            files.append(path)
-        else:
-            matching = sorted(glob.glob(str(path)))
-            if not matching:
-                raise FileNotFoundError(f"{function}: paths must exist; {path} does not.")
-            files += map(Path, matching)
-    return files
+    return [file for path in path_list(function, paths) for file in _files_of(function, path)]
+
+
+def check_distinct(function: str, files: Sequence[Path]) -> None:
+    """Raise ValueError if one file is there twice: every one of its sessions would count twice."""
+    known: dict[Path, Path] = {}
+    for file in files:
+        other = known.setdefault(file.resolve(), file)
+        if other is not file:
+            raise value_error(function, "paths", "name every file once", f"{other} and {file}")
+
+
+def _files_of(function: str, path: Path) -> list[Path]:
+    if path.is_dir():
+        inside = sorted(
+            file
+            for file in path.glob("*.parquet")
+            if file.is_file() and not file.name.startswith((".", "_"))
+        )
+        if not inside:
+            expectation = "be files, or folders that hold *.parquet files"
+            below = next(path.glob("*/**/*.parquet"), None)
+            hint = "" if below is None else f"Those in folders below it: '{path}/**/*.parquet'."
+            raise value_error(function, "paths", expectation, f"{path}, which holds none", hint)
+        return inside
+    if path.exists():
+        return [path]
+    matching = sorted(glob.glob(str(path), recursive=True))
+    if not matching:
+        raise FileNotFoundError(f"{function}: paths must exist; {path} does not.")
+    return [Path(name) for name in matching]
 
 
 def open_parquet(function: str, path: Path) -> pq.ParquetFile:
@@ -69,6 +88,7 @@ def open_parquet(function: str, path: Path) -> pq.ParquetFile:
     Raises
     ------
     FileNotFoundError   if it is absent.
+    PermissionError     if it may not be read.
     ValueError          if it is something else than a complete parquet file.
     """
     if not path.exists():
@@ -77,6 +97,8 @@ def open_parquet(function: str, path: Path) -> pq.ParquetFile:
         raise value_error(function, "paths", "be files", f"{path}, which is not a file")
     try:
         return pq.ParquetFile(path)
+    except PermissionError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise unreadable(function, path, error) from error
 
@@ -90,6 +112,22 @@ def unreadable(function: str, path: Path, error: Exception) -> ValueError:
         "be complete parquet files",
         f"{path} ({reason})",
         "The file may be truncated or of another format; write it again.",
+    )
+
+
+def check_named_once(function: str, schema: pa.Schema, name: str, path: Path) -> None:
+    """Raise ValueError if several columns of a file have this name."""
+    if schema.names.count(name) > 1:
+        got = f"{schema.names.count(name)} of them in {path}"
+        raise value_error(function, f"column {name!r}", "be one", got, "Rename the others.")
+
+
+def is_string(type_: pa.DataType) -> bool:
+    """Return whether a column of this type holds strings."""
+    types = pa.types
+    # by name: arrow has had views only since its version 16
+    return bool(
+        types.is_string(type_) or types.is_large_string(type_) or str(type_) == "string_view"
     )
 
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import type_error, value_error
-from transformers4rec_ext.data.files import decoded_type, open_parquet, unreadable
+from transformers4rec_ext.data.files import decoded_type, is_string, open_parquet, unreadable
 from transformers4rec_ext.data.split import MARKS
 
 #: What SR-GNN and GCE-GNN validate on, of their training examples.
@@ -68,7 +68,7 @@ def _marks_of(path: Path, column: str) -> np.ndarray:
     first = 0
     with open_parquet(_NAME, path) as file:
         kind = decoded_type(file.schema_arrow.field(column).type)
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        if not is_string(kind):
             expectation = f"be strings, of {', '.join(map(repr, MARKS))}"
             raise type_error(_NAME, f"column {column!r}", expectation, f"{kind} in {path}")
         try:

@@ -14,9 +14,12 @@ from transformers4rec_ext.data import split
 from transformers4rec_ext.data.files import (
     Paths,
     RowGroup,
+    check_distinct,
+    check_named_once,
     decoded_type,
     files_below,
     is_list,
+    is_string,
     list_offsets,
     open_parquet,
     unreadable,
@@ -78,12 +81,12 @@ class ParquetSessions:
     FileNotFoundError
         If a path is absent.
     ValueError
-        If a file is not a complete parquet file, has no such column or no rows, a session is
-        marked as something else, or ``validation_fraction`` is out of range or has no effect; while
-        reading, if the items hold nulls or negative ids.
+        If a file is named twice or not a complete parquet file, has no such column or several,
+        there are no rows, a session is marked as something else, or ``validation_fraction`` is out
+        of range or has no effect; while reading, if the items hold nulls or negative ids.
     TypeError
         If the items are not a list of integers or strings, the marks are no strings, or files
-        disagree on the type.
+        disagree on the type of the items or the session column.
 
     Notes
     -----
@@ -100,13 +103,16 @@ class ParquetSessions:
         validation_fraction: float | None = None,
     ) -> None:
         self.paths = files_below("ParquetSessions", paths)
+        check_distinct("ParquetSessions", self.paths)
         self.items_column = items_column
         self.session_column = session_column
         self.split_column = split_column
         self.row_groups: list[RowGroup] = []
         self.num_sessions = 0
         self.item_type: pa.DataType | None = None
+        self._session_type: pa.DataType | None = None
         self._with_targets: dict[str, np.ndarray] = {}
+        #: The names of the columns that every file has.
         self.columns: list[str] = []
         for number, path in enumerate(self.paths):
             self._inspect(number, path)
@@ -127,7 +133,8 @@ class ParquetSessions:
     def _inspect(self, number: int, path: Path) -> None:
         with open_parquet("ParquetSessions", path) as file:
             schema = file.schema_arrow
-            self.columns = schema.names
+            known = self.columns if number else schema.names
+            self.columns = [name for name in known if name in schema.names]
             columns = (self.items_column, self.session_column, self.split_column)
             for column in filter(None, columns):
                 if column not in schema.names:
@@ -138,15 +145,12 @@ class ParquetSessions:
                         repr(column),
                         f"Its columns are: {', '.join(schema.names)}.",
                     )
+                check_named_once("ParquetSessions", schema, column, path)
             kind = _item_type(schema.field(self.items_column).type, self.items_column, path)
-            if self.item_type is not None and kind != self.item_type:
-                raise type_error(
-                    "ParquetSessions",
-                    f"column {self.items_column!r}",
-                    f"have one type in all files ({self.item_type})",
-                    f"{kind} in {path}",
-                )
-            self.item_type = kind
+            self.item_type = _one_type(self.item_type, kind, self.items_column, path)
+            if self.session_column is not None:
+                kind = schema.field(self.session_column).type
+                self._session_type = _one_type(self._session_type, kind, self.session_column, path)
             for group in range(file.metadata.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
                 self.row_groups.append(RowGroup(number, group, self.num_sessions, rows))
@@ -203,9 +207,21 @@ def id_type(kind: pa.DataType) -> pa.DataType | None:
     """Return int64 or string, as which ids of this type are read; None if it holds no ids."""
     if pa.types.is_integer(kind):
         return pa.int64()
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if is_string(kind):
         return pa.string()
     return None
+
+
+def _one_type(known: pa.DataType | None, kind: pa.DataType, column: str, path: Path) -> pa.DataType:
+    """Return the type of a column; TypeError if that of the files before is another."""
+    if known is not None and kind != known:
+        raise type_error(
+            "ParquetSessions",
+            f"column {column!r}",
+            f"have one type in all files ({known})",
+            f"{kind} in {path}",
+        )
+    return kind
 
 
 def _item_type(kind: pa.DataType, column: str, path: Path) -> pa.DataType:

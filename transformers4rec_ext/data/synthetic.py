@@ -110,7 +110,11 @@ def write_sessions(
     Raises
     ------
     TypeError   if a session holds something else than integers, such as floats or None.
+    ValueError  if an integer has more than 63 bits, or ``items_column`` is "session_id".
     """
+    if items_column == "session_id":
+        expectation = "be another than that of the sessions' numbers"
+        raise value_error("write_sessions", "items_column", expectation, repr(items_column))
     ids = [_checks.integers("write_sessions", "sessions", session) for session in sessions]
     table = pa.table(
         {

@@ -172,8 +172,6 @@ class RunConfig:
         for name, least in _INTEGERS.items():
             if self.validates or name not in ("patience", "validation_sessions"):
                 _check_integer(name, getattr(self, name), least)
-        if self.seed >= 2**63:
-            raise value_error("RunConfig", "seed", "be < 2^63", self.seed)
         for name in ("dropout", "lr", "clip", "temperature"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -322,6 +320,9 @@ def _check_integer(name: str, value: object, least: int) -> None:
         raise type_error("RunConfig", name, "be an integer", repr(value))
     if value < least:
         raise value_error("RunConfig", name, f"be >= {least}", value)
+    bits = 63 if name == "seed" else 31
+    if value >= 2**bits:
+        raise value_error("RunConfig", name, f"be < 2^{bits}", value)
 
 
 _INTEGERS = {

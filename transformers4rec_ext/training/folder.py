@@ -55,6 +55,11 @@ class RunFolder:
         """The files of a run, those that are not there as well."""
         return [self.path / name for name in _FILES]
 
+    @property
+    def lock(self) -> Path:
+        """The file that the process that trains holds."""
+        return self.path / "run.lock"
+
     def status(self) -> str:
         """Return "new" (nothing to lose yet), "unfinished", "finished" or "foreign".
 
@@ -70,10 +75,15 @@ class RunFolder:
             return "finished"
         return "unfinished" if there & {"checkpoint.safetensors", "model.safetensors"} else "new"
 
-    def lost_its_checkpoint(self) -> bool:
-        """Whether there is a trained model, or its test, and nothing to go on from."""
-        gone = not (self.path / "checkpoint.safetensors").exists()
-        return gone and self.status() in ("unfinished", "finished")
+    def lost(self) -> str | None:
+        """Return the name of the file that is gone and without which a run cannot go on."""
+        checkpoint, model = (self.path / f"{name}.safetensors" for name in ("checkpoint", "model"))
+        if not checkpoint.exists():
+            return checkpoint.name if self.status() in ("unfinished", "finished") else None
+        if model.exists():
+            return None
+        with open_state(checkpoint) as file, _written_by_train(checkpoint):
+            return model.name if file.read("position")["best_epoch"] else None
 
     def clear(self) -> None:
         """Remove the files of a run, and nothing else."""
@@ -94,14 +104,13 @@ class RunFolder:
         """
         made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = self.path / "run.lock"
-        with open(lock, "w") as file:
+        with open(self.lock, "w") as file:
             _lock(file, self.path)
             try:
                 yield
             finally:
                 if not (self.path / "run.json").exists():
-                    lock.unlink(missing_ok=True)
+                    self.lock.unlink(missing_ok=True)
                     with suppress(OSError):  # other files in it
                         for path in made:
                             path.rmdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,9 +47,12 @@ class RunLog:
 
 
 def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Return the complete lines of a log (the last one of a killed run may be half)."""
-    text = Path(path).read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.split("\n")[:-1]]
+    """Return the complete lines of a log: one of a killed run, or a damaged file, may be half."""
+    lines = []
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
+        with suppress(ValueError):
+            lines.append(json.loads(line))
+    return lines
 
 
 def plot_curves(

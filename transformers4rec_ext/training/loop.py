@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from transformers4rec_ext._checkpoint import StateFile, open_state, save_state
 from transformers4rec_ext._errors import value_error
@@ -205,6 +205,7 @@ class TrainingLoop:
         position = self.position
         if not self.checkpoint.exists():
             self._save(log, started)  # before the weights to keep: without it they are a lost run
+        _check_finite(self.average.module, position.epoch + 1)
         metrics = None if self.validate is None else self.validate(self.average.module)
         position.epoch, position.step = position.epoch + 1, 0
         better, found = True, ""
@@ -241,6 +242,16 @@ class TrainingLoop:
         save_state(self.checkpoint, state)
         self._saved = time.monotonic()
         self._seconds_to_save = self._saved - began
+
+
+def _check_finite(model: nn.Module, epoch: int) -> None:
+    """Raise ValueError for weights that are not finite, as the last step of an epoch may leave."""
+    for name, weight in model.named_parameters():
+        largest = float(torch.linalg.vector_norm(weight.detach(), math.inf))
+        if not math.isfinite(largest):
+            hint = "Lower the learning rate, or clip the gradient."
+            got = f"{largest} in {name} after epoch {epoch}"
+            raise value_error("TrainingLoop", "weights", "be finite", got, hint)
 
 
 def _rng_states(device: torch.device) -> dict[str, Tensor]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext._files import atomic_path
@@ -55,7 +57,7 @@ def write_recommendations(
     Raises
     ------
     ValueError
-        If ``top_k`` is not in [1, V - 1].
+        If ``top_k`` is not in [1, V - 1], or the model's scores are not finite.
     """
     from tqdm import tqdm
 
@@ -77,7 +79,7 @@ def write_recommendations(
     query = model_query(model)
     writer: pq.ParquetWriter | None = None
     empty = 0
-    bar = tqdm(total=sessions.num_sessions, unit="session", disable=not progress)
+    bar = tqdm(total=sessions.num_sessions, unit="session", disable=None if progress else True)
     with atomic_path(path) as temporary, bar, evaluating(model):
         try:
             for chunk in whole_sessions(sessions, catalogue):
@@ -111,6 +113,11 @@ def _recommend(
         last = at_positions(hidden, at)
         seen = chunk.seen(rows).to(weights.device) if exclude_seen else None
         values, found = topk_items(last, weights, top_k, exclude_ids=seen, padding_idx=0)
+        if not (torch.isfinite(last).all() and (values < math.inf).all()):
+            hint = "Its training diverged: train anew with a lower learning rate."
+            raise value_error(
+                "write_recommendations", "model", "have finite scores", "others", hint
+            )
         scores[rows], ids[rows] = values.cpu().numpy(), found.cpu().numpy()
     kept = np.isfinite(scores)
     offsets = pa.array(np.concatenate([[0], np.cumsum(kept.sum(axis=1))]), pa.int32())
