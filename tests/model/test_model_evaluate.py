@@ -179,7 +179,7 @@ def test_load_weights_refuses(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="path must exist"):
         model.load_weights(tmp_path / "none.safetensors")
     model.save(tmp_path, "m")
-    with pytest.raises(ValueError, match="be a complete file of save_state"):
+    with pytest.raises(ValueError, match=r"file must be of save\(.*torch\.load"):
         model.load_weights(tmp_path / "m.pt")
     regression_model().save(tmp_path, "m", format="safetensors")
     with pytest.raises(ValueError, match=r"have the tensors of the model; got .* with an unex"):

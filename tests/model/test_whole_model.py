@@ -15,6 +15,7 @@ from task_helpers import T, V, batch, next_item_model, sequence_inputs
 from torch import nn
 
 import transformers4rec_ext as tr
+from transformers4rec_ext._modes import default_dtype
 from transformers4rec_ext.masking import CausalLanguageModeling
 from transformers4rec_ext.model._rebuilt import without_large_tensors
 
@@ -279,6 +280,7 @@ def _write(folder: Path, change: Any) -> None:
         (lambda c: c["model"].update({"class": "torch.hub:load"}), "got 'torch.hub:load'"),
         (lambda c: c["model"]["calls"][0].__setitem__(0, "to"), r"got '.*Model\.to'"),
         (lambda c: c.pop("version"), "is not a description of a model"),
+        (lambda c: c.update(default_dtype="hub"), "have a default_dtype of .*; got hub"),
     ],
 )
 def test_a_file_calls_nothing_else(change: Any, message: str, tmp_path: Path) -> None:
@@ -286,6 +288,31 @@ def test_a_file_calls_nothing_else(change: Any, message: str, tmp_path: Path) ->
     _write(tmp_path, change)
     with pytest.raises(ValueError, match=message):
         tr.Model.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("written", [torch.float32, torch.float64])
+@pytest.mark.parametrize("read", [torch.float32, torch.float64])
+def test_the_dtype_is_the_writers(written: Any, read: Any, tmp_path: Path) -> None:
+    with default_dtype(written):
+        model = _gpt2(weight_tying=True).eval()
+        model.save_pretrained(tmp_path)
+    with default_dtype(read):
+        again = tr.Model.from_pretrained(tmp_path)
+        assert torch.get_default_dtype() == read
+    assert {weight.dtype for weight in again.parameters()} == {written}
+    assert all(map(torch.equal, again(batch()), model(batch())))
+
+
+def test_a_model_in_shares_is_not_whole(tmp_path: Path) -> None:
+    class FSDPModule:
+        """What fully_shard mixes into the class of a module."""
+
+    model = next_item_model()
+    kind = type(model.heads)
+    model.heads.__class__ = type(f"FSDP{kind.__name__}", (FSDPModule, kind), {})
+    with pytest.raises(ValueError, match="model must be whole; got shares of it"):
+        model.save_pretrained(tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
 
 
 def test_a_folder_of_something_else(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from transformers4rec_ext._checkpoint import load_state, open_state, save_state
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext._files import atomic_path
+from transformers4rec_ext._modes import default_dtype
 from transformers4rec_ext._recipe import Recorded
 from transformers4rec_ext.model._description import Reader, Writer
 from transformers4rec_ext.model._rebuilt import (
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from transformers4rec_ext.model.head import Head
 
 _FORMATS = ("pt", "safetensors")
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
 _CONFIG, _WEIGHTS, _ARGUMENTS = "config.json", "model.safetensors", "arguments.safetensors"
 #: Of the file's layout; a reader refuses one that it does not know.
 _VERSION = 1
@@ -88,6 +90,10 @@ class Saving(Recorded, torch.nn.Module):
                             ``torch.load`` to :meth:`load`), or if names or shapes are not those
                             of the model; the model is then what it was.
         """
+        if Path(file).suffix == ".pt" and Path(file).exists():
+            expectation = 'be of save(..., format="safetensors")'
+            hint = "Of a .pt file: model.load_state_dict(torch.load(file))."
+            raise value_error("Model.load_weights", "file", expectation, file, hint)
         with open_state(file) as state:
             state.fill(self.state_dict())
 
@@ -111,11 +117,16 @@ class Saving(Recorded, torch.nn.Module):
             If the model holds a function without a name (a lambda), or a module that is neither
             this package's, torch's, torchmetrics' nor Hugging Face's (derive its class from
             ``transformers4rec_ext.BlockBase``), or was changed by hand after it was made. Its
-            weights can be saved all the same, by :meth:`save`.
+            weights can be saved all the same, by :meth:`save`. If FSDP has cut it in shares.
         OSError, RuntimeError   if the disk is full or the folder cannot be written.
         """
+        _check_whole(self)
         writer = Writer()
-        config: dict[str, Any] = {"version": _VERSION, "model": writer.write(self)}
+        config: dict[str, Any] = {
+            "version": _VERSION,
+            "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),
+            "model": writer.write(self),
+        }
         classes = {type(part) for part in self.modules()}
         with without_large_tensors():
             rebuilt = Reader(writer.tensors, classes).read(config["model"])
@@ -165,7 +176,13 @@ class Saving(Recorded, torch.nn.Module):
             )
         arguments = folder / _ARGUMENTS
         tensors = load_state(arguments) if arguments.exists() else {}
-        model = Reader(tensors, classes).read(config["model"])
+        # "parameters" has what differs from a model that is made so.
+        made_under = config.get("default_dtype", "float32")
+        if made_under not in _DTYPES:
+            expectation = f"have a default_dtype of {_DTYPES}"
+            raise value_error("Model.from_pretrained", "config.json", expectation, made_under)
+        with default_dtype(getattr(torch, made_under)):
+            model = Reader(tensors, classes).read(config["model"])
         if not isinstance(model, cls):
             raise value_error(
                 "Model.from_pretrained", "config.json", f"describe a {cls.__name__}", type(model)
@@ -236,3 +253,14 @@ def _make_folder(function: str, path: str | os.PathLike[str]) -> Path:
         raise NotADirectoryError(f"{function}: path must be a folder; {folder} is a file.")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _check_whole(model: torch.nn.Module) -> None:
+    """Raise ValueError for a model of which every process has a share."""
+    names = {cls.__name__ for part in model.modules() for cls in type(part).__mro__}
+    if names & {"FSDPModule", "FullyShardedDataParallel"}:
+        hint = (
+            "Gather its weights (get_model_state_dict of torch.distributed.checkpoint.state_dict, "
+            "with full_state_dict=True), load them into a model that is not shared, save that."
+        )
+        raise value_error("Model.save_pretrained", "model", "be whole", "shares of it", hint)

@@ -46,8 +46,10 @@ def average_row_gradients_(parameters: Tensor | Iterable[Tensor], group: Any = N
     sums sparse gradients by itself, over gloo alone and of its own embeddings alone. The Trainer
     does all that is needed. In a loop of your own let DDP pass over these parameters
     (``_set_params_and_buffers_to_ignore_for_model``), broadcast their values once
-    (``torch.distributed.broadcast``), which DDP then leaves out too, and call this between
-    ``backward`` and the optimizer's step. Waits for the device, for the number of rows.
+    (``torch.distributed.broadcast``), which DDP then leaves out too, make it with
+    ``find_unused_parameters=True`` (a transformer never uses its own word table), and call this
+    between ``backward`` and the optimizer's step: ``docs/recipes.md`` has it in full. Waits for the
+    device, for the number of rows.
 
     Examples
     --------

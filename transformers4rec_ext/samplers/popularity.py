@@ -53,8 +53,9 @@ class PopularitySampler(Sampler):
     Notes
     -----
     12 bytes an item, as buffers: they move with the module, keep their precision under
-    ``.half()``, and are not in its ``state_dict``. ``counts`` are kept as well, on their device:
-    ``save_pretrained`` writes them. Under the reference implementation (a device
+    ``.half()``, and are not in its ``state_dict``. They are bits, no numbers to average: not for
+    ``AveragedModel(use_buffers=True)`` with a mean of its own. ``counts`` are kept as well, on
+    their device: ``save_pretrained`` writes them. Under the reference implementation (a device
     without a native kernel) a draw of distinct ids waits for the device.
 
     Examples
