@@ -171,7 +171,7 @@ def draw(dataset: Dataset) -> None:
         left.plot(epochs, curve, linewidth=1.4, label=objective.title, **style)
         for record in found[objective]:
             right.plot(record["model"][shown], place, "o", color=style["color"], markersize=6)
-    left.set(title="validation NDCG@10", xlabel="epoch", ylim=(0, None))
+    left.set(title="validation NDCG@10", xlabel="epoch")
     figure.legend(fontsize=7, loc="outside lower center", ncols=4, reverse=True)
     left.xaxis.get_major_locator().set_params(integer=True)
     for label, metric, value in dataset.bars:
