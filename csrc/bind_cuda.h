@@ -72,15 +72,21 @@ inline int dtype_code(const Tensor& tensor) {
   }
 }
 
+// Whether an error is one that a kernel left as it ran, and that stays: an address, a timeout, an assertion, an
+// instruction.
+inline bool is_of_an_earlier_kernel(int status) {
+  return status == 700 || status == 702 || status == 710 || (status >= 714 && status <= 719);
+}
+
 // `status` is what a launcher returned.
 inline void check_launch(int status, const char* name) {
-  constexpr int kInvalidDeviceFunction = 98, kNoKernelImageForDevice = 209, kIllegalAddress = 700;
+  constexpr int kInvalidDeviceFunction = 98, kNoKernelImageForDevice = 209;
   const char* why = "";
   if (status == kNoKernelImageForDevice || status == kInvalidDeviceFunction)
     why =
         ": the library has no code for this GPU. See `python -m transformers4rec_ext doctor`, or do without its "
         "kernels: T4R_EXT_BACKEND=reference";
-  else if (status >= kIllegalAddress)
+  else if (is_of_an_earlier_kernel(status))
     why = ": an earlier one failed, and this process cannot use the GPU any more. CUDA_LAUNCH_BLOCKING=1 shows which";
   STD_TORCH_CHECK(status == 0, name, ": the CUDA kernel did not start (cudaError ", status, ")", why);
 }

@@ -43,7 +43,7 @@ _KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 
 _path: Path | None = None
 _reason = ""
-#: Why the CUDA kernels cannot run on a GPU of this machine; empty if they can, or CUDA sleeps.
+#: Why the CUDA kernels run on no GPU of this machine; empty if they do, or CUDA sleeps.
 no_code_for_gpu = ""
 
 
@@ -147,16 +147,22 @@ def runs_on(arch: str) -> bool:
 
 
 def look_at_gpus() -> None:
-    """Note in ``no_code_for_gpu`` whether the library has code for every GPU; a warning if not."""
+    """Warn of GPUs that the library has no code for; note in ``no_code_for_gpu`` if it is all."""
     global no_code_for_gpu
-    places = range(torch.cuda.device_count())
-    archs = {".".join(map(str, torch.cuda.get_device_capability(place))) for place in places}
-    if missing := ", ".join(sorted(arch for arch in archs if not runs_on(arch))):
-        no_code_for_gpu = (
-            f"the library has CUDA code for {cuda_archs()} and none for a GPU of {missing}: build "
-            "from source where it is"
-        )
-        _log.warning("%s; the PyTorch reference runs on GPUs", no_code_for_gpu)
+    archs = {
+        place: ".".join(map(str, torch.cuda.get_device_capability(place)))
+        for place in range(torch.cuda.device_count())
+    }
+    missing = {place: arch for place, arch in archs.items() if not runs_on(arch)}
+    if not missing:
+        return
+    which = ", ".join(f"cuda:{place} ({arch})" for place, arch in missing.items())
+    reason = f"the library has CUDA code for {cuda_archs()}, and none for {which}"
+    if len(missing) < len(archs):
+        _log.warning("%s: leave it out with CUDA_VISIBLE_DEVICES", reason)
+        return
+    no_code_for_gpu = f"{reason}: build from source where it is"
+    _log.warning("%s; the PyTorch reference runs on it", no_code_for_gpu)
 
 
 def cuda_runtime() -> str | None:
@@ -200,6 +206,8 @@ def why_reference(op: str, device_type: str) -> str:
     """Return why ``op`` has no native kernel on the device; empty if it has one."""
     if device_type == "cuda" and no_code_for_gpu:
         return no_code_for_gpu
+    if device_type == "cuda" and torch.version.hip:
+        return "this torch is for AMD's GPUs, and the library's kernels are for NVIDIA's"
     if has_kernel(op, device_type):
         return ""
     if _path is None:

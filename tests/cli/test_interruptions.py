@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from cli_helpers import TINY
+from cli_helpers import TINY, begin
 
 from transformers4rec_ext.__main__ import main
 from transformers4rec_ext.training import read_log, save_state
@@ -48,6 +48,17 @@ def test_a_lost_model_is_noticed_before_the_training(run: Path, fails: Fails) ->
     assert "--overwrite" in message
 
 
+def test_a_model_that_every_epoch_writes_may_be_taken_away(
+    tmp_path: Path, sessions_file: Path
+) -> None:
+    run = tmp_path / "run"
+    train = ["train", str(sessions_file), "--items-column=items", f"--out={run}", *TINY]
+    assert main([*train, "--hold-out=test", "--epochs=1"]) == 0
+    (run / "model.safetensors").rename(tmp_path / "served.safetensors")
+    assert main(["train", "--resume", f"--out={run}", "--epochs=2", "--no-progress"]) == 0
+    assert (run / "model.safetensors").exists()
+
+
 @pytest.mark.parametrize("name", ["metrics.json", "run.lock", "curves.png"])
 def test_files_that_a_run_has_yet_to_write_are_not_taken(
     run: Path, sessions_file: Path, fails: Fails, name: str
@@ -67,7 +78,8 @@ def test_weights_that_the_last_step_spoilt(
     train = ["train", sessions_file, "--items-column=items", f"--out={tmp_path / 'run'}", *TINY]
     message = fails(*train, "--batch-size=1000", "--epochs=1", "--lr=1e300")
     assert "weights must be finite; got" in message
-    assert not (tmp_path / "run" / "model.safetensors").exists()
+    assert not list((tmp_path / "run").glob("*.safetensors"))  # nothing to go on from with them
+    assert main([*map(str, train), "--epochs=1"]) == 0
 
 
 def test_a_model_that_diverged_recommends_nothing(
@@ -94,6 +106,7 @@ def test_sigterm_leaves_no_half_file(run: Path, sessions_file: Path, tmp_path: P
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob(".recs.parquet.*")) and time.monotonic() < deadline:
+        assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
@@ -135,6 +148,23 @@ def test_a_row_in_the_place_of_a_session_column_is_said(
     assert main(command) == 0
     assert "not every file has the column 'who'" in capsys.readouterr().out
     assert pq.read_table(out)["row"].to_pylist() == list(range(600))
+
+
+def test_session_columns_of_different_types(
+    finished: Path, sessions_file: Path, fails: Fails, tmp_path: Path
+) -> None:
+    """A table with both cannot be written; nothing else needs them to be of one type."""
+    table = pq.read_table(sessions_file)
+    numbered = table.set_column(0, "who", pa.array(range(len(table))))
+    pq.write_table(numbered, tmp_path / "numbered.parquet")
+    files = tmp_path / "both"
+    files.mkdir()
+    for number, file in enumerate((tmp_path / "numbered.parquet", sessions_file)):
+        shutil.copy(file, files / f"{number}.parquet")
+    out = tmp_path / "recs.parquet"
+    message = fails("recommend", finished, files, f"--out={out}", "--no-progress")
+    assert "column 'who' must have one type in all files; got int64, string" in message
+    begin(tmp_path / "run", files, "--session-column=who")
 
 
 @pytest.mark.parametrize(

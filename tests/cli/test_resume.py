@@ -260,7 +260,8 @@ def test_process_killed_and_resumed_on_the_command_line(
     assert done.returncode == status, done.stderr
     capsys.readouterr()
     assert main(train) == 2
-    assert "Continue it with `train --resume --out" in capsys.readouterr().err
+    again = "Continue it with `python -m transformers4rec_ext train --resume --out"
+    assert again in capsys.readouterr().err
     assert main(["train", "--resume", out, "--threads=1", "--no-progress"]) == 0
     assert "resumed after epoch 1" in capsys.readouterr().out
     assert_same_run(tmp_path / "run", uninterrupted.path)

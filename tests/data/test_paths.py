@@ -35,8 +35,23 @@ def test_what_others_leave_in_a_folder_is_not_read(write: Write, tmp_path: Path)
     file = write("a.parquet")
     (tmp_path / "._a.parquet").write_bytes(b"\0")
     (tmp_path / "_temporary.parquet").write_bytes(b"")
-    (tmp_path / "b.parquet").mkdir()
-    assert files_below("f", tmp_path) == [file]
+    for paths in (tmp_path, f"{tmp_path}/*.parquet", f"{tmp_path}/**/*.parquet"):
+        assert files_below("f", paths) == [file]
+    assert files_below("f", tmp_path / "_temporary.parquet") == [tmp_path / "_temporary.parquet"]
+
+
+def test_what_is_missing_or_a_folder_is_not_passed_over(write: Write, tmp_path: Path) -> None:
+    """As a link to what was not fetched, or what a cluster writes for a file."""
+    write("a.parquet")
+    (tmp_path / "b.parquet").symlink_to(tmp_path / "not fetched")
+    with pytest.raises(FileNotFoundError, match=r"b\.parquet does not"):
+        ParquetSessions(tmp_path, "items")
+    (tmp_path / "b.parquet").unlink()
+    part = write("b.parquet/part-0.parquet")
+    with pytest.raises(ValueError, match=r"b\.parquet, which is not a file\. Those in a folder of"):
+        ParquetSessions(tmp_path, "items")
+    assert files_below("f", f"{tmp_path}/**/*.parquet") == [tmp_path / "a.parquet", part]
+    assert files_below("f", tmp_path / "b.parquet") == [part]
 
 
 def test_folders_below_a_folder(write: Write, tmp_path: Path) -> None:
@@ -95,13 +110,6 @@ def test_two_columns_of_one_name_for_a_loader(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_arrays([pa.array([[1]]), pa.array([[2]])], ["item", "item"]), file)
     with pytest.raises(ValueError, match="column 'item' must be one; got 2 of them"):
         ParquetLoader(file, batch_size=1, schema=SCHEMA)
-
-
-def test_session_columns_of_different_types(write: Write) -> None:
-    """Said before the first file is read: a table with both cannot be written."""
-    files = [write("a.parquet", who=[1, 2]), write("b.parquet", who=["x", "y"])]
-    with pytest.raises(TypeError, match=r"column 'who' must have one type in all files \(int64\)"):
-        ParquetSessions(files, "items", "who")
 
 
 def test_columns_are_those_of_all_files(write: Write) -> None:

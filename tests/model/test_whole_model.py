@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -303,10 +305,23 @@ def test_the_dtype_is_the_writers(written: Any, read: Any, tmp_path: Path) -> No
     assert all(map(torch.equal, again(batch()), model(batch())))
 
 
+def test_threads_that_read_at_once_leave_the_default_dtype(tmp_path: Path) -> None:
+    with default_dtype(torch.float64):
+        next_item_model().save_pretrained(tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        models = list(pool.map(lambda _: tr.Model.from_pretrained(tmp_path), range(12)))
+    assert torch.get_default_dtype() == torch.float32
+    for model in models:
+        assert {weight.dtype for weight in model.parameters()} == {torch.float64}
+
+
 def test_a_model_in_shares_is_not_whole(tmp_path: Path) -> None:
     class FSDPModule:
         """What fully_shard mixes into the class of a module."""
 
+    fsdp = importlib.import_module("torch.distributed.fsdp")
+    assert fsdp.FSDPModule.__name__ == FSDPModule.__name__
+    assert fsdp.FullyShardedDataParallel.__name__ == "FullyShardedDataParallel"
     model = next_item_model()
     kind = type(model.heads)
     model.heads.__class__ = type(f"FSDP{kind.__name__}", (FSDPModule, kind), {})

@@ -121,25 +121,40 @@ def test_fused_raises_where_there_is_no_kernel() -> None:
         functional.log_uniform_sample(3, 10, device="meta", backend="fused")
 
 
-@pytest.mark.parametrize("arch", [(7, 0), (9, 0)])
-def test_a_gpu_that_the_library_has_no_code_for(
-    arch: tuple[int, int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("archs", "said"),
+    [
+        ([(9, 0), (8, 6)], None),
+        ([(9, 0), (7, 0)], "none for cuda:1 (7.0): leave it out with CUDA_VISIBLE_DEVICES"),
+        ([(7, 0), (7, 2)], "none for cuda:0 (7.0), cuda:1 (7.2): build from source"),
+    ],
+)
+def test_gpus_that_the_library_has_no_code_for(
+    archs: list[tuple[int, int]],
+    said: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The reference takes its work, with a warning; ``fused`` is an error that says why."""
+    """The reference takes the work of all, but not of one that can do it, with a warning."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda place: [(9, 0), arch][place])
-    monkeypatch.setattr(_native, "cuda_archs", lambda: "7.5;9.0+PTX")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", archs.__getitem__)
+    monkeypatch.setattr(_native, "cuda_archs", lambda: "7.5;8.0;9.0+PTX")
     monkeypatch.setattr(_native, "has_kernel", lambda op, device: True)
     monkeypatch.setattr(_native, "no_code_for_gpu", "")
     _native.look_at_gpus()
-    lacks = arch == (7, 0)
-    assert [("none for a GPU of 7.0" in line) for line in caplog.messages] == [True] * lacks
-    assert _backend.use_reference(None, "f", "rank_tile", "cuda") is lacks
+    assert [said in line for line in caplog.messages] == [True] * (said is not None)
+    none = said is not None and "build" in said
+    assert _backend.use_reference(None, "f", "rank_tile", "cuda") is none
     assert _backend.use_reference(None, "f", "rank_tile", "cpu") is False
-    assert ("7.0" in _native.why_reference("rank_tile", "cuda")) is lacks
-    if lacks:
-        with pytest.raises(RuntimeError, match=r"f: backend 'fused' needs .* on cuda; .*7\.5;9\.0"):
+    assert ("7.2" in _native.why_reference("rank_tile", "cuda")) is none
+    if none:
+        with pytest.raises(RuntimeError, match=r"f: backend 'fused' needs .* on cuda; .*7\.5;8\.0"):
             _backend.use_reference("fused", "f", "rank_tile", "cuda")
+
+
+def test_a_torch_for_other_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert "for AMD's GPUs" in _native.why_reference("rank_tile", "cuda")
 
 
 @pytest.mark.parametrize("built_for", ["13.0", None])

@@ -28,7 +28,7 @@ examples:
 
 `COMMAND --help` explains a command's options. Exit status: 0 done, 2 wrong input or options,
 or no memory left; 130 stopped by Ctrl-C (`train` leaves a checkpoint to resume from), 141 by
-`| head`.
+`| head`, 143 by SIGTERM (where `train` leaves a checkpoint too, and ends with 130).
 """
 _MEMORY_HINT = (
     " A training needs less with a smaller --d-model, --max-length, --batch-size or"

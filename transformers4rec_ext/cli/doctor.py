@@ -65,7 +65,7 @@ def _gpus() -> list[str]:
         arch = ".".join(map(str, torch.cuda.get_device_capability(index)))
         found.append(f"{index}: {torch.cuda.get_device_name(index)}, {arch}")
         if _native.cuda_archs() and not _native.runs_on(arch):
-            found[-1] += f": the library has no code for {arch}; the reference runs on GPUs"
+            found[-1] += f": the library has no code for {arch}"
     return found
 
 

@@ -59,7 +59,7 @@ def use_threads(options: argparse.Namespace) -> None:
     """Apply --threads."""
     if options.threads is None:
         return
-    most = 64 * (os.cpu_count() or 1)
+    most = 64 * (os.cpu_count() or 1)  # torch would try to start any number of them
     if not 1 <= options.threads <= most:
         expectation = f"be from 1 to {most}"
         raise value_error(options.command, "--threads", expectation, options.threads)

@@ -16,6 +16,7 @@ def ended_by_sigterm() -> Iterator[None]:
         return
 
     def end(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one would end what removes the half file
         raise SystemExit(128 + number)
 
     before = signal.signal(signal.SIGTERM, end)

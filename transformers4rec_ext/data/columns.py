@@ -18,6 +18,7 @@ from transformers4rec_ext.data.files import (
     decoded_type,
     files_below,
     is_list,
+    is_string,
     list_offsets,
     open_parquet,
     unreadable,
@@ -181,7 +182,7 @@ def _kind(type_: pa.DataType, name: str, path: Path) -> _Kind:
         return _Kind(of_lists, np.int64)
     if pa.types.is_floating(value):
         return _Kind(of_lists, np.float32)
-    hint = "Encode strings as ids from 1 on." if pa.types.is_string(value) else ""
+    hint = "Encode strings as ids from 1 on." if is_string(value) else ""
     expectation = "hold numbers or lists of numbers"
     raise type_error(_NAME, f"column {name!r}", expectation, f"{type_} in {path}", hint)
 
@@ -189,6 +190,7 @@ def _kind(type_: pa.DataType, name: str, path: Path) -> _Kind:
 def _numbers(array: pa.Array, kind: _Kind, name: str, where: str) -> np.ndarray:
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
+    given = array
     wanted = pa.int64() if kind.number is np.int64 else pa.float32()
     try:
         # a float64 that float32 cannot hold exactly is rounded; an integer beyond int64 raises
@@ -199,7 +201,7 @@ def _numbers(array: pa.Array, kind: _Kind, name: str, where: str) -> np.ndarray:
         ) from error
     values: np.ndarray = array.to_numpy(zero_copy_only=False)
     if kind.number is np.float32 and not np.isfinite(values).all():
-        odd = values[~np.isfinite(values)][0]
+        odd = float(given.to_numpy(zero_copy_only=False)[~np.isfinite(values)][0])
         hint = "One of them makes every weight of a model NaN; fill in what is missing before."
         expectation = "hold finite numbers, as float32 has them"
         raise value_error(_NAME, f"column {name!r}", expectation, f"{odd} in {where}", hint)

@@ -41,8 +41,8 @@ def files_below(function: str, paths: Paths) -> list[Path]:
     """Return the parquet files that ``paths`` stand for: files, folders of them, or patterns.
 
     Those of a folder or a pattern are in the order of their names. In a pattern ``**`` stands for
-    folders at any depth. Of a folder, names that begin with a dot or an underscore are left out:
-    others than the writer of the data leave such files.
+    folders at any depth. What a folder or a pattern stands for has no name that begins with a dot
+    or an underscore (unless the pattern says so): such files are not the data's.
 
     Raises
     ------
@@ -63,23 +63,30 @@ def check_distinct(function: str, files: Sequence[Path]) -> None:
 
 def _files_of(function: str, path: Path) -> list[Path]:
     if path.is_dir():
-        inside = sorted(
-            file
-            for file in path.glob("*.parquet")
-            if file.is_file() and not file.name.startswith((".", "_"))
-        )
+        inside = _matching(path, str(Path(glob.escape(str(path))) / "*.parquet"))
         if not inside:
             expectation = "be files, or folders that hold *.parquet files"
-            below = next(path.glob("*/**/*.parquet"), None)
-            hint = "" if below is None else f"Those in folders below it: '{path}/**/*.parquet'."
+            below = f"{path}/**/*.parquet"
+            hint = f"Those in folders below it: '{below}'." if _matching(path, below) else ""
             raise value_error(function, "paths", expectation, f"{path}, which holds none", hint)
         return inside
     if path.exists():
         return [path]
-    matching = sorted(glob.glob(str(path), recursive=True))
+    matching = _matching(path, str(path))
     if not matching:
         raise FileNotFoundError(f"{function}: paths must exist; {path} does not.")
-    return [Path(name) for name in matching]
+    return matching
+
+
+def _matching(given: Path, pattern: str) -> list[Path]:
+    """Return what a pattern finds, less what others leave and folders of what it finds."""
+    found = [
+        path
+        for path in map(Path, sorted(glob.glob(pattern, recursive=True)))
+        if not any(part[0] in "._" for part in path.parts if part not in given.parts)
+    ]
+    above = {parent for path in found for parent in path.parents}
+    return [path for path in found if path not in above]
 
 
 def open_parquet(function: str, path: Path) -> pq.ParquetFile:
@@ -94,7 +101,8 @@ def open_parquet(function: str, path: Path) -> pq.ParquetFile:
     if not path.exists():
         raise FileNotFoundError(f"{function}: paths must exist; {path} does not.")
     if not path.is_file():
-        raise value_error(function, "paths", "be files", f"{path}, which is not a file")
+        hint = f"Those in a folder of this name: '{path}/*.parquet'." if path.is_dir() else ""
+        raise value_error(function, "paths", "be files", f"{path}, which is not a file", hint)
     try:
         return pq.ParquetFile(path)
     except PermissionError:

@@ -86,7 +86,7 @@ class ParquetSessions:
         of range or has no effect; while reading, if the items hold nulls or negative ids.
     TypeError
         If the items are not a list of integers or strings, the marks are no strings, or files
-        disagree on the type of the items or the session column.
+        disagree on the type of the items.
 
     Notes
     -----
@@ -110,7 +110,8 @@ class ParquetSessions:
         self.row_groups: list[RowGroup] = []
         self.num_sessions = 0
         self.item_type: pa.DataType | None = None
-        self._session_type: pa.DataType | None = None
+        #: The types of the session column, each once.
+        self.session_types: list[pa.DataType] = []
         self._with_targets: dict[str, np.ndarray] = {}
         #: The names of the columns that every file has.
         self.columns: list[str] = []
@@ -147,10 +148,18 @@ class ParquetSessions:
                     )
                 check_named_once("ParquetSessions", schema, column, path)
             kind = _item_type(schema.field(self.items_column).type, self.items_column, path)
-            self.item_type = _one_type(self.item_type, kind, self.items_column, path)
+            if self.item_type is not None and kind != self.item_type:
+                raise type_error(
+                    "ParquetSessions",
+                    f"column {self.items_column!r}",
+                    f"have one type in all files ({self.item_type})",
+                    f"{kind} in {path}",
+                )
+            self.item_type = kind
             if self.session_column is not None:
                 kind = schema.field(self.session_column).type
-                self._session_type = _one_type(self._session_type, kind, self.session_column, path)
+                if kind not in self.session_types:
+                    self.session_types.append(kind)
             for group in range(file.metadata.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
                 self.row_groups.append(RowGroup(number, group, self.num_sessions, rows))
@@ -210,18 +219,6 @@ def id_type(kind: pa.DataType) -> pa.DataType | None:
     if is_string(kind):
         return pa.string()
     return None
-
-
-def _one_type(known: pa.DataType | None, kind: pa.DataType, column: str, path: Path) -> pa.DataType:
-    """Return the type of a column; TypeError if that of the files before is another."""
-    if known is not None and kind != known:
-        raise type_error(
-            "ParquetSessions",
-            f"column {column!r}",
-            f"have one type in all files ({known})",
-            f"{kind} in {path}",
-        )
-    return kind
 
 
 def _item_type(kind: pa.DataType, column: str, path: Path) -> pa.DataType:

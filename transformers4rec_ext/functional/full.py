@@ -118,7 +118,7 @@ def linear_cross_entropy(
     gradient of ``weight`` is dense, [V, D]. Under autocast the scores are those of values in
     autocast's dtype, accumulated in float32; a loss is exact to some 1e-7 of the row's largest
     score, as the scores are: of float32 values by TF32 (``torch.set_float32_matmul_precision``) to
-    some 5e-4 of ``|hidden| |weight|``, but for the target's, which is float64. With ``return_rank``
+    some 1e-3 of ``|hidden| |weight|``, but for the target's, which is float64. With ``return_rank``
     scores are float32 products whatever is set. TF32 takes nothing from scores of float16 and
     bfloat16; without it a GPU multiplies them at the speed of float32. A row whose ``hidden`` is
     NaN has loss NaN. No host synchronisation on CUDA. Gradients by backward only: a second

@@ -117,7 +117,7 @@ class Saving(Recorded, torch.nn.Module):
             If the model holds a function without a name (a lambda), or a module that is neither
             this package's, torch's, torchmetrics' nor Hugging Face's (derive its class from
             ``transformers4rec_ext.BlockBase``), or was changed by hand after it was made. Its
-            weights can be saved all the same, by :meth:`save`. If FSDP has cut it in shares.
+            weights can be saved all the same, by :meth:`save`. Or if FSDP has cut it in shares.
         OSError, RuntimeError   if the disk is full or the folder cannot be written.
         """
         _check_whole(self)
@@ -156,6 +156,11 @@ class Saving(Recorded, torch.nn.Module):
         FileNotFoundError   if a file is missing.
         ValueError          if a file is damaged, of another version, or names something that is
                             not to be called.
+
+        Notes
+        -----
+        Parameters have the dtype that was written. Where torch's default was another then, it is
+        that one while the model is made, for all threads of the process.
         """
         folder = Path(path)
         if not (folder / _CONFIG).is_file():
@@ -167,6 +172,7 @@ class Saving(Recorded, torch.nn.Module):
         try:
             config = json.loads((folder / _CONFIG).read_text())
             version, parameters = config["version"], config["parameters"]
+            made_under = config["default_dtype"]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             text = f"Model.from_pretrained: {folder / _CONFIG} is not a description of a model"
             raise ValueError(f"{text}: {error!r}.") from error
@@ -177,7 +183,6 @@ class Saving(Recorded, torch.nn.Module):
         arguments = folder / _ARGUMENTS
         tensors = load_state(arguments) if arguments.exists() else {}
         # "parameters" has what differs from a model that is made so.
-        made_under = config.get("default_dtype", "float32")
         if made_under not in _DTYPES:
             expectation = f"have a default_dtype of {_DTYPES}"
             raise value_error("Model.from_pretrained", "config.json", expectation, made_under)

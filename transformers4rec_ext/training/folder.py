@@ -80,7 +80,7 @@ class RunFolder:
         checkpoint, model = (self.path / f"{name}.safetensors" for name in ("checkpoint", "model"))
         if not checkpoint.exists():
             return checkpoint.name if self.status() in ("unfinished", "finished") else None
-        if model.exists():
+        if model.exists() or not self.read()[0].validates:  # else every epoch writes it
             return None
         with open_state(checkpoint) as file, _written_by_train(checkpoint):
             return model.name if file.read("position")["best_epoch"] else None

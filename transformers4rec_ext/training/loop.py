@@ -203,9 +203,9 @@ class TrainingLoop:
 
     def _end_epoch(self, log: RunLog, started: float) -> None:
         position = self.position
+        _check_finite(self.model, position.epoch + 1)  # before they are in a checkpoint
         if not self.checkpoint.exists():
             self._save(log, started)  # before the weights to keep: without it they are a lost run
-        _check_finite(self.average.module, position.epoch + 1)
         metrics = None if self.validate is None else self.validate(self.average.module)
         position.epoch, position.step = position.epoch + 1, 0
         better, found = True, ""
@@ -247,10 +247,12 @@ class TrainingLoop:
 def _check_finite(model: nn.Module, epoch: int) -> None:
     """Raise ValueError for weights that are not finite, as the last step of an epoch may leave."""
     for name, weight in model.named_parameters():
-        largest = float(torch.linalg.vector_norm(weight.detach(), math.inf))
-        if not math.isfinite(largest):
-            hint = "Lower the learning rate, or clip the gradient."
-            got = f"{largest} in {name} after epoch {epoch}"
+        if not weight.numel():
+            continue
+        low, high = torch.aminmax(weight.detach())  # both NaN if one is
+        if not (math.isfinite(low) and math.isfinite(high)):
+            hint = "Train anew (--overwrite) with a lower learning rate."
+            got = f"{float(low)} to {float(high)} in {name} after epoch {epoch}"
             raise value_error("TrainingLoop", "weights", "be finite", got, hint)
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from transformers4rec_ext._errors import value_error
+from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext._files import atomic_path
 from transformers4rec_ext.data.catalogue import Catalogue
 from transformers4rec_ext.data.contexts import Contexts, whole_sessions
@@ -48,6 +48,7 @@ def write_recommendations(
     exclude_seen : bool
         Leave out what the session holds; a row is shorter where fewer than ``top_k`` are left.
     progress : bool
+        Show a progress bar where stderr is a terminal.
 
     Returns
     -------
@@ -57,7 +58,10 @@ def write_recommendations(
     Raises
     ------
     ValueError
-        If ``top_k`` is not in [1, V - 1], or the model's scores are not finite.
+        If ``top_k`` is not in [1, V - 1], the session column is called as one of the output's, or
+        the model's scores are not finite.
+    TypeError
+        If files disagree on the type of the session column.
     """
     from tqdm import tqdm
 
@@ -75,6 +79,14 @@ def write_recommendations(
             "be another than 'items' and 'scores', which hold the recommendations",
             repr(sessions.session_column),
             "Rename it in the file.",
+        )
+    if len(sessions.session_types) > 1:
+        raise type_error(
+            "write_recommendations",
+            f"column {sessions.session_column!r}",
+            "have one type in all files",
+            ", ".join(map(str, sessions.session_types)),
+            "Write it as one, or recommend for each file.",
         )
     query = model_query(model)
     writer: pq.ParquetWriter | None = None
@@ -115,9 +127,8 @@ def _recommend(
         values, found = topk_items(last, weights, top_k, exclude_ids=seen, padding_idx=0)
         if not (torch.isfinite(last).all() and (values < math.inf).all()):
             hint = "Its training diverged: train anew with a lower learning rate."
-            raise value_error(
-                "write_recommendations", "model", "have finite scores", "others", hint
-            )
+            got = "nan or inf"
+            raise value_error("write_recommendations", "model", "have finite scores", got, hint)
         scores[rows], ids[rows] = values.cpu().numpy(), found.cpu().numpy()
     kept = np.isfinite(scores)
     offsets = pa.array(np.concatenate([[0], np.cumsum(kept.sum(axis=1))]), pa.int32())

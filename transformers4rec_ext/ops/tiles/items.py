@@ -10,8 +10,8 @@ catalogue that GEMM. Extra memory: O(N), one tile and that.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -69,9 +69,6 @@ class _Tiles:
         What the table's rows are rounded to before they are widened: hidden's dtype.
     kept : Tensor, [N, K], wide
         Takes the scores of the first K items, or has them already.
-    exact : bool
-        Whether scores are float32 products even where torch may make them with TF32 or bfloat16:
-        for ranks, and for the backward pass of a loss that counted some.
     """
 
     def __init__(
@@ -81,7 +78,6 @@ class _Tiles:
         bias: Tensor | None,
         rounded: torch.dtype,
         kept: Tensor | None = None,
-        exact: bool = False,
     ) -> None:
         self.hidden, self.weight, self.bias, self.rounded = hidden, weight, bias, rounded
         num_rows, self.num_items = hidden.shape[0], weight.shape[0]
@@ -93,8 +89,6 @@ class _Tiles:
             slice(first, min(first + size, num_rows)) for first in range(0, num_rows, size or 1)
         ]
         self.tile = new_tile(hidden, size, self.step)
-        self.precision: Callable[[], AbstractContextManager[None]]
-        self.precision = full_precision if exact else nullcontext
         self.kept = kept
         self.num_kept = 0 if kept is None else kept.shape[1]
 
@@ -118,8 +112,7 @@ class _Tiles:
                 return scores
         else:
             scores = self.tile[: of_block.shape[0], : rows.shape[0]]
-        with self.precision():
-            return torch.mm(of_block, rows.T, out=scores)
+        return torch.mm(of_block, rows.T, out=scores)
 
 
 def pair_scores(hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor) -> Tensor:
@@ -237,16 +230,17 @@ def linear_cross_entropy(
     ranks = _Ranks(rounded, weight, bias, ids)
     size = (hidden.shape[0], kept_items(hidden.shape[0], num_items) if keep else 0)
     kept = empty_large(size, wide, hidden.device)
-    tiles = _Tiles(hidden, weight, bias, rounded.dtype, kept, with_rank)
+    tiles = _Tiles(hidden, weight, bias, rounded.dtype, kept)
     states = [(b, hidden[b], maximum[b], total[b]) for b in tiles.blocks]
-    for items, rows, tile_bias in tiles:
-        if label_smoothing:
-            row_sum += rows.sum(0, dtype=torch.float64)
-        for block, of_block, block_maximum, block_total in states:
-            scores = tiles.scores(block, of_block, items, rows)
-            _ops.logsumexp_tile(scores, tile_bias, temperature, block_maximum, block_total)
-            if with_rank:
-                ranks.add(block, scores, of_block, rows, tile_bias)
+    with full_precision() if with_rank else nullcontext():
+        for items, rows, tile_bias in tiles:
+            if label_smoothing:
+                row_sum += rows.sum(0, dtype=torch.float64)
+            for block, of_block, block_maximum, block_total in states:
+                scores = tiles.scores(block, of_block, items, rows)
+                _ops.logsumexp_tile(scores, tile_bias, temperature, block_maximum, block_total)
+                if with_rank:
+                    ranks.add(block, scores, of_block, rows, tile_bias)
     lse = (maximum.double() + total.log2()) * math.log(2.0)
     loss = lse - ranks.scores / temperature
     loss = loss.clamp(min=0.0)  # the sums of a GEMM may round to below the target's
@@ -290,7 +284,9 @@ def linear_cross_entropy_backward(
     size = weight.shape if with_weight else (0,)
     grad_weight = empty_large(size, weight.dtype, weight.device)
     grad_bias = hidden.new_empty(0 if bias is None else num_items)
-    tiles = _Tiles(hidden, weight, wide_bias, rounded, kept, with_rank)
+    tiles = _Tiles(hidden, weight, wide_bias, rounded, kept)
+    # the sums are of such scores: those that are made again are to be the same
+    precision = full_precision if with_rank else nullcontext
     gradient = new_tile(hidden, *tiles.tile.shape)
     # the GEMM writes the table's gradient itself, unless that has to be narrowed
     narrowed = with_weight and grad_weight.dtype != wide
@@ -304,7 +300,8 @@ def linear_cross_entropy_backward(
         grad_rows = grad_weight[items] if widened is None else widened[: rows.shape[0]]
         for block, of_block, ids, block_maximum, block_total, g, grad_block in states:
             first = block.start == 0
-            scores = tiles.scores(block, of_block, items, rows, have_kept=True)
+            with precision():
+                scores = tiles.scores(block, of_block, items, rows, have_kept=True)
             p = gradient[: of_block.shape[0], : rows.shape[0]]
             _ops.softmax_grad_tile(
                 scores,
@@ -350,12 +347,13 @@ def target_rank(
     hidden = hidden.to(accumulate_dtype(hidden.dtype)).contiguous()
     bias = None if bias is None else bias.to(hidden.dtype).contiguous()
     ranks = _Ranks(rounded, weight, bias, targets.contiguous())
-    tiles = _Tiles(hidden, weight, bias, rounded.dtype, exact=True)
+    tiles = _Tiles(hidden, weight, bias, rounded.dtype)
     of_blocks = [(block, hidden[block]) for block in tiles.blocks]
-    for items, rows, tile_bias in tiles:
-        for block, of_block in of_blocks:
-            scores = tiles.scores(block, of_block, items, rows)
-            ranks.add(block, scores, of_block, rows, tile_bias)
+    with full_precision():
+        for items, rows, tile_bias in tiles:
+            for block, of_block in of_blocks:
+                scores = tiles.scores(block, of_block, items, rows)
+                ranks.add(block, scores, of_block, rows, tile_bias)
     return ranks.result(rounded, weight, bias, exclude_ids, padding_idx)
 
 
