@@ -277,7 +277,7 @@ def _write(folder: Path, change: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(version=9), "config.json must be of version 1; got 9"),
+        (lambda c: c.update(version=9), "config.json must be of version 2; got 9"),
         (lambda c: c["model"].update({"class": "os:system"}), "got 'os:system'"),
         (lambda c: c["model"].update({"class": "torch.hub:load"}), "got 'torch.hub:load'"),
         (lambda c: c["model"]["calls"][0].__setitem__(0, "to"), r"got '.*Model\.to'"),

@@ -32,7 +32,7 @@ _FORMATS = ("pt", "safetensors")
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 _CONFIG, _WEIGHTS, _ARGUMENTS = "config.json", "model.safetensors", "arguments.safetensors"
 #: Of the file's layout; a reader refuses one that it does not know.
-_VERSION = 1
+_VERSION = 2
 
 
 class Saving(Recorded, torch.nn.Module):
@@ -172,7 +172,6 @@ class Saving(Recorded, torch.nn.Module):
         try:
             config = json.loads((folder / _CONFIG).read_text())
             version, parameters = config["version"], config["parameters"]
-            made_under = config["default_dtype"]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             text = f"Model.from_pretrained: {folder / _CONFIG} is not a description of a model"
             raise ValueError(f"{text}: {error!r}.") from error
@@ -180,12 +179,13 @@ class Saving(Recorded, torch.nn.Module):
             raise value_error(
                 "Model.from_pretrained", "config.json", f"be of version {_VERSION}", version
             )
-        arguments = folder / _ARGUMENTS
-        tensors = load_state(arguments) if arguments.exists() else {}
-        # "parameters" has what differs from a model that is made so.
+        made_under = config.get("default_dtype")
         if made_under not in _DTYPES:
             expectation = f"have a default_dtype of {_DTYPES}"
             raise value_error("Model.from_pretrained", "config.json", expectation, made_under)
+        arguments = folder / _ARGUMENTS
+        tensors = load_state(arguments) if arguments.exists() else {}
+        # "parameters" has what differs from a model that is made so.
         with default_dtype(getattr(torch, made_under)):
             model = Reader(tensors, classes).read(config["model"])
         if not isinstance(model, cls):
