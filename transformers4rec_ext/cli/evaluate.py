@@ -141,8 +141,7 @@ def _sessions(
             raise value_error("evaluate", "FILE.parquet", "be given for this run", "none", hint)
         return folder.sessions(), "test"
     every = config.split_column is not None if options.every_item is None else options.every_item
-    column = config.items_column if options.items_column is None else options.items_column
-    sessions = ParquetSessions(options.file, column)
+    sessions = ParquetSessions(options.file, shared.items_column(options, config.items_column))
     return sessions, "every" if every else "last"
 
 

@@ -104,6 +104,12 @@ def folder(name: str) -> str:
     return name
 
 
+def items_column(options: argparse.Namespace, of_the_run: str) -> str:
+    """Return --items-column, or that of the run where it is left out."""
+    given: str | None = options.items_column
+    return of_the_run if given is None else given
+
+
 def check_out_folder(command: str, path: Path) -> None:
     """Raise unless ``path`` is a folder that can be written to, or can be made one."""
     # os.path asks without raising, whatever is in the way.

@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     folder = RunFolder(Path(options.run_dir))
     config, catalogue, model = folder.load()
     model.to(device)
-    column = config.items_column if options.items_column is None else options.items_column
+    column = shared.items_column(options, config.items_column)
     sessions = _sessions(options, column, config.session_column)
     exclude = config.exclude_seen if options.exclude_seen is None else options.exclude_seen
     shared.check_out_is_not_read("recommend", out, folder, sessions.paths)
