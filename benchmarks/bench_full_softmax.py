@@ -11,8 +11,7 @@ from benchmarks import cases, harness, inputs
 from benchmarks.harness import Provider, Session
 from benchmarks.peers import linear_cross_entropy as peers
 from transformers4rec_ext import functional
-from transformers4rec_ext.ops.tiles import items as tiles
-from transformers4rec_ext.ops.tiles import new_tile
+from transformers4rec_ext.ops.tiles import items, new_tile
 
 CHUNK_ROWS = 64
 
@@ -50,7 +49,7 @@ def chunked_gemms(hidden: torch.Tensor, weight: torch.Tensor) -> Provider:
 def own_gemms(hidden: torch.Tensor, weight: torch.Tensor) -> Provider:
     """Return the products that the fused op runs, in its tiles: four, less the scores it keeps."""
     num_rows, num_items = len(hidden), len(weight)
-    step, kept = tiles.tile_items(num_rows, num_items), tiles.kept_items(num_rows, num_items)
+    step, kept = items.tile_items(num_rows, num_items), items.kept_items(num_rows, num_items)
     scores = new_tile(hidden, num_rows, step)
     grad_hidden, grad_weight = torch.zeros_like(hidden), torch.empty_like(weight)
 

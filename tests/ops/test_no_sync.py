@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from transformers4rec_ext import functional, samplers
 from transformers4rec_ext.ops import reference
-from transformers4rec_ext.ops.tiles import items, sampled
+from transformers4rec_ext.ops.tiles import full, ranking, sampled
 from transformers4rec_ext.ranks import ranking_metrics_from_rank
 
 CSRC = Path(__file__).resolve().parent.parent.parent / "csrc"
@@ -67,10 +67,10 @@ def _items() -> tuple[Any, ...]:
 
 def _cross_entropy_backward() -> Any:
     options = (0.7, -100, 0.1, True)
-    _, maximum, total, _, kept = items.linear_cross_entropy(*_items(), *options, 0, True)
+    _, maximum, total, _, kept = full.linear_cross_entropy(*_items(), *options, 0, True)
     row_grad = torch.empty(1500, device="meta")
     arguments = (*_items(), maximum, total, kept, *options, True)
-    return items.linear_cross_entropy_backward(row_grad, *arguments)
+    return full.linear_cross_entropy_backward(row_grad, *arguments)
 
 
 def _ranking(run: Callable[..., Any], *first: Any) -> Any:
@@ -92,8 +92,8 @@ TILE_LOOPS: dict[str, Callable[[], Any]] = {
         torch.empty(5, 8, device="meta"), *_inputs()[:4], 0.7, True
     ),
     "linear_cross_entropy_backward": _cross_entropy_backward,
-    "target_rank": lambda: _ranking(items.target_rank),
-    "topk_items": lambda: _ranking(items.topk_items, 4),
+    "target_rank": lambda: _ranking(ranking.target_rank),
+    "topk_items": lambda: _ranking(ranking.topk_items, 4),
     "a whole step": lambda: pure_step(*pure_arguments("meta")),
 }
 

@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from transformers4rec_ext import functional
 from transformers4rec_ext.ops import reference
-from transformers4rec_ext.ops.tiles import full_precision
-from transformers4rec_ext.ops.tiles import items as tiles
+from transformers4rec_ext.ops.tiles import full, full_precision, ranking
+from transformers4rec_ext.ops.tiles import items as walk
 
 rank_of, best_of = functional.target_rank, functional.topk_items
 OPS = torch.ops.transformers4rec_ext
@@ -100,10 +100,10 @@ def test_the_collapsed_model_finds_faults(fault: object, monkeypatch: pytest.Mon
         rank_tile = staticmethod(fault)
         pair_scores = staticmethod(OPS.pair_scores)
 
-    monkeypatch.setattr(tiles, "_ops", Faulty)
+    monkeypatch.setattr(ranking, "_ops", Faulty)
     hidden, weight = torch.rand(37, 64), torch.rand(1, 64).repeat(301, 1)
     targets = torch.randint(301, (37,))
-    assert tiles.target_rank(hidden, weight, targets, None, None, None).tolist() != [300] * 37
+    assert ranking.target_rank(hidden, weight, targets, None, None, None).tolist() != [300] * 37
 
 
 @pytest.mark.parametrize("width", [1, 7, 8, 30, 64, 200])
@@ -127,9 +127,9 @@ def test_the_formulas_count_each_target_once(
     bias = torch.randn(400) if with_bias else None
     weight[200:] = weight[:200]  # two of each, which tie
     targets = torch.randint(400, (600,))
-    kernels = tiles.target_rank(hidden, weight, targets, bias, None, 0)
-    monkeypatch.setattr(tiles, "_ops", reference)
-    assert torch.equal(tiles.target_rank(hidden, weight, targets, bias, None, 0), kernels)
+    kernels = ranking.target_rank(hidden, weight, targets, bias, None, 0)
+    monkeypatch.setattr(ranking, "_ops", reference)
+    assert torch.equal(ranking.target_rank(hidden, weight, targets, bias, None, 0), kernels)
 
 
 def test_rank_does_not_depend_on_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,11 +139,11 @@ def test_rank_does_not_depend_on_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     targets = torch.randint(450, (19,), generator=generator)
     expected = rank_of(hidden, weight, targets, backend="reference")
     assert (expected >= 8).all()
-    monkeypatch.setattr(tiles, "LINE_ITEMS", 1)
+    monkeypatch.setattr(walk, "LINE_ITEMS", 1)
     for items, rows in ((1, 1), (7, 3), (64, 19), (450, 19)):
-        monkeypatch.setattr(tiles, "LEAST_ITEMS", items)
-        monkeypatch.setattr(tiles, "MOST_ITEMS", items)
-        monkeypatch.setattr(tiles, "BLOCK_ROWS", rows)
+        monkeypatch.setattr(walk, "LEAST_ITEMS", items)
+        monkeypatch.setattr(walk, "MOST_ITEMS", items)
+        monkeypatch.setattr(walk, "BLOCK_ROWS", rows)
         assert torch.equal(rank_of(hidden, weight, targets), expected)
 
 
@@ -249,8 +249,8 @@ def precisions() -> tuple[str, str]:
 
 def _a_loss(made: Items, *, with_rank: bool) -> None:
     table, options = (made.hidden, made.weight, None, made.targets), (1.0, -100, 0.0, with_rank)
-    loss, maximum, total, _, kept = tiles.linear_cross_entropy(*table, *options, None, True)
-    tiles.linear_cross_entropy_backward(
+    loss, maximum, total, _, kept = full.linear_cross_entropy(*table, *options, None, True)
+    full.linear_cross_entropy_backward(
         torch.ones_like(loss), *table, maximum, total, kept, *options, True
     )
 
@@ -260,7 +260,7 @@ def _ranks_of_a_loss(made: Items) -> None:
 
 
 def _ranks(made: Items) -> None:
-    tiles.target_rank(made.hidden, made.weight, made.targets, None, None, None)
+    ranking.target_rank(made.hidden, made.weight, made.targets, None, None, None)
 
 
 @contextmanager
@@ -288,7 +288,7 @@ def test_ranks_are_counted_in_full_precision(
 
     The backward pass makes the scores again, and as the sums are of such scores so are its own.
     """
-    monkeypatch.setattr(tiles, "KEPT_ELEMENTS", 0)
+    monkeypatch.setattr(walk, "KEPT_ELEMENTS", 0)
     with lowered() as mode:
         count(Items.make(dtype=torch.float32))
     assert mode.seen[SCORES] == {("ieee", "ieee")}

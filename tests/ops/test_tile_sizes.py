@@ -28,7 +28,7 @@ def test_tiles_begin_on_cache_lines(num_rows: int) -> None:
     assert items.tile_items(num_rows, size, 16) % 16 == 0 or num_rows == 1
     assert items.kept_items(num_rows, 10**8) % 16 == 0
     assert items.kept_items(num_rows, size) in (size, 16 * (2**20 // num_rows))
-    made = items._Tiles(torch.empty(num_rows, 2), torch.empty(size, 2), None, torch.float32)
+    made = items.ItemTiles(torch.empty(num_rows, 2), torch.empty(size, 2), None, torch.float32)
     assert [of.start % 16 for of, _, _ in made] == [0] * -(-size // made.step)
 
 
@@ -37,9 +37,9 @@ def test_rows_of_a_tile_are_widened_piece_by_piece() -> None:
     with FakeTensorMode():
         hidden = torch.empty(32, 512, device="cuda")
         narrow = torch.empty(10**6, 512, device="cuda", dtype=torch.bfloat16)
-        made = items._Tiles(hidden, narrow, None, torch.bfloat16)
+        made = items.ItemTiles(hidden, narrow, None, torch.bfloat16)
         assert made.step * 512 == items.WIDENED_ELEMENTS
-        assert items._Tiles(hidden, narrow.float(), None, torch.float32).step == 262_144
+        assert items.ItemTiles(hidden, narrow.float(), None, torch.float32).step == 262_144
 
 
 def test_a_gpu_takes_sixteen_of_the_cpus_tiles_at_once() -> None:
@@ -52,7 +52,7 @@ def test_the_loop_asks_its_device(device: str, step: int) -> None:
     with FakeTensorMode():
         hidden = torch.empty(1024, 8, device=device)
         weight = torch.empty(100_000, 8, device=device)
-        assert items._Tiles(hidden, weight, None, torch.float32).step == step
+        assert items.ItemTiles(hidden, weight, None, torch.float32).step == step
 
 
 @pytest.mark.parametrize("size", [1, 16, 17, 512, 1000, 16_384])

@@ -15,7 +15,7 @@ from transformers4rec_ext.ops.schemas.library import (
     operators,
     save_nothing,
 )
-from transformers4rec_ext.ops.tiles import items as tiles
+from transformers4rec_ext.ops.tiles import full, items, ranking
 
 define(
     "logsumexp_tile(Tensor scores, Tensor? bias, float temperature, Tensor(a!) maximum, "
@@ -57,7 +57,7 @@ def _cross_entropy_fake(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     with_rank, keep = options[3], options[5]
-    kept = tiles.kept_items(hidden.shape[0], weight.shape[0]) if keep else 0
+    kept = items.kept_items(hidden.shape[0], weight.shape[0]) if keep else 0
     return (
         _wide_rows(hidden),
         _wide_rows(hidden),
@@ -106,7 +106,7 @@ define(
     "float temperature, int ignore_index, float label_smoothing, bool with_rank, "
     "int? padding_idx, bool keep) -> (Tensor loss, Tensor maximum, Tensor total, Tensor rank, "
     "Tensor kept)",
-    tiles.linear_cross_entropy,
+    full.linear_cross_entropy,
     _cross_entropy_fake,
 )
 autograd("linear_cross_entropy", _cross_entropy_backward, _save)
@@ -115,20 +115,20 @@ define(
     "Tensor targets, Tensor maximum, Tensor total, Tensor kept, float temperature, "
     "int ignore_index, float label_smoothing, bool with_rank, bool with_weight) "
     "-> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)",
-    tiles.linear_cross_entropy_backward,
+    full.linear_cross_entropy_backward,
     _backward_fake,
 )
 autograd("linear_cross_entropy_backward", no_second_derivative, save_nothing)
 define(
     "target_rank(Tensor hidden, Tensor weight, Tensor targets, Tensor? bias, Tensor? exclude_ids, "
     "int? padding_idx) -> Tensor",
-    tiles.target_rank,
+    ranking.target_rank,
     lambda hidden, weight, targets, *_: targets.new_empty(targets.shape),
 )
 define(
     "topk_items(Tensor hidden, Tensor weight, int k, Tensor? bias, Tensor? exclude_ids, "
     "int? padding_idx) -> (Tensor scores, Tensor ids)",
-    tiles.topk_items,
+    ranking.topk_items,
     lambda hidden, weight, k, *_: (
         hidden.new_empty(hidden.shape[0], k, dtype=reference.accumulate_dtype(hidden.dtype)),
         hidden.new_empty(hidden.shape[0], k, dtype=torch.int64),
