@@ -18,8 +18,8 @@ from cli_helpers import TINY
 
 from transformers4rec_ext import _native
 from transformers4rec_ext.__main__ import main
+from transformers4rec_ext.cli import train_options
 from transformers4rec_ext.cli.options import SHOWN
-from transformers4rec_ext.cli.train import _DEFAULTS, _HOLD_OUT, _SCHEDULES
 from transformers4rec_ext.data import Catalogue
 from transformers4rec_ext.training import RunConfig, read_log
 from transformers4rec_ext.training.config import HOLD_OUT, SCHEDULES
@@ -342,9 +342,9 @@ def test_defaults_of_the_help_are_those_of_a_run(capsys: pytest.CaptureFixture[s
         fields.pop(name)
     for name in ("split_column", "validation_fraction", "patience", "validation_sessions"):
         fields.pop(name)
-    assert fields == _DEFAULTS
-    assert _SCHEDULES == SCHEDULES
-    assert tuple(HOLD_OUT) == _HOLD_OUT
+    assert fields == train_options.DEFAULTS
+    assert train_options.SCHEDULES == SCHEDULES
+    assert tuple(HOLD_OUT) == train_options.HOLD_OUT
     run = RunConfig("item_id")
     with pytest.raises(SystemExit, match="0"):
         main(["train", "--help"])

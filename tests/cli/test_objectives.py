@@ -16,7 +16,7 @@ from cli_helpers import TINY
 
 from transformers4rec_ext import samplers
 from transformers4rec_ext.__main__ import main
-from transformers4rec_ext.cli.train import _LOSSES, _SAMPLERS
+from transformers4rec_ext.cli import train_options
 from transformers4rec_ext.losses import GBCELoss
 from transformers4rec_ext.training import RunConfig, load_state, read_log
 from transformers4rec_ext.training.config import LOSSES, SAMPLERS
@@ -242,8 +242,8 @@ def test_evaluate_reads_a_run_whose_sampler_needs_counts(
 
 
 def test_the_help_says_when_to_use_which(capsys: pytest.CaptureFixture[str]) -> None:
-    assert _LOSSES == LOSSES
-    assert _SAMPLERS == SAMPLERS
+    assert train_options.LOSSES == LOSSES
+    assert train_options.SAMPLERS == SAMPLERS
     with pytest.raises(SystemExit, match="0"):
         main(["train", "--help"])
     printed = capsys.readouterr().out
