@@ -144,3 +144,35 @@ def test_bad_sizes():
         tr.ElementwiseSum().output_size(sizes)
     with pytest.raises(ValueError, match="requires a schema"):
         tr.TabularBlock(aggregation="element-wise-sum-item-multi").build(_sizes(ROWS))
+
+
+@pytest.mark.parametrize("kind", [tr.TabularFeatures, tr.TabularSequenceFeatures])
+@pytest.mark.parametrize("name", ["element-wise-sum", "element-wise-sum-item-multi", "stack"])
+def test_numbers_are_projected_before_columns_are_summed(kind, name):
+    data = tr.data.tabular_sequence_testing_data
+    inputs = kind.from_schema(
+        data.schema,
+        max_sequence_length=20,
+        aggregation=name,
+        continuous_projection=64,
+        embedding_dim_default=64,
+    )
+    out = inputs(data.torch_synthetic_data(num_rows=3, max_session_length=20))
+    assert inputs.output_size()[1:] == out.shape[1:]
+    assert out.shape[:3] == (3, 20, 64)
+
+
+def test_an_aggregation_is_built_for_the_projected_columns():
+    class Sized(tr.ConcatFeatures):
+        def build(self, input_size, schema=None, **kwargs):
+            self.columns = set(input_size)
+            return super().build(input_size, schema=schema, **kwargs)
+
+    data = tr.data.tabular_sequence_testing_data
+    inputs = tr.TabularSequenceFeatures.from_schema(
+        data.schema, max_sequence_length=20, aggregation=Sized(), continuous_projection=8
+    )
+    numbers = data.schema.select_by_tag(tr.Tags.CONTINUOUS).column_names
+    assert "continuous_projection" in inputs.aggregation.columns
+    assert numbers
+    assert not inputs.aggregation.columns & set(numbers)

@@ -8,11 +8,16 @@ import pytest
 import torch
 from task_helpers import D, T, batch, dense_body, sequence_inputs
 
+import transformers4rec_ext as tr
 from transformers4rec_ext.block.base import SequentialBlock
 from transformers4rec_ext.block.mlp import MLPBlock
 from transformers4rec_ext.masking import MaskedItems
 from transformers4rec_ext.model import BinaryClassificationTask, Head, Model, RegressionTask
-from transformers4rec_ext.model._summary import AttentionPooling, positions_of_items
+from transformers4rec_ext.model._summary import (
+    AttentionPooling,
+    positions_of_items,
+    say_first_sees_one_item,
+)
 
 
 def by_hand(pool: AttentionPooling, x: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
@@ -138,3 +143,28 @@ def test_export_and_compile() -> None:
 def test_unknown_summaries(summary_type: object) -> None:
     with pytest.raises(ValueError, match=r"summary_type must be one of .*'attn'"):
         RegressionTask("r", summary_type=summary_type)
+
+
+@pytest.mark.parametrize(
+    ("masking", "summary", "said"),
+    [
+        ("clm", "first", True),
+        ("plm", "first", True),
+        ("mlm", "first", False),
+        ("clm", "mean", False),
+    ],
+)
+def test_a_first_position_that_has_seen_one_item_is_told(
+    masking: str, summary: str, said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Measured, too: what the warning says is so, and is not where it is silent."""
+    say_first_sees_one_item.cache_clear()
+    schema = tr.Schema.from_item_column("item_id", num_items=30, max_length=T)
+    inputs = tr.TabularSequenceFeatures.from_schema(schema, d_output=8, masking=masking)
+    task = BinaryClassificationTask("click", summary_type=summary)
+    model = tr.XLNetConfig.build(8, 2, 1, T).to_torch_model(inputs, task).eval()
+    assert ("has seen the first item of a session only" in caplog.text) == said
+    ids = torch.randint(1, 31, (4, T))
+    other = torch.cat([ids[:, :1], torch.randint(1, 31, (4, T - 1))], dim=1)
+    same = torch.equal(model({"item_id": ids}), model({"item_id": other}))
+    assert same == said

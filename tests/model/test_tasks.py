@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchmetrics
 from task_helpers import D, T, dense_body
-from torchmetrics.classification import BinaryAccuracy
+from torchmetrics.classification import BinaryAccuracy, BinaryPrecision
 
 from transformers4rec_ext.block.mlp import MLPBlock
 from transformers4rec_ext.model import (
@@ -300,3 +300,33 @@ def test_targets_per_position() -> None:
     with pytest.raises(ValueError, match=text):
         task(torch.ones(2, T, D), targets=torch.ones(2), training=True)
     assert task(torch.ones(2, T, D), targets=torch.ones(2, T), training=True)["loss"].dim() == 0
+
+
+def test_binary_metrics_are_of_probabilities() -> None:
+    """Of classes an area under the curve of a perfect order is one half."""
+    probabilities, targets = torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.tensor([0.0, 0.0, 1.0, 1.0])
+    task = BinaryClassificationTask(
+        metrics=[torchmetrics.AUROC(task="binary"), BinaryPrecision(threshold=0.25), Classes()]
+    )
+    values = task.calculate_metrics(probabilities, targets)
+    assert [float(value) for value in values.values()] == [1.0, 1.0, 0.0]
+    task = BinaryClassificationTask(metrics=[torchmetrics.AUROC(task="binary")])
+    task.forward_to_prediction_fn = lambda x: 1 - x  # one's own is asked
+    assert [float(value) for value in task.calculate_metrics(probabilities, targets).values()] == [
+        0
+    ]
+
+
+class Classes(torchmetrics.Metric):
+    """What else may be given: it gets the classes, as upstream gives them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0), "sum")
+
+    def update(self, predictions: torch.Tensor, targets: torch.Tensor) -> None:
+        assert predictions.dtype == targets.dtype == torch.int32
+        self.total += predictions.sum()
+
+    def compute(self) -> torch.Tensor:
+        return self.total

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from dataclasses import replace
 from enum import Enum
 
@@ -212,3 +214,18 @@ def test_item_id_must_be_unambiguous():
 def test_bad_input(make, error, text):
     with pytest.raises(error, match=text):
         make()
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [("without", "remove_by_name"), ("excluding_by_name", "remove_by_name"), ("first", "columns")],
+)
+def test_a_name_of_merlins_says_what_to_use(name: str, instead: str) -> None:
+    schema = Schema.from_item_column("item", num_items=9)
+    expected = rf"'Schema' object has no attribute '{name}'.*{instead}"
+    with pytest.raises(AttributeError, match=expected):
+        getattr(schema, name)
+    assert hasattr(schema, instead)
+    with pytest.raises(AttributeError, match=r"'Schema' object has no attribute 'colunms'$"):
+        _ = schema.colunms
+    assert copy.deepcopy(schema) == pickle.loads(pickle.dumps(schema)) == schema

@@ -25,6 +25,7 @@ from transformers4rec_ext.tabular.base import (
     AsTabular,
     MergeTabular,
     TabularAggregationType,
+    TabularBlock,
     TabularTransformationsType,
 )
 
@@ -148,13 +149,17 @@ class TabularFeatures(MergeTabular):
         all_tags = (continuous_tags, categorical_tags, pretrained_embeddings_tags)
         selected = _select(function, schema, dict(zip(kinds, all_tags, strict=True)))
         modules = _column_modules(function, kinds, selected, max_sequence_length, kwargs)
-        output = cls(**modules, aggregation=aggregation)
-        built(output, schema, max_sequence_length, automatic_build, kwargs)
         if continuous_projection is None:
-            return output
+            output = cls(**modules, aggregation=aggregation)
+            return built(output, schema, max_sequence_length, automatic_build, kwargs)
         if not automatic_build:
             raise ValueError("Continuous feature projection can only be done with automatic_build")
-        return output.project_continuous_features(continuous_projection)
+        output = built(cls(**modules), schema, max_sequence_length, automatic_build, kwargs)
+        output.project_continuous_features(continuous_projection)
+        # of the columns there are now, not of the numbers, whose width is 1
+        output._set_step("aggregation", aggregation)
+        TabularBlock.build(output, output.input_size, schema=schema)
+        return output
 
     @recorded
     def project_continuous_features(self, mlp_layers_dims: int | Sequence[int]) -> Self:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import logging
+
 import torch
 
 from transformers4rec_ext._errors import value_error
+from transformers4rec_ext.masking import MaskSequence, PermutationLanguageModeling
+
+LOG = logging.getLogger("transformers4rec_ext")
 
 SUMMARY_TYPES = ("last", "first", "mean", "cls_index", "attn", None)
 
@@ -48,8 +54,8 @@ class AttentionPooling(torch.nn.Module):
 class SequenceSummary(torch.nn.Module):
     """Summarise ``x [B, T, D]`` to ``[B, D]`` by one of last, first, mean, cls_index, attn.
 
-    The first four read the positions as they are, padding included, as upstream's do; "attn" leaves
-    padding out where it is known.
+    The first four read the positions as they are, padding included, as upstream's do, so that its
+    checkpoints predict as they did; "attn" leaves padding out where it is known.
     """
 
     def __init__(self, summary_type: str | None) -> None:
@@ -115,3 +121,22 @@ def positions_of_items(
     if item_ids.shape[0] != x.shape[0] or appended < 0:
         return None
     return torch.nn.functional.pad(item_ids != padding_idx, (0, appended))
+
+
+def sees_one_item(masking: MaskSequence | None) -> bool:
+    """Tell whether, when a session is served, its first position sees no later one."""
+    if masking is None:
+        return False
+    return masking.causal or isinstance(masking, PermutationLanguageModeling)
+
+
+@functools.cache
+def say_first_sees_one_item(task: str, masking: str) -> None:
+    """Warn once in a process for each pair of classes."""
+    LOG.warning(
+        '%s reads the first position (summary_type="first", the default of Transformers4Rec), '
+        "which with %s has seen the first item of a session only. "
+        'summary_type="attn" reads all positions that hold an item.',
+        task,
+        masking,
+    )

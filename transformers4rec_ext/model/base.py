@@ -16,7 +16,13 @@ from torchmetrics import Metric
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext._recipe import Recorded, recorded
 from transformers4rec_ext.masking import MaskedItems
-from transformers4rec_ext.model._summary import SequenceSummary, in_float32, positions_of_items
+from transformers4rec_ext.model._summary import (
+    SequenceSummary,
+    in_float32,
+    positions_of_items,
+    say_first_sees_one_item,
+    sees_one_item,
+)
 from transformers4rec_ext.utils.torch_utils import LossMixin, MetricsMixin
 
 if TYPE_CHECKING:
@@ -76,7 +82,9 @@ class PredictionTask(LossMixin, MetricsMixin, Recorded, torch.nn.Module):
     summary_type : {"last", "first", "mean", "cls_index", "attn", None}
         How [B, T, D] becomes [B, D]; None keeps every position (targets are then [B, T]). "attn"
         learns where to look: ``sum_t a_t x_t``, ``a = softmax_t(u . tanh(W x_t + b))``, over the
-        positions that hold an item, where the input module tells them.
+        positions that hold an item, where the input module tells them. The others read padding,
+        too, as upstream's do: serve at the width that was trained. Under a masking that hides later
+        items the first position has seen one item only.
 
     Raises
     ------
@@ -175,6 +183,8 @@ class PredictionTask(LossMixin, MetricsMixin, Recorded, torch.nn.Module):
         self.sequence_summary.build(input_size[-1])
         masking = getattr(inputs or getattr(body, "inputs", None), "masking", None)
         self._padding_idx = getattr(masking, "padding_idx", 0)
+        if self.summary_type == "first" and not self.needs_time and sees_one_item(masking):
+            say_first_sees_one_item(type(self).__name__, type(masking).__name__)
         if self.task_block is not None:
             self.task_block = self._own(self.task_block, input_size)
             output_size = getattr(self.task_block, "output_size", None)
@@ -267,9 +277,10 @@ class PredictionTask(LossMixin, MetricsMixin, Recorded, torch.nn.Module):
         """Update every metric with a batch and return its values, keyed by metric name."""
         if targets.numel() == 0:
             return {}
-        predictions = self.forward_to_prediction_fn(predictions)
         return {
-            self.metric_name(metric): metric(predictions, self._metric_targets(targets))
+            self.metric_name(metric): metric(
+                self._metric_predictions(metric, predictions), self._metric_targets(targets)
+            )
             for metric in self._metrics()
         }
 
@@ -306,6 +317,9 @@ class PredictionTask(LossMixin, MetricsMixin, Recorded, torch.nn.Module):
     def _metrics(self) -> list[Any]:
         # ModuleList is typed as holding plain modules; set_metrics let only metrics in.
         return list(self.metrics)
+
+    def _metric_predictions(self, metric: Metric, predictions: torch.Tensor) -> torch.Tensor:
+        return self.forward_to_prediction_fn(predictions)
 
     def _metric_targets(self, targets: torch.Tensor) -> torch.Tensor:
         return targets

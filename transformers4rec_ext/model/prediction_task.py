@@ -46,6 +46,14 @@ def _round_to_int(predictions: torch.Tensor) -> torch.Tensor:
     return torch.round(predictions).int()
 
 
+def _rounds_itself(metric: Metric) -> bool:
+    """Tell whether ``metric`` is one of torchmetrics for two classes, which take probabilities."""
+    return any(
+        kind.__module__.startswith("torchmetrics.") and kind.__name__.startswith("Binary")
+        for kind in type(metric).__mro__
+    )
+
+
 class _Sigmoid(torch.nn.Sigmoid):
     """Probabilities in at least float32: in bfloat16 that of a score of 7 would be 1."""
 
@@ -97,7 +105,13 @@ class BinaryClassificationTask(_ScalarTask):
     Parameters
     ----------
     target_name, task_name, task_block, loss, metrics, summary_type
-        As for :class:`PredictionTask`. Targets are 0 or 1, of any dtype.
+        As for :class:`PredictionTask`. Targets are 0 or 1, of any dtype. torchmetrics' binary
+        metrics get the probabilities, others the classes 0 and 1 (above 0.5).
+
+    Notes
+    -----
+    Where the inputs are masked, testing hides the last item of a session from every task of the
+    head, as in upstream: metrics of ``evaluate`` are of sessions without it, ``predict`` reads all.
 
     Raises
     ------
@@ -142,6 +156,12 @@ class BinaryClassificationTask(_ScalarTask):
             argument = "targets" if self.target_name is None else f"targets {self.target_name!r}"
             _checks.values_within(function, argument, checked, 0, 1)
         return checked
+
+    def _metric_predictions(self, metric: Metric, predictions: torch.Tensor) -> torch.Tensor:
+        # Of classes the area under a curve would be that of a single point.
+        if self.forward_to_prediction_fn is _round_to_int and _rounds_itself(metric):
+            return predictions
+        return super()._metric_predictions(metric, predictions)
 
     def _metric_targets(self, targets: torch.Tensor) -> torch.Tensor:
         return targets.int()

@@ -14,6 +14,13 @@ from transformers4rec_ext.schema.columns import DTYPES, ColumnSchema, FeatureTyp
 from transformers4rec_ext.schema.tags import Tag, Tags, tag_names, with_implied
 
 Names = str | Iterable[str] | Callable[[str], bool]
+#: What merlin.schema.Schema has, and what does it here.
+_MERLIN = {
+    "excluding_by_name": "remove_by_name(names)",
+    "without": "remove_by_name(names)",
+    "remove_col": "remove_by_name(name)",
+    "first": "columns[0]",
+}
 
 
 @dataclass(frozen=True)
@@ -273,6 +280,11 @@ class Schema:
 
     def _where(self, wanted: Callable[[ColumnSchema], bool]) -> Schema:
         return Schema([column for column in self.columns if wanted(column)])
+
+    def __getattr__(self, name: str) -> Any:
+        # called for what there is not
+        hint = f". It is merlin.schema's; use {_MERLIN[name]}" if name in _MERLIN else ""
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
 
     def __add__(self, other: Schema) -> Schema:
         """Return the columns of both. One that is in both must be the same, but for its tags."""
