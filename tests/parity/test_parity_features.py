@@ -80,11 +80,18 @@ def test_outputs_and_gradients(parity, name):
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_element_wise_sums_of_scalars_are_refused(parity, name):
-    meta, _ = parity("features")
-    with pytest.raises(ValueError, match="The last dim of all input features") as error:
-        _inputs(meta, name)
-    assert str(error.value).startswith(meta["cases"][name]["message"])
+def test_sums_that_upstream_cannot_build(parity, name):
+    """It asks for the columns' sizes before the numbers are projected."""
+    meta, tensors = parity("features")
+    assert meta["cases"][name]["raises"] == "ValueError"
+    inputs = _inputs(meta, name)
+    assert inputs.output_size() == torch.Size([-1, 8, 12])
+    batch = _below(tensors, "batch")
+    out = inputs(batch)
+    inputs.aggregation = None
+    columns = {n: c if c.dim() == 3 else c[:, None] for n, c in inputs(batch).items()}
+    item = columns.pop("item_id/list") if name == "sum_item_multi" else 1
+    torch.testing.assert_close(out, item * sum(columns.values()))
 
 
 def test_all_recorded_cases_are_tested(parity):
