@@ -78,3 +78,21 @@ def test_autocast_keeps_the_weights_in_float32() -> None:
     assert loss.dtype is torch.float32
     for name, parameter in model.named_parameters():
         assert parameter.grad is None or parameter.grad.dtype is torch.float32, name
+
+
+def test_float16_rows_that_torch_cannot_add_are_told() -> None:
+    inputs = item_features("clm")
+    block = tr.TransformerBlock(ARCHITECTURES["gpt2"](), masking=inputs.masking)
+    task = tr.NextItemPredictionTask(weight_tying=True, sampled_softmax=True, sparse_grad=True)
+    model = tr.Model(tr.Head(tr.SequentialBlock(inputs, block), task))
+    model.to(torch.bfloat16)({"item_id": sessions()}, training=True)["loss"].backward()
+    assert task_table(model).grad.is_sparse
+    model.half()
+    with pytest.raises(ValueError, match=r"sparse_grad must be False with a tied table of float16"):
+        model({"item_id": sessions()}, training=True)
+    model({"item_id": sessions()}, testing=True)
+
+
+def task_table(model: tr.Model) -> torch.nn.Parameter:
+    table: torch.nn.Parameter = model.prediction_tasks[0].item_embedding_table.weight
+    return table

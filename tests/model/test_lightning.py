@@ -90,6 +90,13 @@ def test_gradients_are_clipped_of_rows_too(tmp_path: Path) -> None:
     assert not torch.equal(clipped, trained(sparse=True, clip=None))
 
 
+def test_gradients_of_rows_are_not_clipped_by_value(tmp_path: Path) -> None:
+    model = next_item_model(weight_tying=True, sampled_softmax=True, sparse_grad=True)
+    trainer = _trainer(tmp_path, gradient_clip_val=0.5, gradient_clip_algorithm="value")
+    with pytest.raises(ValueError, match="gradient_clip_algorithm must be 'norm' with sparse_grad"):
+        trainer.fit(model.to_lightning(), DataLoader([batch()], batch_size=None))
+
+
 def test_the_optimizer_is_the_models(tmp_path: Path) -> None:
     module = regression_model(optimizer=torch.optim.SGD).to_lightning()
     optimizer = module.configure_optimizers()

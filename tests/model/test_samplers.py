@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+import multiprocessing
 import pickle
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import torch
@@ -131,6 +133,15 @@ def test_randomness() -> None:
     following = ids(seeded)
     assert ids(clone) == following
     assert ids(pickled) == following
+
+
+def test_a_sampler_that_has_drawn_goes_to_a_spawned_process() -> None:
+    """A worker of a DataLoader, say: torch's generators, and their states, cannot."""
+    seeded = LogUniformSampler(20, max_id=1000, seed=5)
+    seeded.draw(torch.tensor([3]))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        drawn = pool.submit(seeded.draw, torch.tensor([3])).result(timeout=100)[0].ids
+    assert torch.equal(drawn, seeded.draw(torch.tensor([3]))[0].ids)
 
 
 def test_draw_takes_no_target() -> None:

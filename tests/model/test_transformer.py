@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from body_helpers import ARCHITECTURES, LENGTHS, MODES, D, T, body_of, sessions, spread
+from torch._subclasses import FakeTensorMode
 
 from transformers4rec_ext.block.base import SequentialBlock
 from transformers4rec_ext.block.transformer import GPT2Prepare, TransformerBlock, causal_mask
@@ -190,6 +191,10 @@ def test_a_model_without_weights_cannot_be_looked_at():
     with pytest.raises(ValueError, match=r"transformer must have weights, .* meta device"):
         block.set_masking(CausalLanguageModeling(D))
     assert block.masking is None
+    with FakeTensorMode():
+        block = TransformerBlock(transformers.GPT2Model(ARCHITECTURES["plain-gpt2"]()))
+        with pytest.raises(ValueError, match=r"transformer must have weights, .* fake ones"):
+            block.set_masking(CausalLanguageModeling(D))
 
 
 def test_inference_mode_leaves_nothing_to_look_at():

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext._modes import in_mode
@@ -127,13 +128,13 @@ def _sees_later_with(
         return run(inputs, way(transformer, inputs))
 
     like = next(transformer.parameters(), torch.empty(0))
-    if like.is_meta:
+    if like.is_meta or isinstance(like, FakeTensor):
         raise value_error(
             "TransformerBlock",
             "transformer",
             "have weights, by which to measure what its positions see",
-            "a model on the meta device",
-            "Make it on another device.",
+            "fake ones" if isinstance(like, FakeTensor) else "a model on the meta device",
+            "Make the model outside of that mode, and move it then.",
         )
     if torch.is_inference_mode_enabled() or like.is_inference():
         raise value_error(

@@ -11,7 +11,7 @@ from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.losses import CandidateLoss, smoothed_cross_entropy
 from transformers4rec_ext.model._positions import IGNORED
 from transformers4rec_ext.model._ranking import Ranks
-from transformers4rec_ext.model._sampling import is_plain
+from transformers4rec_ext.model._sampling import check_half_rows, is_plain
 from transformers4rec_ext.model._summary import in_float32
 from transformers4rec_ext.ranking_metric import target_rank
 from transformers4rec_ext.ranks import MISSED
@@ -153,6 +153,8 @@ def outputs_at_labels(
         As the task's ``forward`` with a flag.
     """
     layer, sampled = task._layer(), training and task.sampled_softmax
+    if training:
+        check_half_rows(task)
     if training and isinstance(task.loss, CandidateLoss):
         loss = task.loss(hidden, layer.checked_weights(hidden), labels)
         return {"loss": loss, "labels": torch.zeros_like(labels), "predictions": None}

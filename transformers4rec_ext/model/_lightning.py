@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.model._batch import check_ids, num_rows, split_batch
 from transformers4rec_ext.model._fit import has_row_gradients, make_optimizer, process_metrics
 from transformers4rec_ext.optim import clip_grad_norm_
@@ -71,14 +72,21 @@ def as_lightning(model: Any) -> Any:
             gradient_clip_val: float | None = None,
             gradient_clip_algorithm: str | None = None,
         ) -> None:
-            by_norm = str(gradient_clip_algorithm or "norm").lower().endswith("norm")
-            # Lightning's own takes no gradients of rows
-            if gradient_clip_val and by_norm and has_row_gradients(self.parent):
-                clip_grad_norm_(self.parameters(), gradient_clip_val)
-            else:
+            if not (gradient_clip_val and has_row_gradients(self.parent)):
                 super().configure_gradient_clipping(
                     optimizer, gradient_clip_val, gradient_clip_algorithm
                 )
+                return
+            # Lightning's own take no gradients of rows
+            algorithm = str(gradient_clip_algorithm or "norm").lower()
+            if not algorithm.endswith("norm"):
+                raise value_error(
+                    "Trainer",
+                    "gradient_clip_algorithm",
+                    "be 'norm' with sparse_grad=True",
+                    repr(algorithm),
+                )
+            clip_grad_norm_(self.parameters(), gradient_clip_val)
 
         def _evaluate(self, batch: Any, mode: str) -> None:
             inputs, targets = split_batch(batch)

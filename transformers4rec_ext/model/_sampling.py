@@ -57,6 +57,22 @@ def check_sampling(
         raise value_error(function, "sampled_softmax", "be False with such a loss", loss, hint)
 
 
+def check_half_rows(task: Any) -> None:
+    """Raise if row gradients of a float16 table would have to be added on the CPU."""
+    table = task.item_embedding_table
+    if table is None or not getattr(table, "sparse", False):
+        return
+    if table.weight.dtype == torch.float16 and table.weight.device.type == "cpu":
+        raise value_error(
+            "NextItemPredictionTask",
+            "sparse_grad",
+            "be False with a tied table of float16 on the CPU",
+            True,
+            "torch adds no sparse gradients of float16 there, as the look-up's and the loss's; "
+            "bfloat16 works.",
+        )
+
+
 def check_static(
     function: str,
     loss: torch.nn.Module,

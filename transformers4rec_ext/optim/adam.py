@@ -64,7 +64,8 @@ class LazyAdam(LazyOptimizer):
 
     A parameter may change from dense gradients to gradients of rows (every row then has the
     parameter's count) and back (a dense gradient then touches all rows), so state dicts of
-    ``torch.optim.AdamW`` and ``SparseAdam`` load. ``torch.distributed.checkpoint`` makes the state
+    ``torch.optim.AdamW`` and ``SparseAdam`` load. The other way they do not: AdamW has one count
+    where a parameter here has one for each row. ``torch.distributed.checkpoint`` makes the state
     that it reads into by a step with dense gradients: take one step with gradients of rows first.
 
     On Linux the state lies in huge pages, and the first step brings the table into them too (see

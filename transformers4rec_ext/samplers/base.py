@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from transformers4rec_ext import _checks
@@ -78,6 +80,19 @@ class Sampler(Recorded, torch.nn.Module):
         for device, state in states.items():
             self._generators[device] = torch.Generator(device)
             self._generators[device].set_state(state)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A generator, or its state as a tensor, cannot be handed to a spawned process.
+        states = {device: bytes(s.numpy()) for device, s in self.generator_states().items()}
+        return {**self.__dict__, "_generators": states}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "_generators": {}})
+        states = {
+            device: torch.frombuffer(bytearray(own), dtype=torch.uint8)
+            for device, own in state["_generators"].items()
+        }
+        self.load_generator_states(states)
 
     def extra_repr(self) -> str:
         """Describe the sampler inside ``repr`` of a model."""

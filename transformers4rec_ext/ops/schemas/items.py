@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from transformers4rec_ext.ops import reference
+from transformers4rec_ext.ops.schemas.flops import full_backward, products
 from transformers4rec_ext.ops.schemas.library import (
     autograd,
     define,
@@ -108,6 +109,7 @@ define(
     "Tensor kept)",
     full.linear_cross_entropy,
     _cross_entropy_fake,
+    products(0, 1),
 )
 autograd("linear_cross_entropy", _cross_entropy_backward, _save)
 define(
@@ -117,6 +119,7 @@ define(
     "-> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)",
     full.linear_cross_entropy_backward,
     _backward_fake,
+    full_backward,
 )
 autograd("linear_cross_entropy_backward", no_second_derivative, save_nothing)
 define(
@@ -124,6 +127,7 @@ define(
     "int? padding_idx) -> Tensor",
     ranking.target_rank,
     lambda hidden, weight, targets, *_: targets.new_empty(targets.shape),
+    products(0, 1),
 )
 define(
     "topk_items(Tensor hidden, Tensor weight, int k, Tensor? bias, Tensor? exclude_ids, "
@@ -133,4 +137,5 @@ define(
         hidden.new_empty(hidden.shape[0], k, dtype=reference.accumulate_dtype(hidden.dtype)),
         hidden.new_empty(hidden.shape[0], k, dtype=torch.int64),
     ),
+    products(0, 1),
 )

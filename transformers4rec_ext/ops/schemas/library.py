@@ -1,4 +1,4 @@
-"""The library of operators and the three things that each of them registers.
+"""The library of operators and what each of them registers.
 
 The implementation registered here (``CompositeExplicitAutograd``) exists with no compiler at all; a
 native library shadows those in ``_native.NATIVE_OPS`` for its device.
@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from transformers4rec_ext.ops.schemas.flops import Formula
 
 _NAMESPACE = "transformers4rec_ext"
 _library = torch.library.Library(_NAMESPACE, "DEF")
@@ -19,13 +22,15 @@ operators = torch.ops.transformers4rec_ext
 DEFINED: list[str] = []
 
 
-def define(schema: str, implementation: Any, fake: Any) -> None:
-    """Define an operator: its schema, plain PyTorch implementation and fake kernel."""
+def define(schema: str, implementation: Any, fake: Any, flops: Formula | None = None) -> None:
+    """Define an operator: its schema, plain PyTorch implementation, fake kernel and products."""
     name = schema.partition("(")[0]
     _library.define(schema)
     target = f"{_NAMESPACE}::{name}"
     torch.library.impl(target, "CompositeExplicitAutograd", implementation, lib=_library)
     torch.library.register_fake(target, fake, lib=_library)
+    if flops is not None:
+        register_flop_formula(getattr(operators, name))(flops)
     DEFINED.append(name)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from transformers4rec_ext.ops import reference
+from transformers4rec_ext.ops.schemas.flops import products
 from transformers4rec_ext.ops.schemas.library import (
     Refuse,
     autograd,
@@ -86,7 +87,12 @@ def _sampled_logits_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return grad_hidden.to(hidden.dtype), grad_weight, *([None] * 6)
 
 
-define(f"sampled_logits({_INPUTS}) -> Tensor", tiles.sampled_logits, _sampled_logits_fake)
+define(
+    f"sampled_logits({_INPUTS}) -> Tensor",
+    tiles.sampled_logits,
+    _sampled_logits_fake,
+    products(0, 3),
+)
 autograd("sampled_logits", _sampled_logits_backward, _save_inputs)
 define(
     "sampled_logits_backward(Tensor grad, Tensor hidden, Tensor weight, Tensor targets, "
@@ -96,6 +102,7 @@ define(
     lambda grad, hidden, weight, targets, ids, *_: _gradients_fake(
         hidden, targets.shape[0] + ids.shape[0]
     ),
+    products(1, 4, count=2),
 )
 autograd("sampled_logits_backward", no_second_derivative, save_nothing)
 
@@ -179,13 +186,19 @@ def _define_loss(loss: str, option: str, reference_tile: Any) -> None:
             losses = losses * row_weight.to(losses.dtype)
         return losses.sum(), grad_hidden, touched
 
-    define(f"{loss}_rows({_INPUTS}, {option}, bool sparse_grad) -> Tensor", rows, _rows_fake)
+    define(
+        f"{loss}_rows({_INPUTS}, {option}, bool sparse_grad) -> Tensor",
+        rows,
+        _rows_fake,
+        products(0, 3),
+    )
     autograd(f"{loss}_rows", rows_backward, _save_inputs)
     gradients = "Tensor grad_hidden, Tensor grad_rows"
     define(
         f"{backward_op}(Tensor row_grad, {_INPUTS}, {option}) -> ({gradients})",
         backward,
         _backward_fake,
+        products(1, 4, count=3),
     )
     autograd(backward_op, no_second_derivative, save_nothing)
     define(
@@ -193,6 +206,7 @@ def _define_loss(loss: str, option: str, reference_tile: Any) -> None:
         f"-> (Tensor loss, {gradients})",
         total,
         _sum_fake,
+        products(0, 3, count=3),
     )
     autograd(f"{loss}_sum", _sum_backward, _save_gradients)
 
