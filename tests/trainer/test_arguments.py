@@ -19,7 +19,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 import transformers4rec_ext as tr
 from transformers4rec_ext.config.trainer import _GONE, T4RecTrainingArguments
-from transformers4rec_ext.trainer.trainer import name_group
+from transformers4rec_ext.trainer.callbacks import name_group
 
 KNOWN = {field.name for field in dataclasses.fields(TrainingArguments)}  # a few went after 5.0
 

@@ -182,6 +182,85 @@ def test_weights_of_upstreams_checkpoint_are_taken(tmp_path: Path) -> None:
     assert _equal(dict(other.model.state_dict()), dict(model.state_dict()))
 
 
+def _saved(folder: Path, model: tr.Model) -> tuple[tr.Trainer, Path]:
+    """Return a Trainer that has trained ``model`` for two steps, and its checkpoint."""
+    trainer = trainer_of(folder, model, max_steps=2)
+    trainer.train()
+    trainer._save_model_and_checkpoint()
+    return trainer, folder / "out/checkpoint-2"
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_model_in_the_place_of_a_trained_one_is_trained(tmp_path: Path, rows: bool) -> None:
+    def task(**options: Any) -> tr.NextItemPredictionTask:
+        return next_item(weight_tying=True, sampled_softmax=True, max_n_samples=7, **options)
+
+    trainer, folder = _saved(tmp_path, model_of(task()))
+    model = model_of(task(sparse_grad=rows))
+    trainer.load_model_trainer_states_from_checkpoint(folder, model=model)
+    weights = [each.detach().clone() for each in model.parameters()]
+    trainer.train()
+    changed = [not torch.equal(*pair) for pair in zip(weights, model.parameters(), strict=True)]
+    assert sum(changed) > len(changed) / 2
+    assert isinstance(trainer.optimizer.optimizer, tr.optim.LazyAdam) is rows
+    fresh = trainer_of(tmp_path, model_of(task(sparse_grad=rows)), max_steps=2)
+    fresh.load_model_trainer_states_from_checkpoint(folder)
+    fresh.train()
+    assert losses(trainer) == losses(fresh)
+    assert _equal(_state(trainer), _state(fresh))
+
+
+def test_a_model_in_the_place_of_another_is_resumed(tmp_path: Path) -> None:
+    trainer, folder = _saved(tmp_path, model_of())
+    other, model = trainer_of(tmp_path, max_steps=4), model_of()
+    trainer.args.max_steps = 4
+    trainer.load_model_trainer_states_from_checkpoint(folder, model=model)
+    for each in (trainer, other):
+        each.train(resume_from_checkpoint=folder)
+    assert trainer.model is model
+    assert losses(trainer) == losses(other)
+    assert _equal(_state(trainer), _state(other))
+
+
+def test_what_remembers_the_model_is_told_of_another(tmp_path: Path) -> None:
+    told: list[Any] = []
+
+    class Told(TrainerCallback):
+        def on_evaluate(self, *args: Any, model: Any, optimizer: Any, **kwargs: Any) -> None:
+            told.append((model, optimizer))
+
+    trainer, folder = _saved(tmp_path, model_of())
+    trainer.add_callback(Told())
+    model = model_of()
+    trainer.load_model_trainer_states_from_checkpoint(folder, model=model)
+    trainer.evaluate()
+    assert told == [(model, None)]
+    trainer.args.output_dir = str(tmp_path / "other")
+    trainer._save_model_and_checkpoint()  # without an optimizer, which training will make
+    names = {path.name for path in (tmp_path / "other/checkpoint-2").iterdir()}
+    assert "model.safetensors" in names
+    assert not {"optimizer.pt", "scheduler.pt"} & names
+
+
+def test_a_model_is_not_replaced_where_it_cannot_be(tmp_path: Path) -> None:
+    _, folder = _saved(tmp_path, model_of())
+    model = model_of()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = trainer_of(tmp_path, model, optimizers=(optimizer, None), max_steps=1)
+    text = r"model must be left out where Trainer was given optimizers=.*; got another Model\. Make"
+    with pytest.raises(ValueError, match=text):
+        trainer.load_model_trainer_states_from_checkpoint(folder, model=model_of())
+    trainer.load_model_trainer_states_from_checkpoint(folder, model=model)  # which is no other
+    trainer.train()
+    assert trainer.optimizer.optimizer is optimizer
+    trainer = trainer_of(tmp_path, model)
+    with pytest.raises(ValueError, match="click"):
+        trainer.load_model_trainer_states_from_checkpoint(
+            folder, model=model_of(tr.BinaryClassificationTask("click"))
+        )
+    assert trainer.model is model
+
+
 def test_bad_checkpoints(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path)
     text = "Trainer.train: resume_from_checkpoint must be the folder of a checkpoint; .*none does"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from transformers import TrainerCallback
@@ -46,3 +47,9 @@ class IncrementalLoggingCallback(TrainerCallback):
         """Keep the steps of this ``train()``."""
         self.trainer.counts_steps = False
         self.trainer.past_global_steps += state.global_step
+
+
+def name_group(report_to: list[str], group: str) -> None:
+    """Tell Weights & Biases the group of the run, unless the environment does."""
+    if "wandb" in report_to and group != "default":
+        os.environ.setdefault("WANDB_RUN_GROUP", group)

@@ -11,7 +11,8 @@ import transformers
 
 from transformers4rec_ext._checkpoint import load_state, save_state
 from transformers4rec_ext._errors import value_error
-from transformers4rec_ext.trainer.rows import rows_exchanged
+from transformers4rec_ext.model._fit import has_row_gradients
+from transformers4rec_ext.trainer.rows import clip_rows_too, rows_exchanged
 
 _WEIGHTS = "model.safetensors"
 _UPSTREAM_WEIGHTS = "pytorch_model.bin"
@@ -37,6 +38,7 @@ class Checkpoints(_Trainer):
     lr_scheduler: Any
     _attempted: bool = False
     _own_schedule: Any = None
+    _optimizer_was_given: bool = False
 
     def train(
         self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
@@ -81,20 +83,42 @@ class Checkpoints(_Trainer):
         checkpoint_path : path
             A checkpoint of this Trainer or, for its weights, of upstream's.
         model : Model, optional
-            Takes the place of the Trainer's.
+            Takes the place of the Trainer's, whose optimizer and schedule go with it: the next
+            :meth:`train` begins with new ones.
 
         Raises
         ------
         FileNotFoundError   if there is no such folder.
-        ValueError          if it holds no weights, or those of another model.
+        ValueError          if it holds no weights, or those of another model; if another model
+                            is given to a Trainer that was given an optimizer or a schedule.
         """
         folder = os.fspath(checkpoint_path)
         function = "Trainer.load_model_trainer_states_from_checkpoint"
         _check_folder(function, "checkpoint_path", folder)
-        if model is not None:
-            self.model = self.model_wrapped = model.to(self.args.device)
-        self._load_from_checkpoint(folder)
+        model = self.model if model is None else model
+        replaces = model is not self.model
+        if replaces and self._optimizer_was_given:
+            raise value_error(
+                function,
+                "model",
+                "be left out where Trainer was given optimizers=..., of its model's parameters",
+                f"another {type(model).__name__}",
+                "Make a Trainer of the new model and an optimizer of its parameters.",
+            )
+        self._load_from_checkpoint(folder, model)
+        if replaces:
+            self._replace_model(model)
         self._load_rng_state(folder)
+
+    def _replace_model(self, model: Any) -> None:
+        """Put ``model`` in the place of the Trainer's, and forget what was made for that."""
+        self.model = self.model_wrapped = model.to(self.args.device)
+        self.optimizer = self.lr_scheduler = self._own_schedule = None
+        if has_row_gradients(model):
+            clip_rows_too(self.accelerator)
+        self.accelerator.free_memory()
+        for name in ("model", "optimizer", "lr_scheduler"):  # which callbacks are told
+            setattr(self.callback_handler, name, getattr(self, name))
 
     def _save_model_and_checkpoint(self, save_model_class: bool = False) -> None:
         """Write a checkpoint now; with ``save_model_class`` also ``Model.save``'s file."""
@@ -122,6 +146,10 @@ class Checkpoints(_Trainer):
         else:
             weights = torch.load(folder / _UPSTREAM_WEIGHTS, map_location="cpu", weights_only=True)
             model.load_state_dict(weights)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.optimizer is not None:  # which the first step of training makes
+            super()._save_optimizer_and_scheduler(output_dir)
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +18,11 @@ from transformers4rec_ext.model._fit import has_row_gradients
 from transformers4rec_ext.model._positions import IGNORED
 from transformers4rec_ext.model.model import Model
 from transformers4rec_ext.trainer import evaluation
-from transformers4rec_ext.trainer.callbacks import IncrementalLoggingCallback, StartEpoch
+from transformers4rec_ext.trainer.callbacks import (
+    IncrementalLoggingCallback,
+    StartEpoch,
+    name_group,
+)
 from transformers4rec_ext.trainer.checkpoints import Checkpoints
 from transformers4rec_ext.trainer.checks import check_arguments, has_optimizer
 from transformers4rec_ext.trainer.loaders import DatasetMock, make_loader
@@ -105,7 +108,7 @@ class Trainer(Checkpoints):
             callbacks.append(IncrementalLoggingCallback(self))
         name_group(args.report_to, args.experiments_group)
         if has_row_gradients(model) and not has_optimizer(kwargs):
-            kwargs["optimizer_cls_and_kwargs"] = lazy_optimizer(args)
+            lazy_optimizer(args)  # refused now, not where training makes it
         eval_data = _first(eval_dataloader, eval_dataset_or_path)
         evaluates = args.eval_on_test_set or eval_data is not None
         super().__init__(
@@ -118,6 +121,7 @@ class Trainer(Checkpoints):
         )
         # The loss is a mean over labels already; transformers then divides by accumulation steps.
         self.model_accepts_loss_kwargs = False
+        self._optimizer_was_given = self.optimizer is not None or self.lr_scheduler is not None
         if has_row_gradients(model):
             clip_rows_too(self.accelerator)
         self.compute_metrics: Any = True if compute_metrics else None
@@ -167,6 +171,14 @@ class Trainer(Checkpoints):
         return make_loader(
             source, kind, self.schema, self.args, batch_size=batch_size, training=training
         )
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args: Any, model: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Return the class and the arguments of ``args.optim``; for row gradients ``LazyAdam``."""
+        if model is not None and has_row_gradients(model):
+            return lazy_optimizer(args)
+        made: tuple[Any, dict[str, Any]] = Checkpoints.get_optimizer_cls_and_kwargs(args, model)
+        return made
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Make the schedule of the learning rate, unless there is one.
@@ -377,12 +389,6 @@ class Trainer(Checkpoints):
     def floating_point_ops(self, inputs: Any) -> int:
         """Return 0: they are not counted."""
         return 0
-
-
-def name_group(report_to: list[str], group: str) -> None:
-    """Tell Weights & Biases the group of the run, unless the environment does."""
-    if "wandb" in report_to and group != "default":
-        os.environ.setdefault("WANDB_RUN_GROUP", group)
 
 
 def _first(*sources: Any) -> Any:
