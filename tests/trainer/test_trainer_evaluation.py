@@ -168,6 +168,30 @@ def test_log_predictions_gives_the_best_items(tmp_path: Path) -> None:
     assert set(call["metrics"]) == {f"next-item/{name}" for name in ("ndcg_at", "recall_at")}
 
 
+@pytest.mark.parametrize(
+    ("options", "with_metrics"),
+    [
+        ({"compute_metrics_each_n_steps": 2}, [True, False, True, False, True]),
+        ({"compute_metrics": None}, [False] * 5),
+        ({"compute_metrics": False}, [False] * 5),
+        ({"prediction_loss_only": True}, [False] * 5),
+    ],
+)
+def test_every_batch_is_logged_whichever_have_metrics(
+    tmp_path: Path, options: dict[str, Any], with_metrics: list[bool]
+) -> None:
+    calls: list[dict[str, Any]] = []
+    trainer = trainer_of(tmp_path, log_predictions=True, **options)
+    plain = trainer.evaluate()
+    trainer.log_predictions_callback = lambda **values: calls.append(values)
+    logged = trainer.evaluate()
+    found = {name: value for name, value in logged.items() if "_/" in name}
+    expected = {name: value for name, value in plain.items() if "_/" in name}
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert [call["metrics"] is not None for call in calls] == with_metrics
+    assert all(call["pred_item_ids"].shape == (8, 5) for call in calls)
+
+
 # Prediction
 
 

@@ -169,7 +169,8 @@ class T4RecTrainingArguments(_TrainingArguments, metaclass=_TakesFormerNames):
         Times ``num_train_epochs`` (whatever ``max_steps`` is) the waves of a cosine schedule; half
         a wave falls to 0 once.
     log_predictions : bool
-        Whether to give the best items of every evaluated batch to ``log_predictions_callback``.
+        Whether to give the best items of every evaluated batch to ``log_predictions_callback``,
+        which needs the scores of all items of a batch at a time.
     compute_metrics_each_n_steps : int
         Evaluate metrics (not the loss) on every n-th batch.
     experiments_group : str

@@ -53,15 +53,15 @@ def evaluate(trainer: Any, loader: Iterable[Any], prefix: str, prediction_loss_o
     model.reset_metrics()
     with in_mode(model, training=False):
         for step, batch in enumerate(itertools.islice(loader, limit or None)):
-            only_loss = not with_metrics or step % args.compute_metrics_each_n_steps != 0
+            measures = with_metrics and step % args.compute_metrics_each_n_steps == 0
+            only_loss = not (measures or logs)
             value, predictions, labels, _ = trainer.prediction_step(model, batch, only_loss)
             size = num_rows(batch)
             loss.add(value, size if isinstance(labels, Mapping) else labels.numel())
             rows += size
-            if not only_loss:
-                metrics = model.calculate_metrics(predictions, labels)
-                if logs:
-                    log_predictions(trainer, predictions, labels, metrics, prefix)
+            metrics = model.calculate_metrics(predictions, labels) if measures else None
+            if logs:
+                log_predictions(trainer, predictions, labels, metrics, prefix)
             trainer.after_prediction_step()
     mean = loss.over_processes(trainer.accelerator)
     everywhere = _over_processes(trainer, rows)

@@ -365,7 +365,10 @@ class Trainer(Checkpoints):
 
     @property
     def log_predictions_callback(self) -> Callable[..., None] | None:
-        """Called with ``labels, pred_item_ids, pred_item_scores, metrics, dataset_type``."""
+        """Called with ``labels, pred_item_ids, pred_item_scores, metrics, dataset_type``.
+
+        ``metrics`` is None of a batch of which none are computed.
+        """
         return self._log_predictions
 
     @log_predictions_callback.setter
