@@ -82,5 +82,6 @@ def test_evaluation_needs_data(tmp_path: Path) -> None:
         trainer.evaluate()
     with pytest.raises(ValueError, match="test data must be given; got none"):
         trainer.predict()
-    with pytest.raises(ValueError, match="eval_strategy"):
-        trainer_of(tmp_path, eval_dataset_or_path=None, eval_strategy="epoch")
+    trainer = trainer_of(tmp_path, eval_dataset_or_path=None, eval_strategy="epoch")
+    with pytest.raises(ValueError, match="eval data must be given; got none"):
+        trainer.train()

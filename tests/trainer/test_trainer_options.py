@@ -184,6 +184,19 @@ def test_data_by_name_is_evaluated_in_training_too(tmp_path: Path) -> None:
     assert found["eval_a_/loss"] != found["eval_b_/loss"]
 
 
+@pytest.mark.parametrize("name", ["eval_strategy", "evaluation_strategy"])
+def test_data_may_be_given_after_the_trainer_is_made(tmp_path: Path, name: str) -> None:
+    sources = ("train_dataset_or_path", "eval_dataset_or_path", "test_dataset_or_path")
+    trainer = trainer_of(tmp_path, **dict.fromkeys(sources), **{name: "epoch"})
+    for day in (1, 2):  # as upstream's loops over time windows
+        trainer.train_dataset_or_path = tmp_path / "data"
+        trainer.eval_dataset_or_path = write(tmp_path / f"day{day}", 20, seed=day)
+        trainer.train()
+    logged = [line["eval_/loss"] for line in trainer.state.log_history if "eval_/loss" in line]
+    assert len(logged) == 2
+    assert logged[-1] == trainer.evaluate(tmp_path / "day2")["eval_/loss"]
+
+
 @pytest.mark.parametrize(
     "given", [{"optimizers": (None, None)}, {"optimizer_cls_and_kwargs": None}, {}]
 )

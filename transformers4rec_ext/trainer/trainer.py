@@ -109,13 +109,11 @@ class Trainer(Checkpoints):
         name_group(args.report_to, args.experiments_group)
         if has_row_gradients(model) and not has_optimizer(kwargs):
             lazy_optimizer(args)  # refused now, not where training makes it
-        eval_data = _first(eval_dataloader, eval_dataset_or_path)
-        evaluates = args.eval_on_test_set or eval_data is not None
         super().__init__(
             model=model,
             args=args,
             train_dataset=DatasetMock(),
-            eval_dataset=DatasetMock() if evaluates else None,
+            eval_dataset=DatasetMock(),  # what it stands for may be given later
             callbacks=callbacks,
             **kwargs,
         )
