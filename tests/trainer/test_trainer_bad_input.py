@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,18 @@ def test_evaluation_without_labels(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=text):
         trainer_of(tmp_path).evaluate(single)
     with pytest.raises(ValueError, match=r"Trainer\.predict: data must hold at least one batch"):
-        trainer_of(tmp_path).predict([])
+        trainer_of(tmp_path).predict(iter([]))
+
+
+@pytest.mark.parametrize(("kind", "method"), [("train", "train"), ("eval", "evaluate")])
+def test_patterns_that_match_no_file(tmp_path: Path, kind: str, method: str) -> None:
+    trainer = trainer_of(tmp_path)
+    setattr(trainer, f"{kind}_dataset_or_path", glob.glob(f"{tmp_path}/day1/*.parquet"))
+    text = f"Trainer: {kind} data must hold a path or a batch; got an empty list. If a pattern made"
+    with pytest.raises(ValueError, match=text):
+        getattr(trainer, method)()
+    with pytest.raises(ValueError, match=r"Trainer: test data must hold .* an empty tuple"):
+        trainer.predict(())
 
 
 def test_evaluation_needs_data(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_data_without_a_batch_is_told_so(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"at least one batch; got none\. dataloader_drop_"):
             method(few)
     with pytest.raises(ValueError, match=r"got none\. A generator is spent after one pass"):
-        trainer_of(tmp_path).evaluate([])
+        trainer_of(tmp_path).evaluate(iter([]))
 
 
 def test_without_metrics_only_the_loss_is_computed(tmp_path: Path) -> None:

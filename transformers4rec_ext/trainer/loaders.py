@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
-from transformers4rec_ext._errors import type_error
+from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.data.parquet_loader import ParquetLoader, RankBatches
 from transformers4rec_ext.schema import as_schema
 from transformers4rec_ext.utils.data_utils import T4RecDataLoader
@@ -78,6 +78,14 @@ def make_loader(
     if isinstance(source, Mapping):
         expectation = "be data, not data by name, which evaluate takes"
         raise type_error("Trainer", f"{kind.lower()} data", expectation, type(source).__name__)
+    if isinstance(source, Sequence) and not source:
+        raise value_error(
+            "Trainer",
+            f"{kind.lower()} data",
+            "hold a path or a batch",
+            f"an empty {type(source).__name__}",
+            "If a pattern made it, did the pattern match a file?",
+        )
     if isinstance(source, DataLoader):
         return _for_this_process(source, args, training)
     options = _options(args)
