@@ -184,6 +184,40 @@ def test_data_by_name_is_evaluated_in_training_too(tmp_path: Path) -> None:
     assert found["eval_a_/loss"] != found["eval_b_/loss"]
 
 
+class WithoutCount:
+    """Takes the arguments of transformers 4, and doubles the loss."""
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False) -> Any:
+        loss, outputs = super().compute_loss(model, inputs, True)
+        return (2 * loss, outputs) if return_outputs else 2 * loss
+
+
+class WithOptions(tr.Trainer):
+    """Hands on what it does not know."""
+
+    def compute_loss(self, model: Any, inputs: Any, **options: Any) -> Any:
+        assert "num_items_in_batch" in options
+        return 2 * super().compute_loss(model, inputs, **options)
+
+
+class OfTransformers4(WithoutCount, tr.Trainer):
+    """As in a script of upstream's users."""
+
+
+@pytest.mark.parametrize("kind", [OfTransformers4, WithOptions])
+def test_a_loss_of_ones_own_by_the_arguments_of_transformers_4(
+    tmp_path: Path, kind: type[tr.Trainer]
+) -> None:
+    options = {"max_steps": 3, "gradient_accumulation_steps": 2, "optim": "sgd"}
+    data = {"schema": trainer_of(tmp_path).schema, "train_dataset_or_path": tmp_path / "data"}
+    trainer = kind(model_of(), arguments(tmp_path, max_grad_norm=0, **options), **data)
+    trainer.train()
+    faster = arguments(tmp_path, max_grad_norm=0, **options | {"learning_rate": 2e-2})
+    expected = tr.Trainer(model_of(), faster, **data)
+    expected.train()
+    assert losses(trainer) == pytest.approx([2 * loss for loss in losses(expected)], rel=1e-6)
+
+
 @pytest.mark.parametrize("name", ["eval_strategy", "evaluation_strategy"])
 def test_data_may_be_given_after_the_trainer_is_made(tmp_path: Path, name: str) -> None:
     sources = ("train_dataset_or_path", "eval_dataset_or_path", "test_dataset_or_path")

@@ -1,12 +1,16 @@
-"""What a Trainer is given: refused in words where it would fail later, or change nothing."""
+"""What a Trainer is given, or overrides: refused where it would fail later, or change nothing."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 from typing import Any
 
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.config.trainer import T4RecTrainingArguments
+from transformers4rec_ext.model._fit import has_row_gradients
 from transformers4rec_ext.model.model import Model
+from transformers4rec_ext.trainer.rows import lazy_optimizer
 
 #: Arguments of transformers' Trainer that have no effect here, and what to do instead.
 _NOT_TAKEN = {
@@ -46,9 +50,28 @@ def check_arguments(model: Any, args: Any, compute_metrics: Any, others: dict[st
             "Start one process for each with `torchrun --nproc-per-node`, or set "
             "CUDA_VISIBLE_DEVICES.",
         )
+    if has_row_gradients(model) and not _has_optimizer(others):
+        lazy_optimizer(args)  # raises for an args.optim that takes none
 
 
-def has_optimizer(others: dict[str, Any]) -> bool:
+def take_former_compute_loss(trainer: Any) -> None:
+    """Let a subclass define ``compute_loss`` without ``num_items_in_batch``, as of transformers 4.
+
+    Nothing is lost: for a Trainer of ours transformers counts no items, and the argument is None.
+    """
+    taken = inspect.signature(trainer.compute_loss).parameters
+    hands_on = any(each.kind is each.VAR_KEYWORD for each in taken.values())
+    if not hands_on and "num_items_in_batch" not in taken:
+        trainer.compute_loss = functools.partial(_without_count, trainer.compute_loss)
+
+
+def _without_count(
+    compute_loss: Any, *args: Any, num_items_in_batch: Any = None, **kwargs: Any
+) -> Any:
+    return compute_loss(*args, **kwargs)
+
+
+def _has_optimizer(others: dict[str, Any]) -> bool:
     """Tell whether the caller says what optimizes; a pair of None, the default, says nothing."""
     optimizer, _ = others.get("optimizers") or (None, None)
     return optimizer is not None or others.get("optimizer_cls_and_kwargs") is not None

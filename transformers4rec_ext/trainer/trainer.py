@@ -24,7 +24,7 @@ from transformers4rec_ext.trainer.callbacks import (
     name_group,
 )
 from transformers4rec_ext.trainer.checkpoints import Checkpoints
-from transformers4rec_ext.trainer.checks import check_arguments, has_optimizer
+from transformers4rec_ext.trainer.checks import check_arguments, take_former_compute_loss
 from transformers4rec_ext.trainer.loaders import DatasetMock, make_loader
 from transformers4rec_ext.trainer.rows import clip_rows_too, lazy_optimizer
 
@@ -107,8 +107,6 @@ class Trainer(Checkpoints):
         if incremental_logging:
             callbacks.append(IncrementalLoggingCallback(self))
         name_group(args.report_to, args.experiments_group)
-        if has_row_gradients(model) and not has_optimizer(kwargs):
-            lazy_optimizer(args)  # refused now, not where training makes it
         super().__init__(
             model=model,
             args=args,
@@ -119,6 +117,7 @@ class Trainer(Checkpoints):
         )
         # The loss is a mean over labels already; transformers then divides by accumulation steps.
         self.model_accepts_loss_kwargs = False
+        take_former_compute_loss(self)
         self._optimizer_was_given = self.optimizer is not None or self.lr_scheduler is not None
         if has_row_gradients(model):
             clip_rows_too(self.accelerator)
