@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.utils.data import DataLoader
 from torchmetrics import Metric
-from trainer_helpers import CLICK, V, batches, model_of, next_item, trainer_of, write
+from trainer_helpers import CLICK, ITEM, V, batches, model_of, next_item, trainer_of, write
 
 import transformers4rec_ext as tr
 
@@ -242,3 +243,25 @@ def test_prediction_needs_no_targets(tmp_path: Path) -> None:
     found = trainer_of(tmp_path, model_of(click())).predict(inputs)
     assert found.predictions.shape[0] == 40
     assert found.label_ids is None
+
+
+@pytest.mark.parametrize("engine", ["merlin", "pyarrow"])
+def test_prediction_needs_no_columns_of_targets(tmp_path: Path, engine: str) -> None:
+    whole, bare = write(tmp_path / "data"), tmp_path / "bare"
+    bare.mkdir()
+    table = pq.read_table(whole / "part.parquet")
+    pq.write_table(table.drop_columns(["click"]), bare / "b.parquet")
+    trainer = trainer_of(tmp_path, model_of(next_item(), click()), data_loader_engine=engine)
+    expected = trainer.predict(whole).predictions
+    found = trainer.predict(str(bare)).predictions
+    assert (found["next-item"][0] == expected["next-item"][0]).all()
+    assert (found[CLICK] == expected[CLICK]).all()
+    pq.write_table(table, bare / "a.parquet")  # which has them
+    assert trainer.predict(bare).predictions[CLICK].shape == (80,)
+    with pytest.raises(ValueError, match=r"schema must name columns of .*b\.parquet; got 'click'"):
+        trainer.evaluate(bare)
+    pq.write_table(table.drop_columns([ITEM]), bare / "b.parquet")
+    with pytest.raises(ValueError, match=r"schema must name columns of .*b\.parquet; got 'item_id"):
+        trainer.predict(bare)
+    with pytest.raises(FileNotFoundError, match=r"Trainer\.predict: paths must exist"):
+        trainer.predict(tmp_path / "none")

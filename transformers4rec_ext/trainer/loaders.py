@@ -10,8 +10,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext.data.files import files_below, open_parquet
 from transformers4rec_ext.data.parquet_loader import ParquetLoader, RankBatches
-from transformers4rec_ext.schema import as_schema
+from transformers4rec_ext.schema import Schema, Tags, as_schema
 from transformers4rec_ext.utils.data_utils import T4RecDataLoader
 
 # What a DataLoader is made of besides its dataset and the order of its rows.
@@ -66,7 +67,8 @@ def make_loader(
     source : path, sequence of paths, torch Dataset, DataLoader or iterable of batches
         Or what else a loader takes that is registered as ``args.data_loader_engine``.
     kind : str
-        "Train", "Eval" or "Test"; for errors.
+        "Train", "Eval" or "Test"; for errors. "Test" is for predictions: of paths, targets that a
+        file lacks are not read.
     schema : Schema, optional
         Needed for paths.
     args : T4RecTrainingArguments
@@ -96,8 +98,11 @@ def make_loader(
                 f"schema is required to generate {kind} Dataloader. Give Trainer the schema of "
                 f"the columns in {source!r}."
             )
+        schema = as_schema(schema, "Trainer")
+        if kind == "Test" and issubclass(engine, ParquetLoader):
+            schema = _without_absent_targets(schema, source)
         return engine.from_schema(
-            as_schema(schema, "Trainer"),
+            schema,
             source,
             batch_size,
             max_sequence_length=args.max_sequence_length,
@@ -126,6 +131,20 @@ def make_loader(
         return DataLoader(dataset, batch_size=None)
     expectation = "be a path, paths, a Dataset, a DataLoader or an iterable of batches"
     raise type_error("Trainer", f"{kind.lower()} data", expectation, type(source).__name__)
+
+
+def _without_absent_targets(schema: Schema, paths: Any) -> Schema:
+    """Leave out the targets that a file lacks: of what is to be predicted they may be unknown.
+
+    A loader keeps targets apart from its inputs, so that there is none that a model reads.
+    """
+    targets = set(schema.select_by_tag(Tags.TARGET).column_names)
+    absent: set[str] = set()
+    if targets:
+        for path in files_below("Trainer.predict", paths):
+            with open_parquet("Trainer.predict", path) as file:
+                absent |= targets.difference(file.schema_arrow.names)
+    return schema.remove_by_name(absent)
 
 
 def start_epoch(loader: Any, epoch: int, args: Any) -> None:

@@ -295,7 +295,7 @@ class Trainer(Checkpoints):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "test",
     ) -> Any:
-        """Predict for every row, without looking at targets.
+        """Predict for every row, without looking at targets; files may lack their columns.
 
         Parameters
         ----------
