@@ -199,6 +199,11 @@ def test_it_feeds_a_model():
             "has no 'DLDataLoader'. It is upstream's; use torch.utils.data.DataLoader",
         ),
         (
+            lambda: data_utils.NVTabularDataLoader,
+            AttributeError,
+            "has no 'NVTabularDataLoader'. It is upstream's; use MerlinDataLoader, as it is called",
+        ),
+        (
             lambda: data_utils.session_aggregator,
             AttributeError,
             "prepare tables with the library they are in, such as pandas",

@@ -38,6 +38,7 @@ __getattr__ = elsewhere(
     __name__,
     {
         "DLDataLoader": "use torch.utils.data.DataLoader",
+        "NVTabularDataLoader": "use MerlinDataLoader, as it is called in later releases",
         "ParquetDataset": "use PyarrowDataLoader, or transformers4rec_ext.data.ParquetLoader",
         "ShuffleDataset": "use transformers4rec_ext.data.ParquetLoader(shuffle=True)",
         "add_item_first_seen_col_to_df": _PREPARE,
