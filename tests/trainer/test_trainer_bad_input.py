@@ -97,3 +97,4 @@ def test_evaluation_needs_data(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, eval_dataset_or_path=None, eval_strategy="epoch")
     with pytest.raises(ValueError, match="eval data must be given; got none"):
         trainer.train()
+    assert trainer.state.global_step == 0  # before anything is trained

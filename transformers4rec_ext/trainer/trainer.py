@@ -133,6 +133,8 @@ class Trainer(Checkpoints):
 
     def get_train_dataloader(self) -> Any:
         """Return the loader of the training data."""
+        if self._evaluated is None and self.args.eval_strategy != "no":
+            self.get_eval_dataloader()  # says so now, not after the first epoch
         source = _first(self.train_dataloader, self.train_dataset_or_path)
         return self._loader(source, "Train", self._train_batch_size)
 
