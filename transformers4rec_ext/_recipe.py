@@ -39,7 +39,10 @@ def recorded(method: _Function) -> _Function:
     @functools.wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         # Past nn.Module.__setattr__, which works only after its constructor.
-        recipe = self.__dict__.setdefault(_RECIPE, _Recipe())
+        recipe = self.__dict__.get(_RECIPE)
+        if recipe is None:
+            recipe = _Recipe()
+            object.__setattr__(self, _RECIPE, recipe)
         if recipe.running:
             return method(self, *args, **kwargs)
         recipe.running = True

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from recorded_models import CUT_OFFS, RecordedModel, metrics_by_rank
 
 CASES = {
@@ -20,6 +22,8 @@ CASES = {
     "e2e_albert": ("mlm", "clm"),
     "e2e_longformer": ("mlm", "clm"),
 }
+#: Before 5.15 transformers does not scale what GPT-2 adds to its residuals by 1 / sqrt(2 n_layer).
+UNSCALED = Version(transformers.__version__) < Version("5.15")
 PAIRS = [(group, masking) for group, maskings in CASES.items() for masking in maskings]
 
 
@@ -49,6 +53,8 @@ def test_weights_are_initialised_as_upstreams(parity, group):
     named = dict(model.named_parameters(remove_duplicate=False))
     assert set(stats) <= set(named)
     for name, upstream in stats.items():
+        if UNSCALED and name.endswith("c_proj.weight"):
+            continue
         weight, error = named[name].detach().double(), 6 * upstream["std"] * 2**0.5
         assert list(weight.shape) == upstream["shape"]
         error /= weight.numel() ** 0.5
