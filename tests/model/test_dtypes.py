@@ -91,6 +91,10 @@ def test_float16_rows_that_torch_cannot_add_are_told() -> None:
     with pytest.raises(ValueError, match=r"sparse_grad must be False with a tied table of float16"):
         model({"item_id": sessions()}, training=True)
     model({"item_id": sessions()}, testing=True)
+    with torch.no_grad():
+        model({"item_id": sessions()}, training=True)
+    task_table(model).requires_grad_(False)
+    model({"item_id": sessions()}, training=True)["loss"].backward()
 
 
 def task_table(model: tr.Model) -> torch.nn.Parameter:

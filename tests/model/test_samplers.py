@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-import multiprocessing
 import pickle
-from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from transformers4rec_ext.samplers import LogUniformSampler
 
@@ -135,13 +134,32 @@ def test_randomness() -> None:
     assert ids(pickled) == following
 
 
-def test_a_sampler_that_has_drawn_goes_to_a_spawned_process() -> None:
-    """A worker of a DataLoader, say: torch's generators, and their states, cannot."""
-    seeded = LogUniformSampler(20, max_id=1000, seed=5)
-    seeded.draw(torch.tensor([3]))
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        drawn = pool.submit(seeded.draw, torch.tensor([3])).result(timeout=100)[0].ids
-    assert torch.equal(drawn, seeded.draw(torch.tensor([3]))[0].ids)
+class Draws(Dataset):
+    """Holds a sampler, as a data set of candidates would."""
+
+    def __init__(self) -> None:
+        self.sampler = LogUniformSampler(20, max_id=1000, seed=5)
+        self.sampler.draw(torch.tensor([3]))
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.sampler.draw(torch.tensor([3]))[0].ids
+
+
+def test_a_sampler_that_has_drawn_goes_to_a_spawned_worker() -> None:
+    """Torch's generators cannot: what the worker is to open is gone by then."""
+    draws = Draws()
+    loader = DataLoader(draws, batch_size=None, num_workers=1, multiprocessing_context="spawn")
+    (drawn,) = loader
+    assert torch.equal(drawn, draws[0])
+
+
+def test_a_compiled_sampler_is_pickled_as_any_module() -> None:
+    sampler = LogUniformSampler(4, max_id=10)
+    sampler.compile(backend="eager")
+    assert pickle.loads(pickle.dumps(sampler)).max_id == 10
 
 
 def test_draw_takes_no_target() -> None:

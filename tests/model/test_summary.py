@@ -168,3 +168,17 @@ def test_a_first_position_that_has_seen_one_item_is_told(
     other = torch.cat([ids[:, :1], torch.randint(1, 31, (4, T - 1))], dim=1)
     same = torch.equal(model({"item_id": ids}), model({"item_id": other}))
     assert same == said
+
+
+def test_it_is_not_told_of_what_reads_no_first_position(caplog: pytest.LogCaptureFixture) -> None:
+    """Of bodies of one vector a session, and of Transformers4Rec's, which see both sides."""
+
+    class Upstreams(torch.nn.Module):
+        masking = torch.nn.Identity()
+
+    say_first_sees_one_item.cache_clear()
+    BinaryClassificationTask("click").build(None, [-1, D], inputs=sequence_inputs())
+    BinaryClassificationTask("click").build(None, [-1, T, D], inputs=Upstreams())
+    assert not caplog.text
+    RegressionTask("r").build(None, [-1, T, D], inputs=sequence_inputs())
+    assert "RegressionTask reads the first position" in caplog.text

@@ -310,11 +310,26 @@ def test_binary_metrics_are_of_probabilities() -> None:
     )
     values = task.calculate_metrics(probabilities, targets)
     assert [float(value) for value in values.values()] == [1.0, 1.0, 0.0]
+    wrapped = [
+        torchmetrics.AUROC(task="binary") * 1.0,
+        torchmetrics.wrappers.Running(torchmetrics.AUROC(task="binary")),
+        OwnUpdate(),
+    ]
+    values = BinaryClassificationTask(metrics=wrapped).calculate_metrics(probabilities, targets)
+    assert [float(value) for value in values.values()] == [1.0, 1.0, 0.5]
     task = BinaryClassificationTask(metrics=[torchmetrics.AUROC(task="binary")])
     task.forward_to_prediction_fn = lambda x: 1 - x  # one's own is asked
     assert [float(value) for value in task.calculate_metrics(probabilities, targets).values()] == [
         0
     ]
+
+
+class OwnUpdate(BinaryAccuracy):
+    """A metric of torchmetrics that was extended for the classes of upstream."""
+
+    def update(self, predictions: torch.Tensor, targets: torch.Tensor) -> None:
+        assert predictions.dtype == torch.int32
+        super().update(predictions, targets)
 
 
 class Classes(torchmetrics.Metric):

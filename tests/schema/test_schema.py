@@ -218,7 +218,12 @@ def test_bad_input(make, error, text):
 
 @pytest.mark.parametrize(
     ("name", "instead"),
-    [("without", "remove_by_name"), ("excluding_by_name", "remove_by_name"), ("first", "columns")],
+    [
+        ("without", "remove_by_name"),
+        ("excluding_by_name", "remove_by_name"),
+        ("remove_col", "remove_by_name"),
+        ("first", "columns"),
+    ],
 )
 def test_a_name_of_merlins_says_what_to_use(name: str, instead: str) -> None:
     schema = Schema.from_item_column("item", num_items=9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,7 @@ def test_a_loss_of_ones_own_by_the_arguments_of_transformers_4(
     expected = tr.Trainer(model_of(), faster, **data)
     expected.train()
     assert losses(trainer) == pytest.approx([2 * loss for loss in losses(expected)], rel=1e-6)
+    assert copy.copy(trainer).compute_loss.__self__ is not trainer
 
 
 @pytest.mark.parametrize("name", ["eval_strategy", "evaluation_strategy"])

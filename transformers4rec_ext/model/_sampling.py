@@ -60,9 +60,10 @@ def check_sampling(
 def check_half_rows(task: Any) -> None:
     """Raise if row gradients of a float16 table would have to be added on the CPU."""
     table = task.item_embedding_table
-    if table is None or not getattr(table, "sparse", False):
+    if table is None or not (task.sparse_grad and torch.is_grad_enabled()):
         return
-    if table.weight.dtype == torch.float16 and table.weight.device.type == "cpu":
+    weight = table.weight
+    if weight.requires_grad and weight.dtype == torch.float16 and weight.device.type == "cpu":
         raise value_error(
             "NextItemPredictionTask",
             "sparse_grad",

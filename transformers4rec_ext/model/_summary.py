@@ -123,9 +123,12 @@ def positions_of_items(
     return torch.nn.functional.pad(item_ids != padding_idx, (0, appended))
 
 
-def sees_one_item(masking: MaskSequence | None) -> bool:
-    """Tell whether, when a session is served, its first position sees no later one."""
-    if masking is None:
+def sees_one_item(masking: object) -> bool:
+    """Tell whether a masking of ours hides later items from the first position that is served.
+
+    Upstream's bodies show it the whole session.
+    """
+    if not isinstance(masking, MaskSequence):
         return False
     return masking.causal or isinstance(masking, PermutationLanguageModeling)
 

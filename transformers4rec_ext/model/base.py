@@ -183,7 +183,8 @@ class PredictionTask(LossMixin, MetricsMixin, Recorded, torch.nn.Module):
         self.sequence_summary.build(input_size[-1])
         masking = getattr(inputs or getattr(body, "inputs", None), "masking", None)
         self._padding_idx = getattr(masking, "padding_idx", 0)
-        if self.summary_type == "first" and not self.needs_time and sees_one_item(masking):
+        summarises = len(input_size) == 3 and not self.needs_time
+        if summarises and self.summary_type == "first" and sees_one_item(masking):
             say_first_sees_one_item(type(self).__name__, type(masking).__name__)
         if self.task_block is not None:
             self.task_block = self._own(self.task_block, input_size)
@@ -277,9 +278,11 @@ class PredictionTask(LossMixin, MetricsMixin, Recorded, torch.nn.Module):
         """Update every metric with a batch and return its values, keyed by metric name."""
         if targets.numel() == 0:
             return {}
+        read = self.forward_to_prediction_fn(predictions)
         return {
             self.metric_name(metric): metric(
-                self._metric_predictions(metric, predictions), self._metric_targets(targets)
+                predictions if self._reads_predictions(metric) else read,
+                self._metric_targets(targets),
             )
             for metric in self._metrics()
         }
@@ -318,8 +321,9 @@ class PredictionTask(LossMixin, MetricsMixin, Recorded, torch.nn.Module):
         # ModuleList is typed as holding plain modules; set_metrics let only metrics in.
         return list(self.metrics)
 
-    def _metric_predictions(self, metric: Metric, predictions: torch.Tensor) -> torch.Tensor:
-        return self.forward_to_prediction_fn(predictions)
+    def _reads_predictions(self, metric: Metric) -> bool:
+        """Tell whether a metric is given what ``forward_to_prediction_fn`` is."""
+        return False
 
     def _metric_targets(self, targets: torch.Tensor) -> torch.Tensor:
         return targets

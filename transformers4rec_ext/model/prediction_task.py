@@ -47,11 +47,17 @@ def _round_to_int(predictions: torch.Tensor) -> torch.Tensor:
 
 
 def _rounds_itself(metric: Metric) -> bool:
-    """Tell whether ``metric`` is one of torchmetrics for two classes, which take probabilities."""
-    return any(
-        kind.__module__.startswith("torchmetrics.") and kind.__name__.startswith("Binary")
-        for kind in type(metric).__mro__
-    )
+    """Tell whether ``metric`` is one of torchmetrics for two classes, which take probabilities.
+
+    Or a wrapper of such or a sum of them. A subclass with an ``update`` of its own expects classes.
+    """
+    updates = next(kind for kind in type(metric).__mro__ if "update" in vars(kind))
+    if not updates.__module__.startswith("torchmetrics."):
+        return False
+    inner = [m for m in metric.modules() if isinstance(m, Metric) and m is not metric]
+    if inner:
+        return all(_rounds_itself(each) for each in inner)
+    return any(kind.__name__.startswith("Binary") for kind in type(metric).__mro__)
 
 
 class _Sigmoid(torch.nn.Sigmoid):
@@ -157,11 +163,9 @@ class BinaryClassificationTask(_ScalarTask):
             _checks.values_within(function, argument, checked, 0, 1)
         return checked
 
-    def _metric_predictions(self, metric: Metric, predictions: torch.Tensor) -> torch.Tensor:
+    def _reads_predictions(self, metric: Metric) -> bool:
         # Of classes the area under a curve would be that of a single point.
-        if self.forward_to_prediction_fn is _round_to_int and _rounds_itself(metric):
-            return predictions
-        return super()._metric_predictions(metric, predictions)
+        return self.forward_to_prediction_fn is _round_to_int and _rounds_itself(metric)
 
     def _metric_targets(self, targets: torch.Tensor) -> torch.Tensor:
         return targets.int()

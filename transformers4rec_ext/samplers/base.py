@@ -82,9 +82,10 @@ class Sampler(Recorded, torch.nn.Module):
             self._generators[device].set_state(state)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A generator, or its state as a tensor, cannot be handed to a spawned process.
+        # As bytes: a process that is spawned opens a tensor's shared memory, and of a generator's
+        # state, a tensor made for the pickle, that is gone by then.
         states = {device: bytes(s.numpy()) for device, s in self.generator_states().items()}
-        return {**self.__dict__, "_generators": states}
+        return {**super().__getstate__(), "_generators": states}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({**state, "_generators": {}})

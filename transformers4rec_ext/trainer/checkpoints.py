@@ -10,8 +10,9 @@ import torch
 import transformers
 
 from transformers4rec_ext._checkpoint import load_state, save_state
-from transformers4rec_ext._errors import value_error
+from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.model._fit import has_row_gradients
+from transformers4rec_ext.model.model import Model
 from transformers4rec_ext.trainer.rows import clip_rows_too, rows_exchanged
 
 _WEIGHTS = "model.safetensors"
@@ -39,6 +40,7 @@ class Checkpoints(_Trainer):
     _attempted: bool = False
     _own_schedule: Any = None
     _optimizer_was_given: bool = False
+    _evaluated: Any
 
     def train(
         self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
@@ -56,6 +58,8 @@ class Checkpoints(_Trainer):
             _check_folder("Trainer.train", "resume_from_checkpoint", resume_from_checkpoint)
         if resume_from_checkpoint:  # whose schedule is read into one of this run's length
             self._forget_own_schedule()
+        if self._evaluated is None and self.args.eval_strategy != "no":
+            self.get_eval_dataloader()  # says what is missing now, not after the first epoch
         self._attempted = False
         try:
             with rows_exchanged(self.model, self.accelerator):
@@ -96,6 +100,8 @@ class Checkpoints(_Trainer):
         function = "Trainer.load_model_trainer_states_from_checkpoint"
         _check_folder(function, "checkpoint_path", folder)
         model = self.model if model is None else model
+        if not isinstance(model, Model):
+            raise type_error(function, "model", "be a Model", type(model).__name__)
         replaces = model is not self.model
         if replaces and self._optimizer_was_given:
             raise value_error(
@@ -148,7 +154,7 @@ class Checkpoints(_Trainer):
             model.load_state_dict(weights)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self.optimizer is not None:  # which the first step of training makes
+        if None not in (self.optimizer, self.lr_scheduler):  # which training makes
             super()._save_optimizer_and_scheduler(output_dir)
 
     def _load_best_model(self) -> None:

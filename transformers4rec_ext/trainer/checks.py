@@ -54,21 +54,24 @@ def check_arguments(model: Any, args: Any, compute_metrics: Any, others: dict[st
         lazy_optimizer(args)  # raises for an args.optim that takes none
 
 
-def take_former_compute_loss(trainer: Any) -> None:
+def take_former_compute_loss(kind: Any) -> None:
     """Let a subclass define ``compute_loss`` without ``num_items_in_batch``, as of transformers 4.
 
     Nothing is lost: for a Trainer of ours transformers counts no items, and the argument is None.
     """
-    taken = inspect.signature(trainer.compute_loss).parameters
+    given = kind.compute_loss
+    taken = inspect.signature(given, follow_wrapped=False).parameters
     hands_on = any(each.kind is each.VAR_KEYWORD for each in taken.values())
-    if not hands_on and "num_items_in_batch" not in taken:
-        trainer.compute_loss = functools.partial(_without_count, trainer.compute_loss)
+    if hands_on or "num_items_in_batch" in taken:
+        return
 
+    @functools.wraps(given)
+    def compute_loss(
+        trainer: Any, *args: Any, num_items_in_batch: Any = None, **options: Any
+    ) -> Any:
+        return given(trainer, *args, **options)
 
-def _without_count(
-    compute_loss: Any, *args: Any, num_items_in_batch: Any = None, **kwargs: Any
-) -> Any:
-    return compute_loss(*args, **kwargs)
+    kind.compute_loss = compute_loss
 
 
 def _has_optimizer(others: dict[str, Any]) -> bool:

@@ -80,7 +80,7 @@ def make_loader(
     if isinstance(source, Mapping):
         expectation = "be data, not data by name, which evaluate takes"
         raise type_error("Trainer", f"{kind.lower()} data", expectation, type(source).__name__)
-    if isinstance(source, Sequence) and not source:
+    if isinstance(source, Sequence) and not isinstance(source, str) and not source:
         raise value_error(
             "Trainer",
             f"{kind.lower()} data",

@@ -117,7 +117,6 @@ class Trainer(Checkpoints):
         )
         # The loss is a mean over labels already; transformers then divides by accumulation steps.
         self.model_accepts_loss_kwargs = False
-        take_former_compute_loss(self)
         self._optimizer_was_given = self.optimizer is not None or self.lr_scheduler is not None
         if has_row_gradients(model):
             clip_rows_too(self.accelerator)
@@ -133,8 +132,6 @@ class Trainer(Checkpoints):
 
     def get_train_dataloader(self) -> Any:
         """Return the loader of the training data."""
-        if self._evaluated is None and self.args.eval_strategy != "no":
-            self.get_eval_dataloader()  # says so now, not after the first epoch
         source = _first(self.train_dataloader, self.train_dataset_or_path)
         return self._loader(source, "Train", self._train_batch_size)
 
@@ -143,6 +140,10 @@ class Trainer(Checkpoints):
         given = None if isinstance(eval_dataset, DatasetMock) else eval_dataset
         source = _first(given, self._evaluated)
         return self._loader(source, "Eval", self.args.per_device_eval_batch_size)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        take_former_compute_loss(cls)
 
     @property
     def _evaluated(self) -> Any:
@@ -164,7 +165,8 @@ class Trainer(Checkpoints):
                 f"{which} data",
                 "be given",
                 "none",
-                f"Give {which}_dataset_or_path or {which}_dataloader.",
+                f"Give {which}_dataset_or_path or {which}_dataloader."
+                + (" Or leave out eval_strategy." if kind == "Eval" else ""),
             )
         training = kind == "Train"
         return make_loader(

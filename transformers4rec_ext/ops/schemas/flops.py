@@ -18,15 +18,16 @@ def products(first: int, second: int, count: int = 1) -> Formula:
 
     def formula(*arguments: Any, **_: Any) -> int:
         num_rows, width = arguments[first]
-        return int(2 * count * num_rows * width * arguments[second][0])
+        flops: int = 2 * count * num_rows * width * arguments[second][0]  # symbolic in a trace
+        return flops
 
     return formula
 
 
-def full_backward(
-    row_grad: Any, hidden: Any, weight: Any, *arguments: Any, out_shape: Any = None, **_: Any
-) -> int:
+def full_backward(row_grad: Any, hidden: Any, weight: Any, *arguments: Any, **_: Any) -> int:
     """Return what ``linear_cross_entropy_backward`` makes: scores that are not kept, gradients."""
     (num_rows, width), num_items = hidden, weight[0]
     kept, with_weight = arguments[4], arguments[-1]
-    return int(2 * num_rows * width * (num_items - kept[1] + num_items * (1 + with_weight)))
+    made = num_items - kept[1] + num_items * (1 + with_weight)
+    flops: int = 2 * num_rows * width * made
+    return flops
