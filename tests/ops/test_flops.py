@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -72,3 +74,10 @@ def test_a_training_step_is_counted_as_its_formulas_are(sampled: bool) -> None:
         return int(counter.get_total_flops())
 
     assert flops("auto") == flops("reference") == 3 * 2 * 6 * 4 * (9 if sampled else 50)
+
+
+def test_nothing_is_said_where_nothing_is_counted() -> None:
+    """A torch for CUDA warns of a counter without Triton when that is imported."""
+    code = "import torch; torch.version.cuda = '13.0'; import transformers4rec_ext.ops.schemas"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == done.stdout == ""

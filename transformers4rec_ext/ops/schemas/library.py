@@ -6,11 +6,11 @@ native library shadows those in ``_native.NATIVE_OPS`` for its device.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from transformers4rec_ext.ops.schemas.flops import Formula
 
@@ -22,6 +22,17 @@ operators = torch.ops.transformers4rec_ext
 DEFINED: list[str] = []
 
 
+def _register_flops(name: str, flops: Formula) -> None:
+    # Where there is no Triton its import warns that Triton's kernels are not counted.
+    logger = logging.getLogger("torch.utils.flop_counter")
+    before, logger.disabled = logger.disabled, True
+    try:
+        from torch.utils.flop_counter import register_flop_formula
+    finally:
+        logger.disabled = before
+    register_flop_formula(getattr(operators, name))(flops)
+
+
 def define(schema: str, implementation: Any, fake: Any, flops: Formula | None = None) -> None:
     """Define an operator: its schema, plain PyTorch implementation, fake kernel and products."""
     name = schema.partition("(")[0]
@@ -30,7 +41,7 @@ def define(schema: str, implementation: Any, fake: Any, flops: Formula | None = 
     torch.library.impl(target, "CompositeExplicitAutograd", implementation, lib=_library)
     torch.library.register_fake(target, fake, lib=_library)
     if flops is not None:
-        register_flop_formula(getattr(operators, name))(flops)
+        _register_flops(name, flops)
     DEFINED.append(name)
 
 
