@@ -135,3 +135,20 @@ def test_the_transformer_alone_beside_row_gradients() -> None:
     rows, others = (each.prediction_tasks[0].item_weights.grad for each in (model, plain))
     assert rows.is_sparse
     torch.testing.assert_close(rows.to_dense(), others.to_dense(), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # as above
+def test_row_gradients_go_with_a_graph_that_breaks() -> None:
+    """As torch.compile(model) makes it, and the Trainer's torch_compile=True."""
+    plain, model = (_model(**SAMPLED, weight_tying=True, sparse_grad=True) for _ in range(2))
+    compiled = torch.compile(model, backend="aot_eager")
+    for one in (plain, compiled):
+        _loss(one).backward()
+    for (name, p), (_, expected) in zip(
+        model.named_parameters(), plain.named_parameters(), strict=True
+    ):
+        if expected.grad is None:
+            continue
+        assert p.grad.is_sparse == expected.grad.is_sparse, name
+        found, wanted = (g.to_dense() if g.is_sparse else g for g in (p.grad, expected.grad))
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7, msg=name)

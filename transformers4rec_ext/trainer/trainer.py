@@ -130,6 +130,10 @@ class Trainer(Checkpoints):
         self.test_dataloader = test_dataloader
         self._log_predictions: Callable[..., None] | None = None
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        take_former_compute_loss(cls)
+
     def get_train_dataloader(self) -> Any:
         """Return the loader of the training data."""
         source = _first(self.train_dataloader, self.train_dataset_or_path)
@@ -140,10 +144,6 @@ class Trainer(Checkpoints):
         given = None if isinstance(eval_dataset, DatasetMock) else eval_dataset
         source = _first(given, self._evaluated)
         return self._loader(source, "Eval", self.args.per_device_eval_batch_size)
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        take_former_compute_loss(cls)
 
     @property
     def _evaluated(self) -> Any:
@@ -160,14 +160,10 @@ class Trainer(Checkpoints):
     def _loader(self, source: Any, kind: str, batch_size: int) -> Any:
         if source is None:
             which = kind.lower()
-            raise value_error(
-                "Trainer",
-                f"{which} data",
-                "be given",
-                "none",
-                f"Give {which}_dataset_or_path or {which}_dataloader."
-                + (" Or leave out eval_strategy." if kind == "Eval" else ""),
-            )
+            hint = f"Give {which}_dataset_or_path or {which}_dataloader."
+            if kind == "Eval" and self.args.eval_strategy != "no":
+                hint += " Or leave out eval_strategy."
+            raise value_error("Trainer", f"{which} data", "be given", "none", hint)
         training = kind == "Train"
         return make_loader(
             source, kind, self.schema, self.args, batch_size=batch_size, training=training
@@ -178,8 +174,7 @@ class Trainer(Checkpoints):
         """Return the class and the arguments of ``args.optim``; for row gradients ``LazyAdam``."""
         if model is not None and has_row_gradients(model):
             return lazy_optimizer(args)
-        made: tuple[Any, dict[str, Any]] = Checkpoints.get_optimizer_cls_and_kwargs(args, model)
-        return made
+        return Checkpoints.get_optimizer_cls_and_kwargs(args, model)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Make the schedule of the learning rate, unless there is one.

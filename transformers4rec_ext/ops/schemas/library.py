@@ -6,6 +6,7 @@ native library shadows those in ``_native.NATIVE_OPS`` for its device.
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import Any
 
@@ -22,15 +23,16 @@ operators = torch.ops.transformers4rec_ext
 DEFINED: list[str] = []
 
 
-def _register_flops(name: str, flops: Formula) -> None:
+@functools.cache
+def _flop_counter() -> Any:
     # Where there is no Triton its import warns that Triton's kernels are not counted.
     logger = logging.getLogger("torch.utils.flop_counter")
     before, logger.disabled = logger.disabled, True
     try:
-        from torch.utils.flop_counter import register_flop_formula
+        from torch.utils import flop_counter
     finally:
         logger.disabled = before
-    register_flop_formula(getattr(operators, name))(flops)
+    return flop_counter
 
 
 def define(schema: str, implementation: Any, fake: Any, flops: Formula | None = None) -> None:
@@ -41,7 +43,7 @@ def define(schema: str, implementation: Any, fake: Any, flops: Formula | None = 
     torch.library.impl(target, "CompositeExplicitAutograd", implementation, lib=_library)
     torch.library.register_fake(target, fake, lib=_library)
     if flops is not None:
-        _register_flops(name, flops)
+        _flop_counter().register_flop_formula(getattr(operators, name))(flops)
     DEFINED.append(name)
 
 
