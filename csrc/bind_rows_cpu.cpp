@@ -18,7 +18,7 @@ void run(const Task& task, const Tensor& weight, const Tensor& ids, Pass pass) {
   const auto rows = t4r::sort_rows(rows_data<const int64_t>(ids), size, weight.size(0), workspace.get());
   STD_TORCH_CHECK(rows.keys != nullptr, "rows: an id is out of range");
   torch::stable::parallel_for(0, size, t4r::bind::row_grain(task.width), [&](int64_t begin, int64_t end) {
-    const std::unique_ptr<Wide<typename Task::Storage>[]> scratch(new Wide<typename Task::Storage>[task.width]);
+    const std::unique_ptr<Wide<typename Task::Storage>[]> scratch(new Wide<typename Task::Storage>[2 * task.width]);
     pass(task, rows, begin, end, scratch.get());
   });
 }

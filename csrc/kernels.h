@@ -27,7 +27,7 @@ struct ItemKernels {
   void (*topk)(const TopKTile<T>& tile, int64_t begin, int64_t end);
 };
 
-// A pass over the runs of sorted rows that begin in [begin, end), with a scratch row of width D.
+// A pass over the runs of sorted rows that begin in [begin, end), with two scratch rows of width D.
 template <template <typename> class Rows, typename S>
 using RowPass = void (*)(const Rows<S>& task, const SortedRows& rows, int64_t begin, int64_t end, Wide<S>* scratch);
 

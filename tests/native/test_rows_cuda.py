@@ -37,6 +37,13 @@ def _state(weight: Tensor, rowwise: bool) -> tuple[Tensor, Tensor, Tensor]:
     return first, second.to(wide), steps
 
 
+def _parts(values: Tensor) -> Tensor:
+    """Return the room for sums of parts of runs; NaN, so that one which nobody made is seen."""
+    rows = (max(values.shape[0], 1) - 1) // 32
+    dtype = WIDE.get(values.dtype, torch.float32)
+    return torch.full((rows, values.shape[1]), torch.nan, dtype=dtype)
+
+
 def _adam(
     run: emulated.Run, weight: Tensor, ids: Tensor, values: Tensor, rowwise: bool
 ) -> tuple[list[Tensor], list[Tensor]]:
@@ -49,6 +56,7 @@ def _adam(
         order.values,
         order.indices,
         values,
+        _parts(values),
         ids.numel(),
         *weight.shape,
         rowwise,
@@ -77,6 +85,7 @@ def _adagrad(
         order.values,
         order.indices,
         values,
+        _parts(values),
         ids.numel(),
         *weight.shape,
         rowwise,
@@ -135,12 +144,29 @@ def test_sizes(size: int) -> None:
         assert all(map(torch.equal, mine, theirs))
 
 
-def test_one_row_many_times() -> None:
-    """The coalescing is in order: float32 sums of 200 numbers to the bit."""
-    weight, ids, values = _gradient(3, 8, [1] * 200, torch.float32)
+@emulated.every_run
+@every_dtype
+@pytest.mark.parametrize("width", [16, 3])  # by 16 bytes, and by one element
+def test_runs_of_many_parts(run: emulated.Run, dtype: torch.dtype, width: int) -> None:
+    """The coalescing is by parts of 32 rows, in order: sums of hundreds to the CPU's bits."""
+    ids = torch.tensor([1] * 200 + [2] * 33 + [3] * 31 + [5] * 32 + [7] * 97 + [8] + [9] * 64)
+    shuffled = ids[torch.randperm(len(ids), generator=torch.Generator().manual_seed(2))]
+    arguments = _gradient(10, width, shuffled.tolist(), dtype)
+    mine, theirs = _adam(run, *arguments, False)
+    assert all(map(torch.equal, mine, theirs))
+    assert torch.equal(mine[0][0], arguments[0][0])
+    _assert_close(*_adagrad(run, *arguments, True))
+
+
+@pytest.mark.parametrize("before", [0, 1, 15, 31, 32, 33, 63])
+@pytest.mark.parametrize("length", [31, 32, 33, 63, 64, 65, 96, 97])
+def test_where_a_run_lies_does_not_change_its_sum(before: int, length: int) -> None:
+    """A part begins where its run does, whatever else the batch holds."""
+    weight, ids, values = _gradient(100, 4, [*range(before), *[99] * length], torch.float32)
+    alone, _ = _adam(emulated.RUNS[0], weight, ids[before:], values[before:], False)
     mine, theirs = _adam(emulated.RUNS[-1], weight, ids, values, False)
     assert all(map(torch.equal, mine, theirs))
-    assert torch.equal(mine[0][0], weight[0])
+    assert all(torch.equal(tensor[99], same[99]) for tensor, same in zip(mine, alone, strict=True))
 
 
 def _off(tensor: Tensor) -> Tensor:
@@ -163,6 +189,7 @@ def test_unaligned_tensors(run: emulated.Run, unaligned: str) -> None:
         for name, tensor in tensors.items()
     }
     of = {"ids": order.values, "positions": order.indices, "size": 14, "num_rows": 10, "width": 16}
+    of["parts"] = None
     rows.t4r_adam_rows_cuda(**mine, **of, steps=steps.clone(), rowwise=False, **ADAM, dtype=0)
     operators.adam_rows(weight, first, second, steps, ids, values, *ADAM.values())
     assert all(torch.equal(mine[name], tensor) for name, tensor in tensors.items())
@@ -181,7 +208,7 @@ def test_ids_outside_the_table_are_passed_over() -> None:
     mine = [tensor.clone() for tensor in expected]
     order = ids.sort(stable=True)
     emulated.library("rows", emulated.RUNS[-1]).t4r_adagrad_rows_cuda(
-        *mine, order.values, order.indices, values, 5, 4, 8, False, **ADAGRAD, dtype=0
+        *mine, order.values, order.indices, values, None, 5, 4, 8, False, **ADAGRAD, dtype=0
     )
     reference.adagrad_rows(*expected, ids[1:2], values[1:2], *ADAGRAD.values())
     _assert_close(mine, expected)
@@ -202,16 +229,16 @@ def test_the_device_is_chosen_and_restored() -> None:
     weight, ids, values = _gradient(4, 8, [1], torch.float32)
     state = torch.zeros(4, 8)
     rows.t4r_adagrad_rows_cuda(
-        weight, state, ids, ids * 0, values, 1, 4, 8, False, **ADAGRAD, dtype=0, device=1
+        weight, state, ids, ids * 0, values, None, 1, 4, 8, False, **ADAGRAD, dtype=0, device=1
     )
     assert rows.current_device() == 0
     with pytest.raises(emulated.LaunchError):
         rows.t4r_adagrad_rows_cuda(
-            weight, state, ids, ids * 0, values, 1, 4, 8, False, **ADAGRAD, dtype=0, device=7
+            weight, state, ids, ids * 0, values, None, 1, 4, 8, False, **ADAGRAD, dtype=0, device=7
         )
     # The error went with the call: the runtime keeps one until it is asked for.
     rows.t4r_adagrad_rows_cuda(
-        weight, state, ids, ids * 0, values, 1, 4, 8, False, **ADAGRAD, dtype=0, device=0
+        weight, state, ids, ids * 0, values, None, 1, 4, 8, False, **ADAGRAD, dtype=0, device=0
     )
 
 
@@ -219,5 +246,5 @@ def test_an_unknown_dtype_is_an_error() -> None:
     weight, ids, values = _gradient(4, 8, [1], torch.float32)
     with pytest.raises(emulated.LaunchError, match="cudaError 1"):
         emulated.library("rows").t4r_adagrad_rows_cuda(
-            weight, torch.zeros(4, 8), ids, ids * 0, values, 1, 4, 8, False, **ADAGRAD, dtype=9
+            weight, torch.zeros(4, 8), ids, ids * 0, values, None, 1, 4, 8, False, **ADAGRAD, dtype=9
         )

@@ -69,6 +69,23 @@ def test_kernel_equals_reference(
         torch.testing.assert_close(found, wanted, rtol=EXACT[dtype], atol=EXACT[dtype])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, *HALVES])
+@pytest.mark.parametrize("width", [1, 8, 33])
+def test_repetitions_have_one_sum(dtype: torch.dtype, width: int) -> None:
+    """Kernel and formulas sum the rows of an item in one order: to the bit, however many."""
+    counts = torch.tensor([1, 31, 32, 33, 64, 65, 500])
+    ids = torch.arange(7).repeat_interleave(counts)[torch.randperm(int(counts.sum()))]
+    values = torch.randn(len(ids), width).to(dtype)
+    sums = {}
+    for backend in ("fused", "reference"):
+        tensors = fresh(torch.zeros(7, width, dtype=dtype), "adam_rows_", rowwise=False)
+        functional.adam_rows_(*tensors, ids, values, lr=1.0, beta1=0.0, backend=backend)
+        sums[backend] = tensors[1]  # the first moment is the gradient
+    assert torch.equal(sums["fused"], sums["reference"])
+    one_by_one = torch.zeros_like(sums["fused"]).index_add_(0, ids, values.to(sums["fused"].dtype))
+    torch.testing.assert_close(sums["fused"], one_by_one, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("op", ["adam_rows_", "adagrad_rows_"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_many_steps_stay_exact(op: str, dtype: torch.dtype) -> None:

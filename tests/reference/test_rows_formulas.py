@@ -101,14 +101,35 @@ def test_rows_are_summed_in_their_order_and_wide() -> None:
     assert sums.shape == (0, 1)
 
 
-def test_many_rows_are_summed_in_their_order() -> None:
+def _by_parts(rows: Tensor) -> Tensor:
+    """Sum rows [n, D] one after the other, 32 of them at a time, then those sums."""
+
+    def in_order(rows: Tensor) -> Tensor:
+        total = rows[0].clone()
+        for row in rows[1:]:
+            total += row
+        return total
+
+    return in_order(torch.stack([in_order(part) for part in rows.split(32)]))
+
+
+def test_many_rows_are_summed_by_parts_in_their_order() -> None:
     ids, values = torch.randint(3, (1000,)), torch.randn(1000, 4)
-    wanted = torch.zeros(3, 4)
-    for i, row in zip(ids.tolist(), values, strict=True):
-        wanted[i] += row
+    ids[ids == 1][100:] = 2
+    wanted = torch.stack([_by_parts(values[ids == i]) for i in range(3)])
     assert torch.equal(reference.sum_rows(ids, values)[1], wanted)
     padded = reference.padded_sums(ids, values)
     assert torch.equal(padded, torch.cat([wanted, torch.zeros(997, 4)]))
+
+
+@pytest.mark.parametrize("before", [0, 1, 31, 32, 33])
+@pytest.mark.parametrize("count", [31, 32, 33, 64, 65])
+def test_where_rows_stand_does_not_change_their_sum(before: int, count: int) -> None:
+    ids = torch.cat([torch.arange(before), torch.full((count,), 40)])
+    values = torch.randn(before + count, 3)
+    rows, sums = reference.sum_rows(ids, values)
+    assert rows.tolist() == [*range(before), 40]
+    assert torch.equal(sums, torch.cat([values[:before], _by_parts(values[before:])[None]]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

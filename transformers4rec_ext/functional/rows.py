@@ -115,7 +115,7 @@ def adam_rows_(
     steps : Tensor, int32, [V]
         Updates of each row so far.
     ids : Tensor, int64, [N]
-        Rows of the table; repetitions are summed, in their order.
+        Rows of the table; repetitions are summed, in one order.
     values : Tensor, the dtype of ``weight``, [N, D]
     lr, beta1, beta2, eps, weight_decay : float
     backend : str, optional

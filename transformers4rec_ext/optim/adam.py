@@ -57,7 +57,7 @@ class LazyAdam(LazyOptimizer):
 
     Notes
     -----
-    Deterministic, whatever the number of threads: repetitions are summed in their order, and a row
+    Deterministic, whatever the number of threads: repetitions are summed in one order, and a row
     with NaN stays alone. State of a parameter, made in its first step: ``step``, ``exp_avg``,
     ``exp_avg_sq`` with torch's names, for gradients of rows in float32 (float64 for float64), and
     with ``step`` an int32 [V]. A float16 or bfloat16 table is updated in float32 and rounded once.

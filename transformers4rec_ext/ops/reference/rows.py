@@ -11,16 +11,20 @@ from torch import Tensor
 
 from transformers4rec_ext.ops.reference.common import accumulate_dtype
 
+_PART = 32  # kPart of csrc/core/row_update.h
+
 
 def sum_rows(ids: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Distinct ids, ascending, and for each the sum of its rows, in the order in which they came.
+    """Distinct ids, ascending, and for each the sum of its rows.
 
-    The sums are formed and returned in the accumulation dtype. ``coalesce`` gives no such order.
+    The rows of an id are summed by parts of 32, in the order in which they came, then the parts in
+    theirs; ``coalesce`` gives no such order. The sums are formed and returned in the accumulation
+    dtype.
     """
     ordered, order = ids.sort(stable=True)
-    rows, counts = torch.unique_consecutive(ordered, return_counts=True)
-    wide = values.to(accumulate_dtype(values.dtype))[order]
-    return rows, torch.segment_reduce(wide, "sum", lengths=counts, axis=0, unsafe=True)
+    begins = _begins(ordered)
+    rows = ordered[begins]
+    return rows, _sums_of_runs(begins, order, values)[: rows.numel()]
 
 
 def padded_sums(ids: Tensor, values: Tensor) -> Tensor:
@@ -52,13 +56,27 @@ def _begins(ordered: Tensor) -> Tensor:
 
 
 def _sums_of_runs(begins: Tensor, order: Tensor, values: Tensor) -> Tensor:
-    """Sum the runs of ``values[order]``, wide; then come zeros, up to [N, D]."""
-    end = order.numel()
-    places = torch.arange(end, device=order.device)
-    offsets = torch.full((end + 1,), end, device=order.device)
-    offsets[:-1] = torch.where(begins, places, end).sort().values
+    """Sum the runs of ``values[order]``, wide, by their parts; then come zeros, up to [N, D].
+
+    On a GPU a sum takes one load after the other: an item that much of a batch touches would be
+    what all others wait for.
+    """
+    places = torch.arange(order.numel(), device=order.device)
+    into_run = places - torch.where(begins, places, 0).cummax(0).values
     wide = values.to(accumulate_dtype(values.dtype))[order]
-    return torch.segment_reduce(wide, "sum", offsets=offsets, axis=0, unsafe=True)
+    parts, places = _sums_between(into_run % _PART == 0, wide)
+    of_runs = torch.cat([begins, begins.new_zeros(1)])[places[:-1]]
+    return _sums_between(of_runs, parts)[0]
+
+
+def _sums_between(begins: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum ``rows`` from each begin to the next; then come zeros, up to [N, D].
+
+    Also the begins' places, ascending, then N, up to [N + 1].
+    """
+    numbers = torch.arange(1, begins.numel() + 2, device=begins.device)
+    places = torch.searchsorted(begins.cumsum(0), numbers)
+    return torch.segment_reduce(rows, "sum", offsets=places, axis=0, unsafe=True), places
 
 
 def _over_rows(values: Tensor) -> Tensor:
