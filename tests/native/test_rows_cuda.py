@@ -246,5 +246,5 @@ def test_an_unknown_dtype_is_an_error() -> None:
     weight, ids, values = _gradient(4, 8, [1], torch.float32)
     with pytest.raises(emulated.LaunchError, match="cudaError 1"):
         emulated.library("rows").t4r_adagrad_rows_cuda(
-            weight, torch.zeros(4, 8), ids, ids * 0, values, None, 1, 4, 8, False, **ADAGRAD, dtype=9
+            weight, weight * 0, ids, ids * 0, values, None, 1, 4, 8, False, **ADAGRAD, dtype=9
         )

@@ -15,16 +15,29 @@ _PART = 32  # kPart of csrc/core/row_update.h
 
 
 def sum_rows(ids: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Distinct ids, ascending, and for each the sum of its rows.
+    """Return the distinct ids, ascending, and for each the sum of its rows.
 
     The rows of an id are summed by parts of 32, in the order in which they came, then the parts in
     theirs; ``coalesce`` gives no such order. The sums are formed and returned in the accumulation
     dtype.
     """
     ordered, order = ids.sort(stable=True)
-    begins = _begins(ordered)
-    rows = ordered[begins]
-    return rows, _sums_of_runs(begins, order, values)[: rows.numel()]
+    rows, counts = torch.unique_consecutive(ordered, return_counts=True)
+    wide = values.to(accumulate_dtype(values.dtype))[order]
+    if not (counts > _PART).any():
+        return rows, _sums_of(wide, counts)
+    parts = (counts + (_PART - 1)) // _PART
+    last = parts.cumsum(0) - 1
+    lengths = torch.full_like(counts, _PART).repeat_interleave(parts)
+    lengths[last] = counts - _PART * (parts - 1)
+    of_parts = _sums_of(wide, lengths)
+    sums, several = of_parts[last], parts > 1
+    sums[several] = _sums_of(of_parts[several.repeat_interleave(parts)], parts[several])
+    return rows, sums
+
+
+def _sums_of(rows: Tensor, lengths: Tensor) -> Tensor:
+    return torch.segment_reduce(rows, "sum", lengths=lengths, axis=0, unsafe=True)
 
 
 def padded_sums(ids: Tensor, values: Tensor) -> Tensor:
