@@ -73,6 +73,13 @@ void over_rows(int64_t rows, int64_t columns, const Tile& tile, Kernel kernel) {
                               [&](int64_t begin, int64_t end) { kernel(tile, begin, end); });
 }
 
+// The pieces of a row's tiles, each with a buffer of its own.
+inline int64_t pieces_of(const Tensor& scores, const Tensor& buffers) {
+  const int64_t rows = scores.size(0), pieces = rows > 0 ? buffers.size(0) / rows : 1;
+  STD_TORCH_CHECK(pieces >= 1 && rows * pieces == buffers.size(0), "topk_tile: as many buffers for each row");
+  return pieces;
+}
+
 inline Tensor scalar(int64_t value) {
   Tensor tensor = empty(std::initializer_list<int64_t>{}, ScalarType::Long);
   *static_cast<int64_t*>(tensor.mutable_data_ptr()) = value;

@@ -82,6 +82,7 @@ void pair_scores(Tensor hidden, Tensor weight, std::optional<Tensor> bias, Tenso
 void topk_tile(Tensor scores, std::optional<Tensor> bias, int64_t begin, std::optional<Tensor> excluded, int64_t k,
                Tensor best, Tensor ids, Tensor fill, Tensor threshold) {
   check_rows(scores);
+  const int64_t pieces = t4r::bind::pieces_of(scores, best);
   for_dtype(scores, [&](auto zero) {
     using T = decltype(zero);
     const t4r::TopKTile<T> tile{static_cast<const T*>(scores.const_data_ptr()),
@@ -92,12 +93,13 @@ void topk_tile(Tensor scores, std::optional<Tensor> bias, int64_t begin, std::op
                                 pointer<int64_t>(excluded),
                                 excluded.has_value() ? excluded->size(1) : 0,
                                 k,
+                                pieces,
                                 best.size(1),
                                 output<T>(best),
                                 output<int64_t>(ids),
                                 output<int64_t>(fill),
                                 output<T>(threshold)};
-    over_rows(scores.size(0), scores.size(1), tile, kernels<T>().topk);
+    over_rows(best.size(0), t4r::piece_size(scores.size(1), pieces), tile, kernels<T>().topk);
   });
 }
 

@@ -45,11 +45,12 @@ void topk_tile(Tensor scores, std::optional<Tensor> bias, int64_t begin, std::op
                Tensor best, Tensor ids, Tensor fill, Tensor threshold) {
   check_rows(scores);
   STD_TORCH_CHECK(k >= 1 && best.size(1) > k, "topk_tile: the buffer must hold more than k entries");
+  const int64_t pieces = t4r::bind::pieces_of(scores, best);
   const int device = device_of(scores);
   const int status =
       t4r_topk_tile_cuda(scores.const_data_ptr(), scores.stride(0), scores.size(0), scores.size(1), begin,
                          pointer<void>(bias), pointer<int64_t>(excluded), excluded.has_value() ? excluded->size(1) : 0,
-                         k, best.size(1), output<void>(best), output<int64_t>(ids), output<int64_t>(fill),
+                         k, pieces, best.size(1), output<void>(best), output<int64_t>(ids), output<int64_t>(fill),
                          output<void>(threshold), dtype_code(scores), device, current_stream(device));
   check_launch(status, "topk_tile");
 }

@@ -81,7 +81,25 @@ struct PairScores {
   double* out;  // [n, per_row]
 };
 
-// Keeps the best k of the tiles so far in a buffer of `capacity` > k entries, ties to the lower id.
+// The items of one of the `pieces` into which a tile is cut: whole cache lines of scores but for the last ones, which
+// may be empty.
+struct Piece {
+  int64_t begin;
+  int64_t end;
+};
+
+T4R_HD int64_t piece_size(int64_t size, int64_t pieces) {
+  constexpr int64_t kLine = 16;
+  return ((size + pieces - 1) / pieces + kLine - 1) / kLine * kLine;
+}
+
+T4R_HD Piece piece_of(int64_t size, int64_t pieces, int64_t number) {
+  const int64_t step = piece_size(size, pieces), begin = number * step, end = begin + step;
+  return {begin < size ? begin : size, end < size ? end : size};
+}
+
+// Keeps the best k of the tiles so far in a buffer of `capacity` > k entries, ties to the lower id. A row has a buffer
+// for each of the pieces of its tiles.
 template <typename T>
 struct TopKTile {
   const T* scores;
@@ -92,11 +110,12 @@ struct TopKTile {
   const int64_t* excluded;  // [n, num_excluded], rows ascending, or null
   int64_t num_excluded;
   int64_t k;
+  int64_t pieces;
   int64_t capacity;
-  T* best;        // [n, capacity], -inf where empty
-  int64_t* ids;   // [n, capacity], -1 where empty
-  int64_t* fill;  // [n]
-  T* threshold;   // [n], only larger scores can still matter; -inf before the first tile
+  T* best;        // [n, pieces, capacity], -inf where empty
+  int64_t* ids;   // [n, pieces, capacity], -1 where empty
+  int64_t* fill;  // [n, pieces]
+  T* threshold;   // [n, pieces], only larger scores can still matter; -inf before the first tile
 };
 
 }  // namespace t4r

@@ -6,10 +6,12 @@
 // largest_norms: the largest |w| and |b| of a tile, from which the error of its scores is bounded. Eight lanes a row;
 // the blocks' maxima meet in an atomicMax of the bits, which does not depend on their order. Bytes: the tile's rows.
 //
-// count_above: one block a row of scores. A score is read once (16 bytes at a time) and compared with the two limits
-// between which the GEMM's rounding could decide; only a score between them is made again in float64, four at a time
-// by a warp. Bytes: rows * size * 4; a tile of 1024 x 8192: 34 MB, 10 us, and less where the GEMM left it in the 50 MB
-// of second-level cache. Blocks as small as fit the row, at most 256 threads. Shared memory: a number a warp.
+// count_above: one block a row of scores, or a piece of it where rows are few. A score is read once (16 bytes at a
+// time) and compared with the two limits between which the GEMM's rounding could decide; only a score between them is
+// made again in float64, four at a time by a warp. Bytes: rows * size * 4; a tile of 1024 x 8192: 34 MB, 10 us, and
+// less where the GEMM left it in the 50 MB of second-level cache. Blocks as small as fit the row, at most 256 threads.
+// Shared memory: a number a warp. The pieces of a row meet in an atomicAdd of integers, which does not depend on their
+// order.
 #include <cmath>
 
 #include "../core/item_row.h"
@@ -26,6 +28,13 @@ constexpr int kPairThreads = 256;
 constexpr int kRowThreads = 256;  // at most
 // Blocks an SM shall hold: without the wish ptxas aims at more, and spills a few registers for it.
 constexpr int kBlocks = 3;
+// Rows are cut until there are so many blocks, about two for each SM of an H100, or pieces take so many turns.
+constexpr int64_t kBusyBlocks = 264;
+constexpr int64_t kLeastTurns = 4;
+
+__device__ __forceinline__ void add(int64_t* count, int64_t more) {
+  if (more != 0) atomicAdd(reinterpret_cast<unsigned long long*>(count), static_cast<unsigned long long>(more));
+}
 
 // h.w + b by the eight lanes that `lane` counts, in the CPU's order; every lane of the warp calls, the first of the
 // eight gets the result. `active`: whether these eight have a pair.
@@ -145,23 +154,25 @@ __device__ void settle(const RankTile<T>& tile, int64_t n, int64_t column, unsig
 
 template <typename Unit, typename T>
 __global__ void __launch_bounds__(kRowThreads, kBlocks)
-    count_above(RankTile<T> tile, const Largest* largest, int64_t rows) {
+    count_above(RankTile<T> tile, const Largest* largest, int64_t rows, int64_t pieces) {
   constexpr int C = kWidth<Unit, T>;
   T4R_DYNAMIC_SHARED(int64_t, scratch);
-  for (int64_t n = blockIdx.x; n < rows; n += gridDim.x) {
+  for (int64_t block = blockIdx.x; block < rows * pieces; block += gridDim.x) {
+    const int64_t n = block / pieces;
+    const Piece piece = piece_of(tile.size, pieces, block % pieces);
     const double target = tile.target_scores[n];
     if (target != target) {  // a miss whatever the others score
-      if (threadIdx.x == 0) tile.not_a_number[n] += 1;
+      if (threadIdx.x == 0 && block % pieces == 0) tile.not_a_number[n] += 1;
       continue;
     }
     const Limits<T> limit = limits(tile, *largest, n, target);
     int64_t above = 0, nan = 0;
     const int64_t step = static_cast<int64_t>(blockDim.x) * C;
     // every lane of a warp takes as many turns
-    for (int64_t begin = 0; begin < tile.size; begin += step) {
+    for (int64_t begin = piece.begin; begin < piece.end; begin += step) {
       const int64_t j = begin + static_cast<int64_t>(threadIdx.x) * C;
       unsigned doubt = 0;
-      if (j < tile.size) {
+      if (j < piece.end) {
         const Unit scores = load_scores<Unit>(tile.scores + n * tile.stride, tile.bias, j);
 #pragma unroll
         for (int k = 0; k < C; ++k) {
@@ -176,8 +187,8 @@ __global__ void __launch_bounds__(kRowThreads, kBlocks)
     above = block_reduce(above, Add{}, scratch);
     nan = block_reduce(nan, Add{}, scratch);
     if (threadIdx.x == 0) {
-      tile.above[n] += above;
-      tile.not_a_number[n] += nan;
+      add(tile.above + n, above);
+      add(tile.not_a_number + n, nan);
     }
   }
 }
@@ -186,9 +197,11 @@ template <typename Unit, typename T>
 int start(const RankTile<T>& tile, const Largest* largest, int64_t rows, cudaStream_t stream) {
   constexpr int C = kWidth<Unit, T>;
   auto* const kernel = count_above<Unit, T>;
-  const unsigned threads = threads_for((tile.size + C - 1) / C, kRowThreads);
+  const int64_t turns = tile.size / (kRowThreads * C), busy = kBusyBlocks / rows, most = turns / kLeastTurns;
+  const int64_t pieces = busy < most ? (busy > 1 ? busy : 1) : (most > 1 ? most : 1);
+  const unsigned threads = threads_for((piece_size(tile.size, pieces) + C - 1) / C, kRowThreads);
   const size_t shared = kWarp * sizeof(int64_t);
-  T4R_LAUNCH(kernel, blocks_for(rows, 1), threads, shared, stream, tile, largest, rows);
+  T4R_LAUNCH(kernel, blocks_for(rows * pieces, 1), threads, shared, stream, tile, largest, rows, pieces);
   return static_cast<int>(cudaGetLastError());
 }
 

@@ -1,4 +1,4 @@
-// Top-k selection on the device: one block a row of a tile of scores.
+// Top-k selection on the device: one block a row of a tile of scores, or a piece of it where rows are few.
 //
 // A score is read once, 16 bytes at a time, and asked one question: is it above the threshold? Those that are go, in
 // the order of their items, to the end of the row's buffer of capacity > k entries (a prefix sum tells each its place).
@@ -107,26 +107,28 @@ __device__ __forceinline__ bool contains(const int64_t* sorted_ids, int64_t size
 }
 
 template <typename Unit, typename T>
-__global__ void __launch_bounds__(kRowThreads, kBlocks) select(TopKTile<T> tile, int64_t rows) {
+__global__ void __launch_bounds__(kRowThreads, kBlocks) select(TopKTile<T> tile, int64_t buffers) {
   constexpr int C = kWidth<Unit, T>;
   T4R_DYNAMIC_SHARED(int, scratch);
-  for (int64_t n = blockIdx.x; n < rows; n += gridDim.x) {
-    const T* row = tile.scores + n * tile.stride;
-    const int64_t* excluded = tile.excluded + n * tile.num_excluded;
+  for (int64_t n = blockIdx.x; n < buffers; n += gridDim.x) {
+    const Piece piece = piece_of(tile.size, tile.pieces, n % tile.pieces);
+    if (piece.begin == piece.end) continue;  // without a barrier between what is read here and written below
+    const T* row = tile.scores + n / tile.pieces * tile.stride;
     const Buffer<T> buffer{tile.best + n * tile.capacity, tile.ids + n * tile.capacity, tile.capacity};
     int64_t fill = tile.fill[n];
     T threshold = tile.threshold[n];
     const int64_t step = static_cast<int64_t>(blockDim.x) * C;
-    for (int64_t first = 0; first < tile.size; first += step) {
+    for (int64_t first = piece.begin; first < piece.end; first += step) {
       const int64_t j = first + static_cast<int64_t>(threadIdx.x) * C;
       Unit scores = {};
       unsigned enters = 0;  // bit c: item j + c is above the threshold
-      if (j < tile.size) {
+      if (j < piece.end) {
         scores = load_scores<Unit>(row, tile.bias, j);
 #pragma unroll
         for (int c = 0; c < C; ++c) enters |= (scores.value[c] > threshold ? 1u : 0u) << c;
       }
       if (__syncthreads_or(static_cast<int>(enters)) == 0) continue;
+      const int64_t* excluded = tile.excluded + n / tile.pieces * tile.num_excluded;
 #pragma unroll
       for (int c = 0; c < C; ++c) {
         if ((enters >> c & 1u) != 0 && contains(excluded, tile.num_excluded, tile.begin + j + c)) enters &= ~(1u << c);
@@ -167,8 +169,9 @@ template <typename Unit, typename T>
 int start(const TopKTile<T>& tile, int64_t rows, cudaStream_t stream) {
   constexpr int C = kWidth<Unit, T>;
   auto* const kernel = select<Unit, T>;
-  const unsigned threads = threads_for((tile.size + C - 1) / C, kRowThreads);
-  T4R_LAUNCH(kernel, blocks_for(rows, 1), threads, kWarp * sizeof(int), stream, tile, rows);
+  const int64_t buffers = rows * tile.pieces;
+  const unsigned threads = threads_for((piece_size(tile.size, tile.pieces) + C - 1) / C, kRowThreads);
+  T4R_LAUNCH(kernel, blocks_for(buffers, 1), threads, kWarp * sizeof(int), stream, tile, buffers);
   return static_cast<int>(cudaGetLastError());
 }
 
@@ -177,8 +180,8 @@ int start(const TopKTile<T>& tile, int64_t rows, cudaStream_t stream) {
 
 extern "C" int t4r_topk_tile_cuda(const void* scores, int64_t stride, int64_t rows, int64_t size, int64_t begin,
                                   const void* bias, const int64_t* excluded, int64_t num_excluded, int64_t k,
-                                  int64_t capacity, void* best, int64_t* ids, int64_t* fill, void* threshold, int dtype,
-                                  int device, void* stream) {
+                                  int64_t pieces, int64_t capacity, void* best, int64_t* ids, int64_t* fill,
+                                  void* threshold, int dtype, int device, void* stream) {
   using namespace t4r;
   if (rows == 0 || size == 0) return 0;
   const cuda::DeviceScope scope(device);
@@ -193,6 +196,7 @@ extern "C" int t4r_topk_tile_cuda(const void* scores, int64_t stride, int64_t ro
                            excluded,
                            num_excluded,
                            k,
+                           pieces,
                            capacity,
                            static_cast<T*>(best),
                            ids,

@@ -110,6 +110,19 @@ def test_sizes(items: int) -> None:
         Case(3, items, 8, torch.float32).check(run)
 
 
+@emulated.every_run
+def test_rows_in_pieces(run: emulated.Run) -> None:
+    """Long rows, few of them: of one a miss, counted once, and of one a NaN in its last piece."""
+    case = Case(3, 8 * 1024 + 9, 2, torch.float32)
+    case.hidden[0] = math.nan
+    case.weight[-1] = math.nan
+    case.scores = case.hidden @ case.weight.T
+    case.update()
+    above, nan = case.check(run)
+    assert nan.tolist() == [1, 1, 1]
+    assert above[1] > 1024
+
+
 @pytest.mark.parametrize("width", [1, 7, 8, 9, 64])
 def test_widths(width: int) -> None:
     Case(4, 70, width, torch.float32, bias=True).check(emulated.RUNS[-1])

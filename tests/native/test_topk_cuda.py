@@ -20,15 +20,16 @@ def _select(
     bias: Tensor | None = None,
     excluded: Tensor | None = None,
     capacity: int | None = None,
+    pieces: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Return the k best scores and their ids, read tile by tile as ops/tiles does."""
     library = emulated.library("topk", run)
     rows, items = scores.shape
     capacity = capacity or k + max(k, 64)
-    best = scores.new_full((rows, capacity), -math.inf)
-    ids = torch.full((rows, capacity), -1)
-    fill = torch.zeros(rows, dtype=torch.int64)
-    threshold = scores.new_full((rows,), -math.inf)
+    best = scores.new_full((rows, pieces, capacity), -math.inf)
+    ids = torch.full((rows, pieces, capacity), -1)
+    fill = torch.zeros(rows, pieces, dtype=torch.int64)
+    threshold = scores.new_full((rows, pieces), -math.inf)
     for begin in range(0, items, tile):
         part = scores[:, begin : begin + tile]
         library.t4r_topk_tile_cuda(
@@ -40,6 +41,7 @@ def _select(
             excluded,
             0 if excluded is None else excluded.shape[1],
             k,
+            pieces,
             capacity,
             best,
             ids,
@@ -47,11 +49,11 @@ def _select(
             threshold,
             CODES[scores.dtype],
         )
-        valid = torch.arange(capacity) < fill[:, None]
+        valid = torch.arange(capacity) < fill[..., None]
         assert torch.equal(ids >= 0, valid)
         assert (best[~valid] == -math.inf).all()
-    ids, order = ids.sort(dim=1, stable=True)
-    best, order = best.gather(1, order).sort(dim=1, descending=True, stable=True)
+    ids, order = ids.flatten(1).sort(dim=1, stable=True)
+    best, order = best.flatten(1).gather(1, order).sort(dim=1, descending=True, stable=True)
     return best[:, :k], ids.gather(1, order)[:, :k]
 
 
@@ -75,10 +77,11 @@ def _scores(rows: int, items: int, dtype: torch.dtype = torch.float32) -> Tensor
     return torch.randn(rows, items, generator=generator, dtype=torch.float64).to(dtype)
 
 
-def _check(run: emulated.Run, scores: Tensor, k: int, tile: int, **others: Tensor | None) -> None:
-    for mine, expected in zip(
-        _select(run, scores, k, tile, **others), _expected(scores, k, **others), strict=True
-    ):
+def _check(
+    run: emulated.Run, scores: Tensor, k: int, tile: int, pieces: int = 1, **others: Tensor | None
+) -> None:
+    found = _select(run, scores, k, tile, pieces=pieces, **others)
+    for mine, expected in zip(found, _expected(scores, k, **others), strict=True):
         assert torch.equal(mine, expected)
 
 
@@ -104,6 +107,17 @@ def test_bias_and_excluded_items(run: emulated.Run) -> None:
     best = _expected(scores, 20, bias)[1]
     excluded = torch.cat([best[:, ::2], torch.full((3, 2), -1)], dim=1).sort(dim=1).values
     _check(run, scores, k=20, tile=90, bias=bias, excluded=excluded)
+
+
+@emulated.every_run
+@pytest.mark.parametrize("pieces", [2, 5, 30])
+def test_pieces_of_rows(run: emulated.Run, pieces: int) -> None:
+    """The last tile has 34 items, so three of 30 pieces, and of the others too some are empty."""
+    scores, bias = _scores(3, 300), _scores(1, 300)[0]
+    _check(run, scores, k=10, tile=133, pieces=pieces)
+    _check(run, torch.zeros(2, 300), k=40, tile=132, pieces=pieces)
+    excluded = _expected(scores, 20, bias)[1][:, ::2].sort(dim=1).values
+    _check(run, scores, k=20, tile=132, pieces=pieces, bias=bias, excluded=excluded)
 
 
 @pytest.mark.parametrize("items", [1, 2, 31, 33, 129, 1030, 2500])

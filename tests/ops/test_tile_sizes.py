@@ -22,6 +22,16 @@ def test_a_tile_keeps_to_its_limits(device: str, num_rows: int, size: int) -> No
     assert columns * min(num_rows, items.BLOCK_ROWS) <= scale * items.TILE_ELEMENTS
 
 
+@pytest.mark.parametrize(("num_rows", "pieces"), [(1, 64), (2, 64), (32, 8), (256, 1), (5000, 1)])
+def test_few_rows_keep_a_gpu_busy(num_rows: int, pieces: int) -> None:
+    gpu = torch.device("cuda")
+    columns = items.tile_items(num_rows, 10**7, tile_scale(gpu))
+    assert items.tile_pieces(num_rows, columns, gpu) == pieces
+    assert columns // pieces >= items.LEAST_PIECE
+    assert items.tile_pieces(num_rows, 100, gpu) == 1
+    assert items.tile_pieces(num_rows, columns, torch.device("cpu")) == 1
+
+
 @pytest.mark.parametrize("num_rows", [1, 999, 1638])
 def test_tiles_begin_on_cache_lines(num_rows: int) -> None:
     size = 30_001

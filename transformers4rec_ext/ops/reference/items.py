@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers4rec_ext.ops.reference.common import accumulate_dtype, outside_autocast
 
 _LANES = 8
+_LINE = 16  # kLine of csrc/core/item_row.h
 #: Rank of a target that cannot be found: beyond every cut-off.
 MISSED = 2**62
 
@@ -252,10 +253,11 @@ def topk_tile(
     fill: Tensor,
     threshold: Tensor,
 ) -> None:
-    """Merge a tile into the best so far: ``best, ids`` [n, capacity], the first ``fill`` valid.
+    """Merge a tile into the best so far: ``best, ids`` [n P, capacity], the first ``fill`` valid.
 
-    ``excluded`` int64 [n, L] sorted, -1 for none. Only scores above ``threshold`` [n] can still be
-    among the k best.
+    The items of a tile are cut into P pieces of whole lines, and each has a buffer of its own.
+    ``excluded`` int64 [n, L] sorted, -1 for none. Only scores above ``threshold`` [n P] can still
+    be among the k best.
     """
     values = scores if bias is None else scores + bias
     items = torch.arange(begin, begin + scores.shape[1], device=scores.device)
@@ -263,8 +265,13 @@ def topk_tile(
     if excluded is not None:
         for column in excluded.unbind(1):
             values = values.masked_fill(items == column[:, None], -math.inf)
+    pieces = best.shape[0] // max(1, scores.shape[0])
+    size = -(-scores.shape[1] // (pieces * _LINE)) * _LINE
+    padding = (0, size * pieces - scores.shape[1])
+    values = torch.nn.functional.pad(values, padding, value=-math.inf).view(len(best), size)
+    of_pieces = torch.nn.functional.pad(items, padding).view(pieces, size)
     all_values = torch.cat([best, values], dim=1)
-    all_ids = torch.cat([ids, items.expand(len(values), -1)], dim=1)
+    all_ids = torch.cat([ids, of_pieces.repeat(len(scores), 1)], dim=1)
     all_values, order = all_values.sort(dim=1, descending=True, stable=True)
     all_ids = torch.where(all_values == -math.inf, -1, all_ids.gather(1, order))
     best.fill_(-math.inf)[:, :k] = torch.nn.functional.pad(

@@ -25,6 +25,10 @@ KEPT_ELEMENTS = 16 * 1024 * 1024
 WIDENED_ELEMENTS = 16 * 1024 * 1024
 # Tiles begin on a cache line, of scores and of a bias: a GPU reads 16 bytes at once where it can.
 LINE_ITEMS = 16
+# A GPU works on so many buffers of best items at a time, about two for each SM of an H100, and on
+# pieces of tiles that are not smaller.
+BUSY_BUFFERS = 256
+LEAST_PIECE = 4 * 1024
 
 
 def tile_items(num_rows: int, num_items: int, scale: int = 1) -> int:
@@ -44,6 +48,13 @@ def kept_items(num_rows: int, num_items: int) -> int:
     most = _in_lines(KEPT_ELEMENTS // torch.sym_max(1, num_rows))
     kept: int = torch.sym_min(num_items, most)
     return kept
+
+
+def tile_pieces(num_rows: int, items: int, device: torch.device) -> int:
+    """Into how many pieces top-k cuts a row of a tile, so that few rows keep a GPU busy."""
+    if device.type != "cuda":
+        return 1
+    return max(1, min(BUSY_BUFFERS // max(1, num_rows), items // LEAST_PIECE))
 
 
 def _in_lines(size: int) -> int:

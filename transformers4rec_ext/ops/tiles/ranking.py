@@ -9,7 +9,7 @@ from torch import Tensor
 
 from transformers4rec_ext.ops.reference import MISSED, accumulate_dtype, outside_autocast, rows_like
 from transformers4rec_ext.ops.tiles import full_precision
-from transformers4rec_ext.ops.tiles.items import ItemTiles
+from transformers4rec_ext.ops.tiles.items import ItemTiles, tile_pieces
 
 _ops = torch.ops.transformers4rec_ext
 
@@ -141,18 +141,19 @@ def topk_items(
     hidden = hidden.to(accumulate_dtype(rounded)).contiguous()
     bias = None if bias is None else bias.to(hidden.dtype).contiguous()
     capacity = k + max(k, 64)
-    best = hidden.new_full((hidden.shape[0], capacity), -math.inf)
-    ids = torch.full(best.shape, -1, dtype=torch.int64, device=hidden.device)
-    fill = torch.zeros_like(ids[:, 0])
-    threshold = torch.full_like(best[:, 0], -math.inf)
-    excluded = _excluded(fill, exclude_ids, padding_idx)
     tiles = ItemTiles(hidden, weight, bias, rounded)
+    pieces = tile_pieces(hidden.shape[0], tiles.step, hidden.device)
+    best = hidden.new_full((hidden.shape[0], pieces, capacity), -math.inf)
+    ids = torch.full(best.shape, -1, dtype=torch.int64, device=hidden.device)
+    fill = torch.zeros_like(ids[..., 0])
+    threshold = torch.full_like(best[..., 0], -math.inf)
+    excluded = _excluded(fill[:, 0], exclude_ids, padding_idx)
     states = [
         (
             b,
             hidden[b],
             None if excluded is None else excluded[b],
-            (best[b], ids[b], fill[b], threshold[b]),
+            [state[b].flatten(0, 1) for state in (best, ids, fill, threshold)],
         )
         for b in tiles.blocks
     ]
@@ -160,6 +161,6 @@ def topk_items(
         for block, of_block, block_excluded, state in states:
             scores = tiles.scores(block, of_block, items, rows)
             _ops.topk_tile(scores, tile_bias, items.start, block_excluded, k, *state)
-    ids, order = ids.sort(dim=1, stable=True)
-    best, order = best.gather(1, order).sort(dim=1, descending=True, stable=True)
+    ids, order = ids.flatten(1).sort(dim=1, stable=True)
+    best, order = best.flatten(1).gather(1, order).sort(dim=1, descending=True, stable=True)
     return best[:, :k].contiguous(), ids.gather(1, order)[:, :k].contiguous()
