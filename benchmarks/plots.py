@@ -102,7 +102,7 @@ def time_to_quality(content: dict[str, Any], path: Path) -> None:
     machine = content["environment"]
     threads = f"{machine['threads']} thread{'s' * (machine['threads'] != 1)}"
     axis.set(
-        title="How long does training take until the model recommends well?",
+        title=f"How long does training take to NDCG@10 of {target}?",
         xlabel=f"minutes of training ({threads} of {machine['cpu']})",
         ylabel="test NDCG@10, MovieLens-1M",
     )

@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 
 from benchmarks import tables
 
-HEADER = ["what", "ours", "/ floor", "Transformers4Rec / ours", "peak extra memory", "its"]
+HEADER = [
+    *("what", "ours", "ours / floor", "Transformers4Rec / ours"),
+    *("peak extra memory, ours", "peak extra memory, Transformers4Rec"),
+]
 #: Who is compared with, the best known first, and the mark of what stands for Transformers4Rec.
 RIVALS = {
     "transformers4rec": "",
@@ -76,8 +79,8 @@ def _rows(load: Callable[[str], dict[str, Any] | None]) -> list[list[str]]:
 
 
 NOTES = {
-    "[1]": "it makes all scores, and of them its three metrics",
-    "[2]": "torch's dense Adam, which it trains with",
+    "[1]": "it builds all scores and computes its three metrics from them",
+    "[2]": "torch's dense Adam, with which Transformers4Rec trains",
     "[3]": "plain PyTorch: logits, then cross-entropy",
     "[4]": "plain PyTorch: scores, then top-k",
 }

@@ -39,6 +39,9 @@ def _name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
+_KNOWN = {_name(module) for module in MODULES}
+
+
 def _level(module: str) -> int:
     for level, names in enumerate(LAYERS):
         if any(module == name or module.startswith(f"{name}.") for name in names if name != "ops"):
@@ -59,8 +62,12 @@ def _imports(path: Path) -> set[str]:
             module = ".".join([*base, *([node.module] if node.module else [])])
             found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
     names = {name.removeprefix("transformers4rec_ext.") for name in found if "4rec_ext." in name}
-    files = {_name(module) for module in MODULES}
-    return names & files
+    return names & _KNOWN
+
+
+def _upward(name: str, imported: set[str]) -> list[str]:
+    """Return those of the imported modules that lie above the one of that name."""
+    return sorted(other for other in imported - {name} if _level(other) > _level(name))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)
@@ -69,13 +76,21 @@ def test_imports_go_down(path: Path) -> None:
     if name == "__init__":
         assert not _imports(path), "the package's __init__ imports nothing before it is asked"
         return
-    for imported in _imports(path) - {name}:
-        assert _level(imported) <= _level(name), f"{name} imports {imported}, which lies above it"
+    assert _upward(name, _imports(path)) == []
 
 
-def test_an_upward_import_is_noticed(tmp_path: Path) -> None:
-    assert _level("functional") < _level("model.head")
-    assert "ops.reference" in _imports(PACKAGE / "ops" / "tiles" / "sampled.py")
+def test_an_upward_import_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "functional" / "planted.py"
+    path.parent.mkdir()
+    path.write_text(
+        "def late():\n    from transformers4rec_ext.model import head\n"
+        "    from ..ops import reference\n    import math\n"
+    )
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
+    monkeypatch.setitem(globals(), "_KNOWN", {"model.head", "ops.reference", "functional.planted"})
+    imported = _imports(path)
+    assert imported == {"model.head", "ops.reference"}
+    assert _upward("functional.planted", imported) == ["model.head"]
 
 
 @pytest.mark.parametrize(

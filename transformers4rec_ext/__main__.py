@@ -20,8 +20,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(sys.argv[1:] if argv is None else argv)
 
 
-if __name__ == "__main__":
-    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a name shows its escape
+def program() -> int:
+    """Run the command line of this process, whose terminal may not have every character."""
+    for stream in (sys.stdout, sys.stderr):  # it shows the escape of one that it has not
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(main())
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(program())

@@ -73,6 +73,11 @@ def use_backend(name: str) -> Iterator[None]:
             _current = next(reversed(_entered.values()))
 
 
+def lacks_code(device_type: str) -> bool:
+    """Tell whether the library has CUDA kernels, and code for none of the GPUs that are there."""
+    return device_type == "cuda" and _native.no_code_for_gpu != ""
+
+
 def use_reference(
     backend: str | None,
     function: str,
@@ -91,7 +96,7 @@ def use_reference(
         be differentiated in ``differentiable`` by anything but a backward.
     """
     name = _current if backend is None else checked(backend, function)
-    no_code = device_type == "cuda" and _native.no_code_for_gpu != ""
+    no_code = lacks_code(device_type)
     if name == "fused" and (no_code or not _native.has_kernel(op, device_type)):
         reason = _native.why_reference(op, device_type)
         raise RuntimeError(

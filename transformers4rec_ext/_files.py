@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-_TEMPORARY = ".{}.{}.tmp"  # of the name and the process
+_TEMPORARY = ".{}.{}.tmp"  # of the name, and of who writes
 
 
 @contextlib.contextmanager
@@ -38,7 +40,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     'whole'
     """
     target = Path(os.path.realpath(path))  # a link stays one
-    temporary = target.with_name(_TEMPORARY.format(target.name, os.getpid()))
+    # Processes of two containers may have one number, and threads of a process do.
+    writer = f"{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = target.with_name(_TEMPORARY.format(target.name, writer))
     try:
         yield temporary
         with open(temporary, "rb") as written:
@@ -57,7 +61,7 @@ def remove_leftovers(path: str | os.PathLike[str]) -> None:
     Only for files that no other process is writing.
     """
     target = Path(os.path.realpath(path))
-    for left in target.parent.glob(_TEMPORARY.format(target.name, "*")):
+    for left in target.parent.glob(_TEMPORARY.format(glob.escape(target.name), "*")):
         left.unlink(missing_ok=True)
 
 

@@ -97,6 +97,10 @@ class PostContextFusion(BlockBase):
                 "post_context_module",
                 f"return [B, T={hidden.shape[1]}, C] like the sequence, or [B, C]",
                 list(context.shape),
+                "At inference a masking that is not causal appends a position, which has no "
+                "context: give one of the whole session, [B, C]."
+                if context.shape[1] + 1 == hidden.shape[1]
+                else "",
             )
         if self.fusion_aggregation == "concat":
             return torch.cat([hidden, context.expand(-1, hidden.shape[1], -1)], dim=-1)

@@ -40,15 +40,15 @@ class Registry:
         self._classes: dict[str, type] = {}
 
     def register_with_multiple_names(self, *names: str) -> Callable[[ClassT], ClassT]:
-        """Return a class decorator that files the class under each of ``names``."""
+        """Return a class decorator that files the class under each of ``names``, in any case."""
+        keys = [name.lower() for name in names]
 
         def register(cls: ClassT) -> ClassT:
-            for name in names:
-                if name in self._classes:
-                    raise value_error(
-                        "register", "names", f"be free in the {self.name} registry", repr(name)
-                    )
-                self._classes[name] = cls
+            if taken := [name for name in keys if name in self._classes]:
+                raise value_error(
+                    "register", "names", f"be free in the {self.name} registry", repr(taken[0])
+                )
+            self._classes |= dict.fromkeys(keys, cls)
             return cls
 
         return register

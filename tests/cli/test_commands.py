@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,7 @@ import pytest
 import torch
 from cli_helpers import TINY
 
-from transformers4rec_ext import _native
+from transformers4rec_ext import __main__, _native
 from transformers4rec_ext.__main__ import main
 from transformers4rec_ext.cli import train_options
 from transformers4rec_ext.cli.options import SHOWN
@@ -313,6 +316,38 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], finished: Path
     assert "NDCG@10" in capsys.readouterr().out
     assert main(["demo", f"--out={finished}"]) == 2
     assert "must be new or of an earlier demo" in capsys.readouterr().err
+
+
+def test_a_demo_that_is_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Ctrl-C or SIGTERM, with the command that goes on, as train."""
+    monkeypatch.setattr("transformers4rec_ext.cli.demo.stop_on_signals", _stopped)
+    out = tmp_path / "demo"
+    arguments = [f"--out={out}", "--sessions=300", "--items=50", "--threads=1", "--no-progress"]
+    assert main(["demo", *arguments, "--epochs=1"]) == 130
+    again = f"train --resume --out {out}"
+    assert f"stopped; continue with: python -m transformers4rec_ext {again}" in (
+        capsys.readouterr().out
+    )
+    assert main(again.split()) == 0
+
+
+@contextlib.contextmanager
+def _stopped() -> Iterator[Callable[[], bool]]:
+    yield lambda: True
+
+
+def test_the_program_prints_to_any_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, "ascii"))
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    monkeypatch.setattr(__main__, "run", lambda argv: print("caf\u00e9") or 0)
+    assert __main__.program() == 0
+    sys.stdout.flush()
+    assert printed.getvalue() == b"caf\\xe9\n"
+    scripts = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    assert 'transformers4rec-ext = "transformers4rec_ext.__main__:program"' in scripts
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +20,8 @@ import torch
 from cli_helpers import TINY, begin
 
 from transformers4rec_ext.__main__ import main
+from transformers4rec_ext.data import synthetic_sessions, write_sessions
+from transformers4rec_ext.training import loop as loop_module
 from transformers4rec_ext.training import read_log, save_state
 from transformers4rec_ext.training.folder import RunFolder
 
@@ -80,6 +83,38 @@ def test_weights_that_the_last_step_spoilt(
     assert "weights must be finite; got" in message
     assert not list((tmp_path / "run").glob("*.safetensors"))  # nothing to go on from with them
     assert main([*map(str, train), "--epochs=1"]) == 0
+
+
+def test_spoilt_weights_do_not_replace_a_checkpoint(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finite loss may have a gradient that is not: no `--resume` could go on from it."""
+    take = loop_module.TrainingStep.__call__
+    steps = []
+
+    def spoilt(self: Any, batch: Any, number: int) -> float:
+        loss = take(self, batch, number)
+        steps.append(loss)
+        if len(steps) == 6:
+            with torch.no_grad():
+                next(self.model.parameters()).fill_(torch.nan)
+        return loss
+
+    monkeypatch.setattr(loop_module.TrainingStep, "__call__", spoilt)
+    saved: list[int] = []
+    save = loop_module.save_state
+
+    def noted(path: Path, state: Any) -> None:
+        saved.append(len(steps))
+        save(path, state)
+
+    monkeypatch.setattr(loop_module, "save_state", noted)
+    folder = tmp_path / "spoilt"
+    file = tmp_path / "sessions.parquet"
+    write_sessions(file, synthetic_sessions(600, 50, seed=0))
+    train = ["train", file, f"--out={folder}", *TINY, "--checkpoint-every=3", "--batch-size=16"]
+    assert main([*map(str, train), "--epochs=1"]) == 2
+    assert saved == [3]
 
 
 def test_a_model_that_diverged_recommends_nothing(

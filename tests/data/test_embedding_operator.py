@@ -142,3 +142,21 @@ def test_a_model_learns_from_them():
 def test_bad_input(make, error, text):
     with pytest.raises(error, match=text):
         make()
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 4), (3, 0)])
+def test_a_batch_without_ids(shape):
+    """A process without rows gets one, at the end of an epoch."""
+    for table in (None, np.array([40, 10, 30, 20])):
+        operator = EmbeddingOperator(VECTORS, "item", "vector", table)
+        found = operator({"item": torch.zeros(shape, dtype=torch.long)})["vector"]
+        assert found.shape == (*shape, 3)
+
+
+def test_unsigned_ids_beyond_the_exact_floats():
+    ids = np.array([2**60, 2**60 + 1, 5, 6], dtype=np.uint64)
+    operator = EmbeddingOperator(VECTORS, "item", "vector", ids, unknown_value=-1)
+    got = operator({"item": torch.tensor([2**60 + 1, 2**60 + 2])})["vector"]
+    assert got.tolist() == [VECTORS[1].tolist(), [-1, -1, -1]]
+    with pytest.raises(ValueError, match="id_lookup_table must fit in 63 bits"):
+        EmbeddingOperator(VECTORS, "item", "vector", ids + np.uint64(2**63))

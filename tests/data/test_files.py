@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from transformers4rec_ext._files import atomic_path, write_text
+from transformers4rec_ext._files import atomic_path, remove_leftovers, write_text
 
 
 def test_replaces_when_complete(tmp_path: Path) -> None:
@@ -47,3 +47,15 @@ def test_failing_sync_counts_as_failure(tmp_path: Path, monkeypatch: pytest.Monk
         write_text(tmp_path / "a.txt", "new")
     assert (tmp_path / "a.txt").read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_writers_of_one_process_keep_apart(tmp_path: Path) -> None:
+    path = tmp_path / "a[1].txt"
+    with atomic_path(path) as first, atomic_path(path) as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first"  # the outer one ended last
+    (tmp_path / f".{path.name}.7-0a.tmp").write_text("left by a process that was killed")
+    remove_leftovers(path)
+    assert list(tmp_path.iterdir()) == [path]

@@ -16,6 +16,7 @@ from transformers4rec_ext.block.mlp import MLPBlock
 from transformers4rec_ext.features.sequence import TabularSequenceFeatures
 from transformers4rec_ext.losses import GBCELoss, SampledSoftmaxLoss
 from transformers4rec_ext.model import Head, Model, NextItemPredictionTask, _all_items
+from transformers4rec_ext.model._all_items import check_returns
 from transformers4rec_ext.model._ranking import Ranks
 from transformers4rec_ext.ranking_metric import (
     AvgPrecisionAt,
@@ -304,3 +305,12 @@ def test_evaluation_of_a_large_catalogue_stays_small() -> None:
             held += event.nbytes()
             peak = max(peak, held)
     assert 2**20 < peak < 32 * 2**20
+
+
+def test_all_hidden_knows_a_causal_masking_of_upstreams() -> None:
+    class CausalLanguageModeling:  # of upstream: it has no attribute that says so
+        pass
+
+    check_returns("all_hidden", False, None, CausalLanguageModeling())
+    with pytest.raises(ValueError, match="not causal"):
+        check_returns("all_hidden", False, None, object())

@@ -104,6 +104,22 @@ def test_a_seed_of_ones_own(name: str) -> None:
     assert drawn_ids(pickled) == following
 
 
+def test_states_go_to_a_device_of_the_type_and_wait_for_it() -> None:
+    """A run may go on with the GPU of another number, or where there is none at all."""
+    sampler, other = (UniformSampler(4, 1000, seed=1) for _ in range(2))
+    drawn_ids(sampler)
+    states = sampler.generator_states()
+    following = drawn_ids(sampler)
+    (state,) = states.values()
+    other.load_generator_states({"cpu:0": state, "cuda:3": state})
+    kept = other.generator_states()
+    assert torch.equal(kept["cuda"], state)
+    assert torch.equal(kept["cpu"], state)
+    assert drawn_ids(pickle.loads(pickle.dumps(other))) == following
+    assert drawn_ids(other) == following
+    assert set(other.generator_states()) == {"cpu", "cuda"}
+
+
 def test_a_mixture_goes_on_where_its_sources_stood() -> None:
     def mixture() -> MixedSampler:
         own = PopularitySampler(2, torch.ones(1000), seed=2)

@@ -104,3 +104,13 @@ def test_names_of_weights_are_upstreams() -> None:
 def test_bad_input(make, error, text) -> None:
     with pytest.raises(error, match=text):
         make()
+
+
+def test_a_context_of_every_position_cannot_serve_an_appended_one() -> None:
+    """Masked models predict at a position of their own, which no context was given for."""
+    body = SequentialBlock(sequence_inputs(masking="mlm"), MLPBlock([D]))
+    block = PostContextFusion(body, Context([-1, T, C]), "concat")
+    block(with_context(T, C), training=True)
+    with pytest.raises(ValueError, match=r"appends a position, .* of the whole session, \[B, C\]"):
+        block(with_context(T, C))
+    assert block(with_context(C)).shape[1] == T + 1

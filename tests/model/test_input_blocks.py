@@ -215,6 +215,19 @@ def test_pretrained_sequences_are_combined(name):
     assert torch.equal(own(BATCH)["text"], BATCH["text"][:, 0])
 
 
+@pytest.mark.parametrize("name", ["mean", "sum", "max", "min"])
+@pytest.mark.parametrize("width", [None, 2])
+def test_combined_sequences_do_not_depend_on_their_padding(name, width):
+    """Nor on the bias of a projection, which is added to what pads as well."""
+    block = tr.PretrainedEmbeddingFeatures(
+        ["text"], sequence_combiner=name, pretrained_output_dims=width
+    ).build({"text": torch.Size([-1, 3, 5])})
+    short = BATCH["text"] - 2.0  # of one sign, so that zeros would be a maximum
+    padded = nn.functional.pad(short, (0, 0, 0, 4))
+    torch.testing.assert_close(block({"text": padded})["text"], block({"text": short})["text"])
+    assert not block({"text": torch.zeros(2, 3, 5)})["text"].any()
+
+
 @pytest.mark.parametrize("kind", [tr.TabularFeatures, tr.TabularSequenceFeatures])
 def test_all_kinds_together(kind):
     inputs = kind.from_schema(

@@ -229,3 +229,32 @@ def test_dropout():
 def test_bad_arguments(make, error, text):
     with pytest.raises(error, match=text):
         make()
+
+
+def test_noise_after_a_lookup_lets_the_table_learn():
+    """Swapped or not, a vector has a graph: its gradient is one for each place it stands in."""
+    table = torch.nn.Embedding(5, 3, padding_idx=0)
+    ids = torch.tensor([[1, 2], [3, 4]])
+    noise = tr.StochasticSwapNoise(replacement_prob=0.5)
+    noise({"a": table(ids)}, input_mask=ids != 0)["a"].sum().backward()
+    assert table.weight.grad.sum() == ids.numel() * 3
+
+
+def test_steps_that_are_named_for_one_call():
+    """They take the block's mode, and one that would have to be built first is refused."""
+    block = tr.TabularModule()
+    columns = {"a": torch.arange(1.0, 1001.0)[:, None]}
+    assert not torch.equal(block(columns, pre="ssn")["a"], columns["a"])
+    block.eval()
+    assert torch.equal(block(columns, pre="ssn")["a"], columns["a"])
+    for steps in ("layer-norm", ["dropout", "layer-norm"]):
+        with pytest.raises(
+            ValueError, match=r"steps must need no build .*got TabularLayerNorm\. Give"
+        ):
+            block(columns, post=steps)
+    own = tr.StochasticSwapNoise()
+    assert not torch.equal(block(columns, pre=["dropout", own])["a"], columns["a"])
+    assert own.training  # what is not made here stays as it is
+    wide = {"a": torch.randn(4, 3)}
+    norm = tr.TabularLayerNorm({"a": 3})
+    assert torch.equal(block(wide, post=norm)["a"], norm(wide)["a"])

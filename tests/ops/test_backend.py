@@ -150,6 +150,16 @@ def test_gpus_that_the_library_has_no_code_for(
     if none:
         with pytest.raises(RuntimeError, match=r"f: backend 'fused' needs .* on cuda; .*7\.5;8\.0"):
             _backend.use_reference("fused", "f", "rank_tile", "cuda")
+    assert _backend.lacks_code("cuda") is none
+    assert not _backend.lacks_code("cpu")
+
+
+def test_row_gradients_where_the_library_has_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The formulas run then, which have none; what helps is an install without CUDA kernels."""
+    monkeypatch.setattr(_backend, "lacks_code", lambda device_type: True)
+    weight, ids = torch.randn(9, 2, requires_grad=True), torch.arange(3)
+    with pytest.raises(ValueError, match="no code for this GPU: an install with T4R_EXT_BUILD=cpu"):
+        functional.sampled_softmax_loss(torch.randn(3, 2), weight, ids, ids, sparse_grad=True)
 
 
 def test_a_torch_for_other_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

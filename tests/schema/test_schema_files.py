@@ -349,3 +349,29 @@ def test_recorded_files_load(shared_data):
         schema = read(path)
         assert Schema.from_json(schema.to_json()) == schema
         assert Schema.from_proto_text(schema.to_proto_text()) == schema
+
+
+@pytest.mark.parametrize("tags", [[], [Tags.EMBEDDING], ["mine"]])
+@pytest.mark.parametrize("shape", [(16,), (4, 2)])
+def test_the_shape_of_a_list_of_vectors_is_kept(tags: list[Any], shape: tuple[int, ...]) -> None:
+    column = ColumnSchema(
+        "v", tags=tags, dtype="float32", is_list=True, max_length=20, min_length=2, shape=shape
+    )
+    schema = Schema([column])
+    for again in (
+        Schema.from_json(schema.to_json()),
+        Schema.from_proto_text(schema.to_proto_text()),
+    ):
+        assert again["v"].shape == shape
+        assert (again["v"].min_length, again["v"].max_length) == (2, 20)
+        assert again == schema
+
+
+@pytest.mark.parametrize(
+    "kind", ["float_domain { min: 1.0 }", "float_domain { disallow_nan: true }"]
+)
+def test_a_domain_without_a_bound_is_none(kind: str) -> None:
+    schema = Schema.from_proto_text(f'feature {{ name: "a" type: FLOAT {kind} }}')
+    assert schema["a"].float_domain is None
+    ints = Schema.from_proto_text('feature { name: "a" type: INT int_domain { min: 3 } }')
+    assert ints["a"].int_domain is None

@@ -157,6 +157,12 @@ def test_the_metric_of_the_best_model(given: str | None, key: str) -> None:
         ({"shuffle_buffer_size": -1}, "shuffle_buffer_size must be an int >= 0; got -1"),
         ({"compute_metrics_each_n_steps": 0}, "compute_metrics_each_n_steps must be an int >= 1"),
         ({"eval_steps_on_train_set": -1}, "eval_steps_on_train_set must be an int >= 0"),
+        (
+            {"eval_steps_on_train_set": None},
+            "eval_steps_on_train_set must be an int >= 0; got None",
+        ),
+        ({"shuffle_buffer_size": None}, "shuffle_buffer_size must be an int >= 0; got None"),
+        ({"compute_metrics_each_n_steps": None}, "each_n_steps must be an int >= 1; got None"),
         ({"learning_rate_num_cosine_cycles_by_epoch": 0}, "cycles_by_epoch must be > 0; got 0"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor must be 0; got 0.1. Use a task"),
         ({"bf16_full_eval": True}, "bf16_full_eval must be False; got True. Use bf16=True"),

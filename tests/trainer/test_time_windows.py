@@ -67,6 +67,18 @@ def test_missing_windows_are_found_before_anything_is_trained(tmp_path: Path) ->
     assert all(torch.equal(before[name], v) for name, v in trainer.model.state_dict().items())
 
 
+@pytest.mark.parametrize("name", ["train_dataloader", "eval_dataloader", "eval_on_test_set"])
+def test_data_that_would_be_read_in_every_window_are_refused(tmp_path: Path, name: str) -> None:
+    data = windows(tmp_path, 1, 2)
+    trainer = trainer_of(tmp_path)
+    if name == "eval_on_test_set":
+        trainer.args.eval_on_test_set, trainer.test_dataset_or_path = True, str(data)
+    else:
+        setattr(trainer, name, [])
+    with pytest.raises(ValueError, match=f"fit_and_evaluate: trainer must have no {name}; got one"):
+        fit_and_evaluate(trainer, 1, 1, data)
+
+
 def test_folders_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x.txt").touch()

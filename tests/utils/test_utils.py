@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from transformers4rec_ext.registry import Registry
 from transformers4rec_ext.schema import ColumnSchema, FloatDomain, IntDomain, Schema, Tags
 from transformers4rec_ext.utils import torch_utils
 from transformers4rec_ext.utils.padding import pad_batch, pad_inputs
@@ -180,3 +181,22 @@ def test_modules():
     assert torch_utils.LambdaModule(torch.relu)(torch.tensor(-1.0)) == 0
     with pytest.raises(TypeError, match="lambda_fn must be callable; got int"):
         torch_utils.LambdaModule(1)
+
+
+def test_names_are_registered_in_any_case():
+    shapes = Registry("shape")
+    shapes.register("Circle")(int)
+    assert shapes["circle"] is shapes.parse("CIRCLE") is int
+    assert "Circle" in shapes
+    with pytest.raises(ValueError, match="names must be free in the shape registry; got 'circle'"):
+        shapes.register_with_multiple_names("square", "CIRCLE")(float)
+    assert shapes.names() == ["circle"]  # of two names, one of them taken, neither is filed
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int64])
+def test_arrays_keep_what_numpy_has(dtype):
+    tensor = torch.tensor([1, 3], dtype=dtype)
+    wide = {torch.float64: np.float64, torch.int64: np.int64}.get(dtype, np.float32)
+    (array,) = torch_utils.nested_numpify((tensor,))
+    assert array.dtype == wide
+    assert array.tolist() == [1, 3]

@@ -8,7 +8,8 @@ from typing import Any
 
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.cli import options as shared
-from transformers4rec_ext.cli.train import report
+from transformers4rec_ext.cli.signals import stop_on_signals
+from transformers4rec_ext.cli.train import again, report
 
 _EPILOG = """\
 The sessions have a structure that can be learnt: more than half of the steps go to the successor
@@ -70,8 +71,16 @@ def run(options: argparse.Namespace) -> int:
     with folder.held():
         write_sessions(file, sessions)
         begin_run(folder, config, open_sessions(config, file))
-        result = train_run(folder, device=device, progress=not options.no_progress, say=shared.say)
+        with stop_on_signals() as should_stop:
+            result = train_run(
+                folder,
+                device=device,
+                progress=not options.no_progress,
+                say=shared.say,
+                should_stop=should_stop,
+            )
     if result is None:
+        shared.say(f"stopped; continue with: {again(options)}")
         return 130
     report(folder, result)
     return 0

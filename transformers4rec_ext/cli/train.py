@@ -72,13 +72,14 @@ def run(options: argparse.Namespace) -> int:
             )
     if result is None:
         where = "" if options.device is None else f" --device {options.device}"
-        shared.say(f"stopped; continue with: {_again(options)}{where}")
+        shared.say(f"stopped; continue with: {again(options)}{where}")
         return 130
     report(folder, result)
     return 0
 
 
-def _again(options: argparse.Namespace) -> str:
+def again(options: argparse.Namespace) -> str:
+    """Return the command that goes on with the run of ``--out``."""
     return f"python -m transformers4rec_ext train --resume --out {shlex.quote(options.out)}"
 
 
@@ -137,7 +138,7 @@ def _prepare_new(folder: RunFolder, options: argparse.Namespace) -> None:
     if status != "new" and not options.overwrite:
         hint = "Add --overwrite to start again."
         if status == "unfinished":
-            hint = f"Continue it with `{_again(options)}`. {hint}"
+            hint = f"Continue it with `{again(options)}`. {hint}"
         raise value_error("train", "--out", "hold no run", f"the {status} {options.out}", hint)
     begin_run(folder, config, sessions)
 

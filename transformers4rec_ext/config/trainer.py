@@ -236,7 +236,9 @@ class T4RecTrainingArguments(_TrainingArguments, metaclass=_TakesFormerNames):
             ("compute_metrics_each_n_steps", 1),
         ):
             value = getattr(self, name)
-            if value is not None and (not is_integer(value) or value < least):
+            if value is None and name in ("max_sequence_length", "predict_top_k"):
+                continue
+            if not is_integer(value) or value < least:
                 raise value_error(_NAME, name, f"be an int >= {least}", repr(value))
         cycles, engine = self.learning_rate_num_cosine_cycles_by_epoch, self.data_loader_engine
         if cycles <= 0:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from transformers4rec_ext._checks import integers
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.schema import ColumnSchema, Schema, Tags, as_schema, tag_names
 
@@ -80,6 +81,7 @@ class EmbeddingOperator:
                     f"be [V={num_rows}] different ints, one for each row of embeddings",
                     f"{ids.dtype} {list(ids.shape)}",
                 )
+            ids = integers("EmbeddingOperator", "id_lookup_table", ids)
             self._rows = np.argsort(ids)
             self._ids = ids[self._rows]
 
@@ -100,7 +102,7 @@ class EmbeddingOperator:
                 repr(self.embedding_name),
             )
         ids = inputs[self.lookup_key].numpy()
-        vectors = self._vectors(ids.reshape(-1)).reshape(*ids.shape, -1)
+        vectors = self._vectors(ids.reshape(-1)).reshape(*ids.shape, self.embeddings.shape[1])
         if ids.ndim > 1:
             vectors[ids == 0] = 0.0
         return {**inputs, self.embedding_name: torch.from_numpy(vectors)}

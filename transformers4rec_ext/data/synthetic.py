@@ -30,15 +30,16 @@ def synthetic_sessions(
     """Return sessions in which an item often brings its successor.
 
     Item ``k`` has the popularity ``log1p(1/k) / log1p(num_items)``, one fixed successor of like
-    popularity, and a topic (one of ``max(2, num_items // 50)``). Each step of a session is, with
-    probability 0.55, the successor of the last item; 0.30, an item of the session's topic by
-    popularity; and 0.15, any item by popularity. The ids are then renamed at random, so that they
-    say nothing about popularity, as in real files.
+    popularity (the most popular item itself, where there is no other of its octave), and a topic
+    (one of ``max(2, num_items // 50)``). Each step of a session is, with probability 0.55, the
+    successor of the last item; 0.30, an item of the session's topic by popularity; and 0.15, any
+    item by popularity. The ids are then renamed at random, so that they say nothing about
+    popularity, as in real files.
 
     Parameters
     ----------
     num_sessions, num_items, mean_length : int
-        At least 1, 4 and 5; lengths are 4 plus a geometric number.
+        At least 1, 4 and 6; lengths are 4 plus a geometric number.
     seed : int
         The same arguments give the same sessions.
 
@@ -95,7 +96,7 @@ def _local_permutation(rng: np.random.Generator, size: int) -> np.ndarray:
     low = 1
     while low < size:
         high = min(2 * low + 1, size)
-        # A cycle through the octave in random order: nothing follows itself.
+        # A cycle through the octave in random order: nothing follows itself, but alone in it.
         cycle = low + rng.permutation(high - low)
         successor[cycle] = np.roll(cycle, -1)
         low = high

@@ -44,8 +44,8 @@ class PretrainedEmbeddingFeatures(InputBlock):
         Widths to project to, with a bias. With a mapping, columns that it does not name are left
         as they are. The projections are made by :meth:`build`.
     sequence_combiner : {"mean", "sum", "max", "min"} or callable, optional
-        Makes one vector [B, D] of the T of a sequence; a callable is called as
-        ``combiner(vectors, axis=1)``.
+        Makes one vector [B, D] of the T of a sequence, padding (vectors of zeros) left out; a
+        callable is called as ``combiner(vectors, axis=1)``.
     pre, post, aggregation
         See :class:`~transformers4rec_ext.TabularModule`.
     normalizer : str or TabularTransformation, optional
@@ -175,10 +175,11 @@ class PretrainedEmbeddingFeatures(InputBlock):
             raise value_error(
                 function, f"inputs[{name!r}]", "be [B, T, D] or [B, D]", list(vectors.shape)
             )
+        real = (vectors != 0).any(-1, keepdim=True)
         if name in self._dims:
             vectors = self._projected(name, vectors)
         if self.sequence_combiner is not None and vectors.ndim == 3:
-            vectors = self.sequence_combiner(vectors, axis=1)
+            vectors = _combined(self.sequence_combiner, vectors, real)
         return vectors
 
     def _projected(self, name: str, vectors: Tensor) -> Tensor:
@@ -232,3 +233,15 @@ class PretrainedEmbeddingFeatures(InputBlock):
                 type(self).__name__, "sequence_combiner", "be callable", type(combiner).__name__
             )
         return combiner
+
+
+def _combined(combiner: Callable[..., Tensor], vectors: Tensor, real: Tensor) -> Tensor:
+    """Return [B, D] of vectors [B, T, D] where ``real`` [B, T, 1]; zeros where there is none."""
+    if combiner not in _COMBINERS.values():
+        return combiner(vectors, axis=1)
+    if combiner in (torch.amax, torch.amin):
+        last = -torch.inf if combiner is torch.amax else torch.inf
+        found = combiner(torch.where(real, vectors, last), dim=1)
+        return torch.where(real.any(1), found, 0)
+    total = torch.where(real, vectors, 0).sum(1)
+    return total if combiner is torch.sum else total / real.sum(1).clamp(min=1)

@@ -96,8 +96,8 @@ def topk_items(
 ) -> tuple[Tensor, Tensor]:
     """Find the k items of largest ``s_v = hidden . w_v + b_v``, best first, ties to the lower id.
 
-    Scores are made a tile of items at a time, and a running threshold lets nearly all of them pass
-    unsorted; the [N, V] matrix never exists.
+    Scores are made a tile of items at a time, and a running threshold rejects nearly all of them
+    without sorting; the [N, V] matrix never exists.
 
     Parameters
     ----------

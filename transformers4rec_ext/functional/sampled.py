@@ -364,7 +364,11 @@ def _reduced(
     total: Tensor
     if _backend.use_reference(backend, name, f"{loss}_tile", hidden.device.type, differentiable):
         if sparse_grad:
-            hint = "Use backend='auto': it needs no native kernel either."
+            hint = (
+                "The library has no code for this GPU: an install with T4R_EXT_BUILD=cpu takes it."
+                if _backend.lacks_code(hidden.device.type)
+                else "Use backend='auto': it needs no native kernel either."
+            )
             raise value_error(name, "sparse_grad", "be False with the reference", True, hint)
         rows: Tensor = getattr(reference, name)(*arguments)
         rows = rows if counted is None else torch.where(counted, rows, 0)

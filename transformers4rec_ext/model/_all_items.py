@@ -13,6 +13,7 @@ from transformers4rec_ext.model._positions import IGNORED
 from transformers4rec_ext.model._ranking import Ranks
 from transformers4rec_ext.model._sampling import check_half_rows, is_plain
 from transformers4rec_ext.model._summary import in_float32
+from transformers4rec_ext.model._upstream import is_causal
 from transformers4rec_ext.ranking_metric import target_rank
 from transformers4rec_ext.ranks import MISSED
 
@@ -31,7 +32,7 @@ def check_returns(returns: str | None, with_flag: bool, top_k: Any, masking: Any
     allowed = WITH_FLAG if with_flag else AT_INFERENCE
     if returns is not None and returns not in allowed:
         raise value_error(_TASK, "returns", f"be one of {allowed}", repr(returns))
-    if returns == "all_hidden" and masking is not None and not getattr(masking, "causal", False):
+    if returns == "all_hidden" and masking is not None and not is_causal(masking):
         hint = "Otherwise a position sees the items that come after it."
         raise value_error(
             _TASK, "returns", "be another with a masking that is not causal", repr(returns), hint

@@ -149,6 +149,8 @@ class Reader:
             else:
                 getattr(made, name)(*arguments, **named)
         for name, value in node.get("settings", {}).items():
+            if name not in getattr(cls, "settings", ()):
+                raise _refused(f"{node['class']}.{name}")
             setattr(made, name, self.read(value))
         return made
 
@@ -160,8 +162,11 @@ class Reader:
             raise _refused(path)
         found: Any = importlib.import_module(module)
         for part in name.split("."):
-            found = getattr(found, part)
-        if not (_describes(found) or module == "torch.nn.init"):
+            found = getattr(found, part, None)
+        # By its own name, as `Writer` has it: a module's attributes lead to all that it imports.
+        own = f"{getattr(found, '__module__', None)}:{getattr(found, '__qualname__', None)}"
+        initializer = module == "torch.nn.init" and inspect.isfunction(found)
+        if own != path or not (_describes(found) or initializer):
             raise _refused(path)
         return found
 

@@ -123,8 +123,8 @@ class Model(LossMixin, MetricsMixin, Saving):
         **kwargs
             ``top_k`` replaces the model's for this call; ``exclude_ids`` int64 [B, L] are items not
             to recommend with it; ``returns`` says what next-item tasks compute (see
-            :class:`NextItemPredictionTask`) and goes before the model's ``top_k``. Others are
-            ignored.
+            :class:`NextItemPredictionTask`) and takes precedence over the model's ``top_k``.
+            Others are ignored.
 
         Returns
         -------

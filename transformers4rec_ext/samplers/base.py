@@ -44,6 +44,7 @@ class Sampler(Recorded, torch.nn.Module):
         self.unique_sampling = unique_sampling
         self.seed = None if seed is None else int(seed)
         self._generators: dict[str, torch.Generator] = {}
+        self._loaded: dict[str, torch.Tensor] = {}  # states of devices that have not drawn since
 
     def draw(
         self, targets: torch.Tensor, generator: torch.Generator | None = None
@@ -73,22 +74,22 @@ class Sampler(Recorded, torch.nn.Module):
 
     def generator_states(self) -> dict[str, torch.Tensor]:
         """Return the states of the sampler's own generators by device; none without a seed."""
-        return {device: own.get_state() for device, own in self._generators.items()}
+        of_devices = {device: own.get_state() for device, own in self._generators.items()}
+        return self._loaded | of_devices
 
     def load_generator_states(self, states: dict[str, torch.Tensor]) -> None:
-        """Go on drawing where :meth:`generator_states` was taken."""
-        for device, state in states.items():
-            self._generators[device] = torch.Generator(device)
-            self._generators[device].set_state(state)
+        """Go on drawing where :meth:`generator_states` was taken, on a device of the same type."""
+        self._generators = {}
+        self._loaded = {torch.device(device).type: state for device, state in states.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         # As bytes: a process that is spawned opens a tensor's shared memory, and of a generator's
         # state, a tensor made for the pickle, that is gone by then.
         states = {device: bytes(s.numpy()) for device, s in self.generator_states().items()}
-        return {**super().__getstate__(), "_generators": states}
+        return {**super().__getstate__(), "_generators": states, "_loaded": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({**state, "_generators": {}})
+        super().__setstate__({**state, "_generators": {}, "_loaded": {}})
         states = {
             device: torch.frombuffer(bytearray(own), dtype=torch.uint8)
             for device, own in state["_generators"].items()
@@ -115,7 +116,10 @@ class Sampler(Recorded, torch.nn.Module):
             return None
         key = str(device)
         if key not in self._generators:
-            self._generators[key] = torch.Generator(device).manual_seed(self.seed)
+            own = torch.Generator(device).manual_seed(self.seed)
+            if device.type in self._loaded:
+                own.set_state(self._loaded.pop(device.type))
+            self._generators[key] = own
         return self._generators[key]
 
 

@@ -91,9 +91,10 @@ def _column(feature: Any) -> ColumnSchema:
     is_list = properties.pop("is_list", False) is True or counts is not None
     shape = tuple(dim.size for dim in feature.shape.dim) if feature.HasField("shape") else None
     dims: Any = properties.pop(_DIMS, None) or ()
-    if Tags.EMBEDDING in tags and len(dims) > 1 and isinstance(dims[-1], float):
-        is_list, shape = len(dims) > 2, (int(dims[-1]),)
-        counts = counts if is_list else None
+    if len(dims) > 2 and all(isinstance(dim, float) for dim in dims[2:]):
+        is_list, shape = True, tuple(int(dim) for dim in dims[2:])
+    elif Tags.EMBEDDING in tags and len(dims) == 2 and isinstance(dims[1], float):
+        is_list, shape, counts = False, (int(dims[1]),), None
     return ColumnSchema(
         feature.name,
         tags=tags,
@@ -112,6 +113,8 @@ def _int_domain(feature: Any) -> IntDomain | None:
     if not feature.HasField("int_domain"):
         return None
     domain = feature.int_domain
+    if not domain.HasField("max"):  # without a bound
+        return None
     if domain.is_categorical and not 0 <= domain.min <= domain.max:
         raise value_error(
             "Schema",
@@ -127,6 +130,8 @@ def _float_domain(feature: Any) -> FloatDomain | None:
     if not feature.HasField("float_domain"):
         return None
     domain = feature.float_domain
+    if not domain.HasField("max"):  # without a bound
+        return None
     return FloatDomain(domain.min, domain.max, domain.name or None)
 
 

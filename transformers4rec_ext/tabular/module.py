@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+def _is_among(part: Any, parts: list[Any]) -> bool:
+    return any(part is other for other in parts)
+
+
 def _unchanged(self: nn.Module, x: Any, *args: Any, **kwargs: Any) -> Any:
     """Return the columns ``x`` as they are."""
     return x
@@ -199,7 +203,22 @@ class TabularModule(nn.Module):
 
     def _run(self, given: Any, inputs: Any) -> Any:
         module = parse_transformations(given)
-        return inputs if module is None else self._informed(module)(inputs)
+        if module is None:
+            return inputs
+        if module is not given:
+            made = [part for part in module.children() if not _is_among(part, flat(given))]
+            self._prepare_named(made)
+        return self._informed(module)(inputs)
+
+    def _prepare_named(self, steps: list[nn.Module]) -> None:
+        """Give steps that were made of names, for one call, the mode that this module has."""
+        for step in steps:
+            if getattr(step, "is_unbuilt", False):
+                hint = "Give it to the constructor, or as a module with the columns' widths."
+                expectation = "need no build where they are given for one call by name"
+                got = type(step).__name__
+                raise value_error(type(self).__name__, "steps", expectation, got, hint)
+            step.train(self.training)
 
     def _informed(self, module: nn.Module) -> nn.Module:
         """Let a step that has no schema know this block's."""

@@ -100,17 +100,16 @@ class StochasticSwapNoise(TabularTransformation):
         """
         if not self.training:
             return input_tensor
-        with torch.no_grad():
-            real = self._real(input_tensor, mask)
-            values = input_tensor.flatten(end_dim=real.ndim - 1)
-            flat = real.flatten()
-            # A random order of the real positions: padding is sorted behind them.
-            keys = torch.rand(flat.shape, device=flat.device)
-            order = torch.where(flat, keys, 2.0).argsort()
-            others = values[order[(flat.cumsum(0) - 1).clamp(min=0)]]
-            replaced = flat & (torch.rand(flat.shape, device=flat.device) < self.replacement_prob)
-            replaced = replaced.reshape(-1, *[1] * (values.ndim - 1))
-            return torch.where(replaced, others, values).reshape(input_tensor.shape)
+        real = self._real(input_tensor, mask)
+        values = input_tensor.flatten(end_dim=real.ndim - 1)
+        flat = real.flatten()
+        # A random order of the real positions: padding is sorted behind them.
+        keys = torch.rand(flat.shape, device=flat.device)
+        order = torch.where(flat, keys, 2.0).argsort()
+        others = values[order[(flat.cumsum(0) - 1).clamp(min=0)]]
+        replaced = flat & (torch.rand(flat.shape, device=flat.device) < self.replacement_prob)
+        replaced = replaced.reshape(-1, *[1] * (values.ndim - 1))
+        return torch.where(replaced, others, values).reshape(input_tensor.shape)
 
     def _real(self, column: Tensor, mask: Tensor | None) -> Tensor:
         """Return bool [B, T] or [B], True at what may be swapped."""
@@ -151,6 +150,7 @@ class TabularLayerNorm(TabularTransformation):
 
     def __init__(self, features_dim: Mapping[str, int] | None = None) -> None:
         super().__init__()
+        self.is_unbuilt = features_dim is None
         self.feature_layer_norm = ColumnModules()
         for name in self._add(features_dim or {}):
             LOG.warning(
@@ -193,6 +193,7 @@ class TabularLayerNorm(TabularTransformation):
                     type(self).__name__, "inputs", "be of known width", f"columns {unknown}", _AFTER
                 )
             self._add({name: size[-1] for name, size in input_size.items()})
+            self.is_unbuilt = False
         return super().build(input_size, schema=schema, **kwargs)
 
 

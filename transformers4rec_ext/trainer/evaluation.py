@@ -19,6 +19,7 @@ from transformers4rec_ext.model._batch import num_rows
 from transformers4rec_ext.model._fit import process_metrics
 from transformers4rec_ext.model.prediction_task import NextItemPredictionTask
 from transformers4rec_ext.ranking_metric import RankingMetric
+from transformers4rec_ext.utils.torch_utils import as_array
 
 EvalLoopOutput: Any = trainer_utils.EvalLoopOutput
 
@@ -173,12 +174,6 @@ def recommend(trainer: Any, model: Any, inputs: Mapping[str, Tensor], targets: A
     name = next_item_task(trainer.model).task_name
     scores, ids = outputs[name]
     return {**outputs, name: (ids, scores)}
-
-
-def as_array(tensor: Tensor) -> np.ndarray:
-    """Return a tensor as an array; half precision as float32, which numpy knows."""
-    tensor = tensor.detach().cpu()
-    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
 
 
 def _apply(function: Callable[..., Any], *trees: Any) -> Any:

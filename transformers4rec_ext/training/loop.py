@@ -186,10 +186,12 @@ class TrainingLoop:
                     give_back()  # batches differ in shape
                 every = self.config.checkpoint_every
                 if every and position.step % every == 0 and self._may_save():
+                    _check_finite(self.model, position.epoch + 1)
                     self._save(log, started)
                 bar.update()
                 self.on_step(done)
                 if self.should_stop():
+                    _check_finite(self.model, position.epoch + 1)
                     self._save(log, started)
                     return False
         return True
@@ -252,7 +254,7 @@ def _check_finite(model: nn.Module, epoch: int) -> None:
         low, high = torch.aminmax(weight.detach())  # both NaN if one is
         if not (math.isfinite(low) and math.isfinite(high)):
             hint = "Train anew (--overwrite) with a lower learning rate."
-            got = f"{float(low)} to {float(high)} in {name} after epoch {epoch}"
+            got = f"{float(low)} to {float(high)} in {name}, in epoch {epoch}"
             raise value_error("TrainingLoop", "weights", "be finite", got, hint)
 
 

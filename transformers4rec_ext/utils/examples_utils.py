@@ -45,7 +45,9 @@ def fit_and_evaluate(
 
     Raises
     ------
-    ValueError   if there is no window, or a file is missing; then nothing has been trained.
+    ValueError
+        If there is no window, a file is missing, or the Trainer has a loader that it would read
+        instead; then nothing has been trained.
     """
     windows = list(_windows(start_time_index, end_time_index, Path(input_dir)))
     if not windows:
@@ -55,6 +57,7 @@ def fit_and_evaluate(
             f"be at least start_time_index ({start_time_index})",
             end_time_index,
         )
+    _check_reads_files(trainer)
     by_time: dict[str, list[float]] = {}
     for number, train, evaluation in windows:
         trainer.train_dataset_or_path = str(train)
@@ -70,6 +73,19 @@ def fit_and_evaluate(
             by_time.setdefault(name, []).append(value)
         wipe_memory()
     return by_time
+
+
+def _check_reads_files(trainer: Any) -> None:
+    """Raise if the Trainer would read something else than the files of a window."""
+    tests = (trainer.test_dataloader, trainer.test_dataset_or_path)
+    others = {
+        "train_dataloader": trainer.train_dataloader is not None,
+        "eval_dataloader": trainer.eval_dataloader is not None,
+        "eval_on_test_set": trainer.args.eval_on_test_set and any(t is not None for t in tests),
+    }
+    if found := [name for name, is_given in others.items() if is_given]:
+        hint = "It would be read in every window, and the window's files would not."
+        raise value_error("fit_and_evaluate", "trainer", f"have no {found[0]}", "one", hint)
 
 
 def _windows(first: int, last: int, folder: Path) -> Iterator[tuple[int, Path, Path]]:

@@ -217,10 +217,17 @@ def nested_detach(tensors: Any) -> Any:
 
 
 def nested_numpify(tensors: Any) -> Any:
-    """Return the tensors of lists, tuples and mappings as arrays."""
+    """Return the tensors of lists, tuples and mappings as arrays, by :func:`as_array`."""
     return _mapped(
-        lambda tensor: tensor.cpu().numpy() if isinstance(tensor, Tensor) else tensor, tensors
+        lambda tensor: as_array(tensor) if isinstance(tensor, Tensor) else tensor, tensors
     )
+
+
+def as_array(tensor: Tensor) -> np.ndarray:
+    """Return a tensor as an array; half precision as float32, since numpy has no bfloat16."""
+    half = tensor.dtype in (torch.float16, torch.bfloat16)
+    array: np.ndarray = (tensor.float() if half else tensor).detach().cpu().numpy()
+    return array
 
 
 def nested_truncate(tensors: Any, limit: int) -> Any:
