@@ -61,6 +61,9 @@ def _imports(path: Path) -> set[str]:
             base = here[: len(here) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
             found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.keyword) and node.arg == "home":  # a Registry imports it later
+            values = [value.value for value in ast.walk(node) if isinstance(value, ast.Constant)]
+            found |= {value for value in values if isinstance(value, str)}
     names = {name.removeprefix("transformers4rec_ext.") for name in found if "4rec_ext." in name}
     return names & _KNOWN
 
@@ -77,6 +80,15 @@ def test_imports_go_down(path: Path) -> None:
         assert not _imports(path), "the package's __init__ imports nothing before it is asked"
         return
     assert _upward(name, _imports(path)) == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_private_modules_are_of_their_package(path: Path) -> None:
+    """Those at the top (`_errors`, `_checks`, ...) are the whole package's."""
+    package = _name(path).partition(".")[0]
+    for imported in _imports(path):
+        owner, _, rest = imported.partition(".")
+        assert owner == package or not any(part.startswith("_") for part in rest.split("."))
 
 
 def test_an_upward_import_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import torch
 
 from transformers4rec_ext import ranking_metric
 from transformers4rec_ext._errors import type_error, value_error
-from transformers4rec_ext.model._output import _NextItemPredictionTask
-from transformers4rec_ext.model._upstream import both, is_upstreams, upstream_tasks
+from transformers4rec_ext.model.output import _NextItemPredictionTask
 from transformers4rec_ext.model.prediction_task import NextItemPredictionTask
+from transformers4rec_ext.model.upstream import both, is_upstreams, upstream_tasks
 from transformers4rec_ext.samplers import LogUniformSampler
 
 

@@ -15,9 +15,9 @@ from transformers4rec_ext.block.base import Block, SequentialBlock
 from transformers4rec_ext.block.mlp import MLPBlock
 from transformers4rec_ext.features.sequence import TabularSequenceFeatures
 from transformers4rec_ext.losses import GBCELoss, SampledSoftmaxLoss
-from transformers4rec_ext.model import Head, Model, NextItemPredictionTask, _all_items
-from transformers4rec_ext.model._all_items import check_returns
+from transformers4rec_ext.model import Head, Model, NextItemPredictionTask, all_items
 from transformers4rec_ext.model._ranking import Ranks
+from transformers4rec_ext.model.all_items import check_returns
 from transformers4rec_ext.ranking_metric import (
     AvgPrecisionAt,
     DCGAt,
@@ -91,7 +91,7 @@ def test_a_loss_of_candidates_is_tested_on_some_scores_at_a_time(
         return of_scores(self, scores, targets)
 
     monkeypatch.setattr(kind, "over_all_items", recorded)
-    monkeypatch.setattr(_all_items, "_SCORES", 2 * V)
+    monkeypatch.setattr(all_items, "_SCORES", 2 * V)
     some = model(batch(), testing=True, returns="ranks")
     assert sizes == [2 * V, V]  # of three rows
     torch.testing.assert_close(some["loss"], whole["loss"])

@@ -14,7 +14,7 @@ import transformers4rec_ext as tr
 from transformers4rec_ext.functional import Candidates
 from transformers4rec_ext.losses import GBCELoss
 from transformers4rec_ext.model._cosine import unit_rows, unit_rows_of
-from transformers4rec_ext.model._positions import IGNORED
+from transformers4rec_ext.model.positions import IGNORED
 from transformers4rec_ext.samplers import InBatchSampler, MixedSampler, UniformSampler
 
 ROWS = [0, 1, 2, 3, 4, 6, 7, 12]  # positions of TARGETS in the flattened batch

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import transformers4rec_ext as tr
-from transformers4rec_ext.model._batch import on_device
+from transformers4rec_ext.model.batch import on_device
 
 META = torch.device("meta")
 SCHEMA = tr.Schema.from_item_column("item_id", num_items=9, max_length=3)

@@ -19,7 +19,7 @@ from task_helpers import (
 
 from transformers4rec_ext.losses import smoothed_cross_entropy
 from transformers4rec_ext.model import Head
-from transformers4rec_ext.model._output import draw_candidates
+from transformers4rec_ext.model.output import draw_candidates
 from transformers4rec_ext.samplers import LogUniformSampler
 
 # Full softmax

@@ -25,7 +25,7 @@ from task_helpers import (
 from transformers4rec_ext.block.base import Block, SequentialBlock
 from transformers4rec_ext.block.mlp import MLPBlock
 from transformers4rec_ext.model import Head, NextItemPredictionPrepareBlock, NextItemPredictionTask
-from transformers4rec_ext.model._output import _say_projection
+from transformers4rec_ext.model.output import _say_projection
 from transformers4rec_ext.ranking_metric import NDCGAt, RecallAt, target_rank
 
 # Inference

@@ -150,7 +150,6 @@ def test_the_metric_of_the_best_model(given: str | None, key: str) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"data_loader_engine": "csv"}, r"data_loader_engine must be one of \('merlin', .*; got"),
         ({"predict_top_k": -1}, "predict_top_k must be an int >= 0; got -1"),
         ({"predict_top_k": 1.5}, "predict_top_k must be an int >= 0; got 1.5"),
         ({"max_sequence_length": 0}, "max_sequence_length must be an int >= 1; got 0"),

@@ -53,6 +53,8 @@ def test_a_model_needs_a_head(tmp_path: Path) -> None:
         tr.Trainer(tr.Model(), arguments(tmp_path))
     with pytest.raises(TypeError, match="args must be T4RecTrainingArguments; got str"):
         tr.Trainer(model_of(), "out")
+    with pytest.raises(ValueError, match=r"data_loader_engine must be one of \('merlin', .*'csv'"):
+        tr.Trainer(model_of(), arguments(tmp_path, data_loader_engine="csv"))
     with pytest.raises(TypeError, match=r"compute_metrics must be a bool; got function\."):
         tr.Trainer(model_of(), arguments(tmp_path), compute_metrics=lambda _: {})
 

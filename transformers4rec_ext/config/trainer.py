@@ -13,7 +13,6 @@ import transformers
 
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext._numbers import is_integer
-from transformers4rec_ext.config.loaders import dataloader_registry
 
 _NAME = "T4RecTrainingArguments"
 _BEST = "metric_for_best_model"
@@ -157,7 +156,7 @@ class T4RecTrainingArguments(_TrainingArguments, metaclass=_TakesFormerNames):
     data_loader_engine : str
         One of upstream's names, all of which read parquet with
         :class:`~transformers4rec_ext.data.ParquetLoader`, or one registered in
-        ``utils.data_utils.dataloader_registry``.
+        ``utils.data_utils.dataloader_registry``; the Trainer looks it up.
     eval_on_test_set : bool
         Whether ``evaluate()`` reads the test data instead of the evaluation data, where the
         Trainer has some.
@@ -240,12 +239,9 @@ class T4RecTrainingArguments(_TrainingArguments, metaclass=_TakesFormerNames):
                 continue
             if not is_integer(value) or value < least:
                 raise value_error(_NAME, name, f"be an int >= {least}", repr(value))
-        cycles, engine = self.learning_rate_num_cosine_cycles_by_epoch, self.data_loader_engine
+        cycles = self.learning_rate_num_cosine_cycles_by_epoch
         if cycles <= 0:
             raise value_error(_NAME, "learning_rate_num_cosine_cycles_by_epoch", "be > 0", cycles)
-        if engine not in dataloader_registry:
-            expectation = f"be one of {tuple(dataloader_registry)}"
-            raise value_error(_NAME, "data_loader_engine", expectation, repr(engine))
         for argument, (only, hint) in _NO_EFFECT.items():
             got = getattr(self, argument, only)  # a few came, and went, after transformers 5.0
             if got is not None and got != only:

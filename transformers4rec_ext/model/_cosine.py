@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from transformers4rec_ext.model._positions import IGNORED
+from transformers4rec_ext.model.positions import IGNORED
 
 
 class ScoredRows(NamedTuple):

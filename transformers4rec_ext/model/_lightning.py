@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from transformers4rec_ext._errors import value_error
-from transformers4rec_ext.model._batch import check_ids, num_rows, split_batch
-from transformers4rec_ext.model._fit import has_row_gradients, make_optimizer, process_metrics
+from transformers4rec_ext.model.batch import check_ids, num_rows, split_batch
+from transformers4rec_ext.model.fit import has_row_gradients, make_optimizer, process_metrics
 from transformers4rec_ext.optim import clip_grad_norm_
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")

@@ -11,28 +11,7 @@ from torchmetrics import Metric
 from transformers4rec_ext import _checks
 from transformers4rec_ext.losses import CandidateLoss
 from transformers4rec_ext.masking import MaskedItems, read_targets
-from transformers4rec_ext.model._all_items import (
-    best_items,
-    best_of_scores,
-    check_returns,
-    loss_of_scores,
-    outputs_at_labels,
-    wanted,
-)
 from transformers4rec_ext.model._cosine import cosine_hidden
-from transformers4rec_ext.model._output import (
-    NextItemPredictionPrepareBlock,
-    _NextItemPredictionTask,
-    check_temperature,
-    projection_to,
-)
-from transformers4rec_ext.model._positions import (
-    all_rows,
-    labelled_rows,
-    last_rows,
-    seen_before,
-    with_seen,
-)
 from transformers4rec_ext.model._ranking import Ranks, exploded, reads_rank, update_metrics
 from transformers4rec_ext.model._sampling import (
     check_candidate_loss,
@@ -43,8 +22,29 @@ from transformers4rec_ext.model._sampling import (
     masking_of,
     say_no_predictions,
 )
-from transformers4rec_ext.model._upstream import is_causal, join_upstream
+from transformers4rec_ext.model.all_items import (
+    best_items,
+    best_of_scores,
+    check_returns,
+    loss_of_scores,
+    outputs_at_labels,
+    wanted,
+)
 from transformers4rec_ext.model.base import PredictionTask
+from transformers4rec_ext.model.output import (
+    NextItemPredictionPrepareBlock,
+    _NextItemPredictionTask,
+    check_temperature,
+    projection_to,
+)
+from transformers4rec_ext.model.positions import (
+    all_rows,
+    labelled_rows,
+    last_rows,
+    seen_before,
+    with_seen,
+)
+from transformers4rec_ext.model.upstream import is_causal, join_upstream
 from transformers4rec_ext.ranking_metric import AvgPrecisionAt, NDCGAt, RecallAt
 from transformers4rec_ext.samplers import CandidateSampler
 

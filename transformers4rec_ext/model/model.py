@@ -11,8 +11,12 @@ import torch
 from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext._modes import in_mode
-from transformers4rec_ext.model._batch import prepare_inputs
-from transformers4rec_ext.model._fit import (
+from transformers4rec_ext.model._saving import Saving
+from transformers4rec_ext.model._schemas import input_schema, output_schema
+from transformers4rec_ext.model._tasks import check_heads
+from transformers4rec_ext.model.base import LOG
+from transformers4rec_ext.model.batch import prepare_inputs
+from transformers4rec_ext.model.fit import (
     check_loader,
     in_words,
     make_optimizer,
@@ -22,10 +26,6 @@ from transformers4rec_ext.model._fit import (
     run_batch,
     step,
 )
-from transformers4rec_ext.model._saving import Saving
-from transformers4rec_ext.model._schemas import input_schema, output_schema
-from transformers4rec_ext.model._tasks import check_heads
-from transformers4rec_ext.model.base import LOG
 from transformers4rec_ext.model.head import LOSS_REDUCTIONS, Head
 from transformers4rec_ext.samplers.base import Sampler
 from transformers4rec_ext.schema import Schema

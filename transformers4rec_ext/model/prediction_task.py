@@ -14,12 +14,12 @@ from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.block.base import BuildableBlock, SequentialBlock
 from transformers4rec_ext.model._next_item import NextItemPredictionTask
-from transformers4rec_ext.model._output import (
+from transformers4rec_ext.model._summary import in_float32
+from transformers4rec_ext.model.base import PredictionTask
+from transformers4rec_ext.model.output import (
     NextItemPredictionPrepareBlock,
     _NextItemPredictionTask,
 )
-from transformers4rec_ext.model._summary import in_float32
-from transformers4rec_ext.model.base import PredictionTask
 from transformers4rec_ext.samplers import LogUniformSampler
 
 __all__ = [

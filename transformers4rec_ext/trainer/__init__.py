@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers4rec_ext._lazy import elsewhere
 from transformers4rec_ext.config.trainer import T4RecTrainingArguments
-from transformers4rec_ext.model._fit import process_metrics
+from transformers4rec_ext.model.fit import process_metrics
 from transformers4rec_ext.trainer.callbacks import IncrementalLoggingCallback
 from transformers4rec_ext.trainer.loaders import DatasetMock
 from transformers4rec_ext.trainer.trainer import Trainer

@@ -11,7 +11,7 @@ import transformers
 
 from transformers4rec_ext._checkpoint import load_state, save_state
 from transformers4rec_ext._errors import type_error, value_error
-from transformers4rec_ext.model._fit import has_row_gradients
+from transformers4rec_ext.model.fit import has_row_gradients
 from transformers4rec_ext.model.model import Model
 from transformers4rec_ext.trainer.rows import clip_rows_too, rows_exchanged
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext.config.trainer import T4RecTrainingArguments
-from transformers4rec_ext.model._fit import has_row_gradients
+from transformers4rec_ext.model.fit import has_row_gradients
 from transformers4rec_ext.model.model import Model
 from transformers4rec_ext.trainer.rows import lazy_optimizer
+from transformers4rec_ext.utils.data_utils import dataloader_registry
 
 #: Arguments of transformers' Trainer that have no effect here, and what to do instead.
 _NOT_TAKEN = {
@@ -36,6 +37,10 @@ def check_arguments(model: Any, args: Any, compute_metrics: Any, others: dict[st
         )
     if not isinstance(args, T4RecTrainingArguments):
         raise type_error("Trainer", "args", "be T4RecTrainingArguments", type(args).__name__)
+    if args.data_loader_engine not in dataloader_registry:
+        expectation = f"be one of {tuple(dataloader_registry)}"
+        got = repr(args.data_loader_engine)
+        raise value_error("Trainer", "args.data_loader_engine", expectation, got)
     if compute_metrics is not None and not isinstance(compute_metrics, bool):
         hint = "Metrics are those of the model's tasks: give a task metrics=[...]."
         raise type_error(

@@ -14,9 +14,9 @@ from transformers import trainer_utils
 
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext._modes import in_mode
-from transformers4rec_ext.model._all_items import best_of_scores
-from transformers4rec_ext.model._batch import num_rows
-from transformers4rec_ext.model._fit import process_metrics
+from transformers4rec_ext.model.all_items import best_of_scores
+from transformers4rec_ext.model.batch import num_rows
+from transformers4rec_ext.model.fit import process_metrics
 from transformers4rec_ext.model.prediction_task import NextItemPredictionTask
 from transformers4rec_ext.ranking_metric import RankingMetric
 from transformers4rec_ext.utils.torch_utils import as_array

@@ -13,10 +13,10 @@ from transformers.trainer_utils import SchedulerType
 
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.config.trainer import T4RecTrainingArguments
-from transformers4rec_ext.model._batch import num_rows, on_device
-from transformers4rec_ext.model._fit import has_row_gradients
-from transformers4rec_ext.model._positions import IGNORED
+from transformers4rec_ext.model.batch import num_rows, on_device
+from transformers4rec_ext.model.fit import has_row_gradients
 from transformers4rec_ext.model.model import Model
+from transformers4rec_ext.model.positions import IGNORED
 from transformers4rec_ext.trainer import evaluation
 from transformers4rec_ext.trainer.callbacks import (
     IncrementalLoggingCallback,

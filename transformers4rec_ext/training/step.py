@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from transformers4rec_ext._errors import value_error
-from transformers4rec_ext.model._batch import to_device
-from transformers4rec_ext.model._fit import has_row_gradients
+from transformers4rec_ext.model.batch import to_device
+from transformers4rec_ext.model.fit import has_row_gradients
 from transformers4rec_ext.optim import LazyAdam, clip_grad_norm_
 from transformers4rec_ext.training.config import RunConfig
 

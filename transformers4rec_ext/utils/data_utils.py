@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext._lazy import elsewhere
-from transformers4rec_ext.config.loaders import dataloader_registry
 from transformers4rec_ext.data.files import Paths
 from transformers4rec_ext.data.parquet_loader import (
     SHUFFLE_ROWS,
     ParquetLoader,
     input_and_target_names,
 )
+from transformers4rec_ext.registry import Registry
 from transformers4rec_ext.schema import (
     ColumnSchema,
     Schema,
@@ -59,6 +59,9 @@ _UNUSED = {
     "list_features": "list columns are known by the file",
     "lists": "list columns are known by the file",
 }
+
+#: What ``T4RecTrainingArguments(data_loader_engine=...)`` may name.
+dataloader_registry = Registry("data loader")
 
 #: The name by which upstream calls it.
 to_core_schema = as_merlin_schema

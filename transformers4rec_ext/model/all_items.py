@@ -9,11 +9,11 @@ import torch
 from transformers4rec_ext import _checks, functional
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.losses import CandidateLoss, smoothed_cross_entropy
-from transformers4rec_ext.model._positions import IGNORED
 from transformers4rec_ext.model._ranking import Ranks
 from transformers4rec_ext.model._sampling import check_half_rows, is_plain
 from transformers4rec_ext.model._summary import in_float32
-from transformers4rec_ext.model._upstream import is_causal
+from transformers4rec_ext.model.positions import IGNORED
+from transformers4rec_ext.model.upstream import is_causal
 from transformers4rec_ext.ranking_metric import target_rank
 from transformers4rec_ext.ranks import MISSED
 

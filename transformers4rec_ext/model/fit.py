@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from transformers4rec_ext._errors import type_error, value_error
-from transformers4rec_ext.model._batch import on_device, to_device
+from transformers4rec_ext.model.batch import on_device, to_device
 from transformers4rec_ext.optim import LazyAdam
 
 
@@ -30,6 +30,7 @@ def check_loader(function: str, loader: Any) -> None:
 
 
 def progress(loader: Iterable[Any], verbose: bool, text: str) -> Iterable[Any]:
+    """Return the loader, behind a progress bar where ``verbose``."""
     if not verbose:
         return loader
     from tqdm import tqdm
@@ -39,6 +40,15 @@ def progress(loader: Iterable[Any], verbose: bool, text: str) -> Iterable[Any]:
 
 
 def make_optimizer(optimizer: Any, model: torch.nn.Module, **options: Any) -> Any:
+    """Return an optimizer of the model from a class, a function or an optimizer.
+
+    torch's Adam, the default of ``fit``, gives way to `LazyAdam` where gradients are rows.
+
+    Raises
+    ------
+    ValueError   if there is nothing to learn.
+    TypeError    if it is and makes no optimizer.
+    """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         hint = "fit(train=False) measures without learning; requires_grad_() takes a freeze back."
         raise value_error("Model.fit", "model", "have a parameter to learn", "none", hint)
@@ -69,6 +79,7 @@ def run_batch(
     flags: dict[str, Any],
     default_targets: Any = None,
 ) -> dict[str, Any]:
+    """Return the model's outputs of a batch of a loader, moved to the device."""
     inputs, targets = on_device(model, batch, device)
     targets = to_device(default_targets, device) if targets is None else targets
     with torch.autocast(device.type, enabled=amp):
@@ -77,6 +88,7 @@ def run_batch(
 
 
 def step(loss: torch.Tensor, optimizer: Any, scaler: torch.amp.GradScaler | None) -> None:
+    """Go a step against the gradient of ``loss``, scaled where there is a scaler."""
     optimizer.zero_grad()
     if scaler is None:
         loss.backward()
@@ -88,11 +100,13 @@ def step(loss: torch.Tensor, optimizer: Any, scaler: torch.amp.GradScaler | None
 
 
 def no_batch(function: str, times: str, got: str) -> ValueError:
+    """Return the error of a loader that yielded nothing."""
     hint = "A generator is spent after one epoch; pass a list or a DataLoader."
     return value_error(function, "dataloader", f"yield at least one batch{times}", got, hint)
 
 
 def mean_loss(losses: list[torch.Tensor], function: str, epoch: int) -> float:
+    """Return the mean of an epoch's losses; ValueError without any."""
     if not losses:
         raise no_batch(function, " per epoch", f"none in epoch {epoch + 1}")
     return float(torch.stack(losses).double().mean())
@@ -123,6 +137,7 @@ def process_metrics(metrics: Mapping[str, Any], prefix: str = "", to_cpu: bool =
 
 
 def in_words(metrics: Mapping[str, Any]) -> str:
+    """Return nested metrics as one line."""
     parts = []
     for name, value in metrics.items():
         if isinstance(value, Mapping):
