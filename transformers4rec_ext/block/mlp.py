@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._numbers import is_integer
 from transformers4rec_ext.block.base import BuildableBlock, SequentialBlock
 from transformers4rec_ext.block.sizes import as_size
 from transformers4rec_ext.tabular.aggregation import ConcatFeatures
@@ -76,9 +77,10 @@ class MLPBlock(BuildableBlock):
                 repr(activation),
                 f"Every layer gets its own: pass torch.nn.{example}.",
             )
-        if isinstance(dimensions, int):
+        if is_integer(dimensions):
             dimensions = [dimensions]
-        if not dimensions or any(not isinstance(d, int) or d < 1 for d in dimensions):
+        sizes = [] if dimensions is None else list(dimensions)
+        if not sizes or any(not is_integer(size) or size < 1 for size in sizes):
             raise value_error(
                 "MLPBlock", "dimensions", "be one or more positive ints", repr(dimensions)
             )
@@ -97,7 +99,7 @@ class MLPBlock(BuildableBlock):
             raise value_error(
                 "MLPBlock", "filter_features", "name at least one column, or be None", "none"
             )
-        self.dimensions = list(dimensions)
+        self.dimensions = [int(size) for size in sizes]
         self.activation = activation
         self.use_bias = use_bias
         self.dropout = dropout

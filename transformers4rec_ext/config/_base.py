@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._numbers import is_integer
 from transformers4rec_ext.block.base import SequentialBlock
 from transformers4rec_ext.block.mlp import MLPBlock
 from transformers4rec_ext.block.transformer import TransformerBlock, new_model
@@ -56,7 +57,9 @@ class T4RecConfig:
                 unknown,
                 f"Did you mean {close[0]!r}?" if close else "",
             )
-        return cls(**{**fields, **further})
+        given = {**fields, **further}
+        # numpy's integers as Python's, which JSON knows
+        return cls(**{n: int(value) if is_integer(value) else value for n, value in given.items()})
 
     @property
     def transformers_config_cls(self) -> type:
@@ -134,7 +137,7 @@ def _hugging_face_class(cls: type) -> type:
 def check_sizes(function: str, d_model: int, n_head: int, **positive: int) -> None:
     """Raise unless all sizes are positive ints and ``d_model`` is a multiple of ``n_head``."""
     for name, value in {"d_model": d_model, "n_head": n_head, **positive}.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not is_integer(value) or value < 1:
             raise value_error(function, name, "be a positive int", repr(value))
     if d_model % n_head:
         raise value_error(

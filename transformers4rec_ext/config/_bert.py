@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import transformers
 
 from transformers4rec_ext._errors import value_error
+from transformers4rec_ext._numbers import is_integer
 from transformers4rec_ext.config._base import (
     T4RecConfig,
     attention_fields,
@@ -75,7 +76,7 @@ class BertLikeConfig(T4RecConfig):
         function = f"{cls.__name__}.build"
         check_sizes(function, d_model, n_head, n_layer=n_layer, total_seq_length=total_seq_length)
         check_activation(function, hidden_act)
-        if not isinstance(pad_token, int) or pad_token < 0:
+        if not is_integer(pad_token) or pad_token < 0:
             raise value_error(function, "pad_token", "be a non-negative int", repr(pad_token))
         fields = {
             "hidden_size": d_model,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._numbers import is_integer
 from transformers4rec_ext._recipe import builder
 from transformers4rec_ext.features.base import (
     InputBlock,
@@ -95,7 +96,7 @@ class PretrainedEmbeddingFeatures(InputBlock):
         function = type(self).__name__
         refuse_unknown_columns(function, "pretrained_output_dims", self._dims, self.features)
         for dim in self._dims.values():
-            if not isinstance(dim, int) or dim < 1:
+            if not is_integer(dim) or dim < 1:
                 raise value_error(function, "pretrained_output_dims", "be positive ints", repr(dim))
         self.sequence_combiner = self.parse_combiner(sequence_combiner)
         if self._dims:
@@ -148,7 +149,7 @@ class PretrainedEmbeddingFeatures(InputBlock):
         if isinstance(input_size, Mapping):
             for name, dim in self._dims.items():
                 if name not in self.projection:
-                    self.projection[name] = nn.Linear(self._width(input_size, name), dim)
+                    self.projection[name] = nn.Linear(self._width(input_size, name), int(dim))
         return super().build(input_size, schema=schema, **kwargs)
 
     def _width(self, sizes: Mapping[str, Any], name: str) -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from transformers4rec_ext._errors import value_error
+from transformers4rec_ext._numbers import is_integer
 from transformers4rec_ext._recipe import Recorded
 from transformers4rec_ext.masking.targets import causal_targets
 from transformers4rec_ext.masking.values import MaskedItems, MaskingInfo, check_item_ids
@@ -42,20 +43,20 @@ class MaskSequence(Recorded, nn.Module):
         eval_on_last_item_seq_only: bool = True,
     ) -> None:
         super().__init__()
-        if not isinstance(hidden_size, int) or hidden_size < 1:
+        if not is_integer(hidden_size) or hidden_size < 1:
             raise value_error(
                 type(self).__name__, "hidden_size", "be a positive int", repr(hidden_size)
             )
-        if not isinstance(padding_idx, int) or padding_idx < 0:
+        if not is_integer(padding_idx) or padding_idx < 0:
             raise value_error(
                 type(self).__name__, "padding_idx", "be a non-negative int", repr(padding_idx)
             )
-        self.hidden_size = hidden_size
-        self.padding_idx = padding_idx
+        self.hidden_size = int(hidden_size)
+        self.padding_idx = int(padding_idx)
         self.eval_on_last_item_seq_only = eval_on_last_item_seq_only
         self.mask_schema = None
         self.masked_targets = None
-        self.masked_item_embedding = nn.Parameter(torch.empty(hidden_size))
+        self.masked_item_embedding = nn.Parameter(torch.empty(self.hidden_size))
         nn.init.normal_(self.masked_item_embedding, mean=0.0, std=0.001)
 
     def _compute_masked_targets(

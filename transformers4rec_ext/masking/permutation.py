@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._numbers import is_integer
 from transformers4rec_ext.masking.base import MaskSequence, masking_registry
 from transformers4rec_ext.masking.targets import last_of, leave_one, masked_targets, one_of
 from transformers4rec_ext.masking.values import (
@@ -187,16 +188,12 @@ class PermutationLanguageModeling(MaskSequence):
         super().__init__(hidden_size, padding_idx, eval_on_last_item_seq_only)
         name = type(self).__name__
         check_probability(name, "plm_probability", plm_probability)
-        if (
-            not isinstance(max_span_length, int)
-            or isinstance(max_span_length, bool)
-            or max_span_length < 1
-        ):
+        if not is_integer(max_span_length) or max_span_length < 1:
             raise value_error(name, "max_span_length", "be a positive int", repr(max_span_length))
         if not isinstance(permute_all, bool):
             raise type_error(name, "permute_all", "be a bool", type(permute_all).__name__)
         self.plm_probability = plm_probability
-        self.max_span_length = max_span_length
+        self.max_span_length = int(max_span_length)
         self.permute_all = permute_all
         self.target_mapping = None
         self.perm_mask = None
