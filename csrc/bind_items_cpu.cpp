@@ -94,12 +94,13 @@ void topk_tile(Tensor scores, std::optional<Tensor> bias, int64_t begin, std::op
                                 excluded.has_value() ? excluded->size(1) : 0,
                                 k,
                                 pieces,
+                                t4r::piece_size(scores.size(1), pieces),
                                 best.size(1),
                                 output<T>(best),
                                 output<int64_t>(ids),
                                 output<int64_t>(fill),
                                 output<T>(threshold)};
-    over_rows(best.size(0), t4r::piece_size(scores.size(1), pieces), tile, kernels<T>().topk);
+    over_rows(best.size(0), tile.piece_size, tile, kernels<T>().topk);
   });
 }
 

@@ -46,6 +46,7 @@ void topk_tile(Tensor scores, std::optional<Tensor> bias, int64_t begin, std::op
   check_rows(scores);
   STD_TORCH_CHECK(k >= 1 && best.size(1) > k, "topk_tile: the buffer must hold more than k entries");
   const int64_t pieces = t4r::bind::pieces_of(scores, best);
+  STD_TORCH_CHECK(pieces <= 65535, "topk_tile: too many pieces for a grid");
   const int device = device_of(scores);
   const int status =
       t4r_topk_tile_cuda(scores.const_data_ptr(), scores.stride(0), scores.size(0), scores.size(1), begin,

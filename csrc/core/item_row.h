@@ -93,8 +93,9 @@ T4R_HD int64_t piece_size(int64_t size, int64_t pieces) {
   return ((size + pieces - 1) / pieces + kLine - 1) / kLine * kLine;
 }
 
-T4R_HD Piece piece_of(int64_t size, int64_t pieces, int64_t number) {
-  const int64_t step = piece_size(size, pieces), begin = number * step, end = begin + step;
+// Piece `number` of those of `step` items, as piece_size has it.
+T4R_HD Piece piece_of(int64_t size, int64_t step, int64_t number) {
+  const int64_t begin = number * step, end = begin + step;
   return {begin < size ? begin : size, end < size ? end : size};
 }
 
@@ -111,6 +112,7 @@ struct TopKTile {
   int64_t num_excluded;
   int64_t k;
   int64_t pieces;
+  int64_t piece_size;
   int64_t capacity;
   T* best;        // [n, pieces, capacity], -inf where empty
   int64_t* ids;   // [n, pieces, capacity], -1 where empty

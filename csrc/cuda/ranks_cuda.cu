@@ -28,8 +28,8 @@ constexpr int kPairThreads = 256;
 constexpr int kRowThreads = 256;  // at most
 // Blocks an SM shall hold: without the wish ptxas aims at more, and spills a few registers for it.
 constexpr int kBlocks = 3;
-// Rows are cut until there are so many blocks, about two for each SM of an H100, or pieces take so many turns.
-constexpr int64_t kBusyBlocks = 264;
+// Rows are cut until there are so many blocks, what an H100 holds, or pieces take so many turns.
+constexpr int64_t kBusyBlocks = kBlocks * 132;
 constexpr int64_t kLeastTurns = 4;
 
 __device__ __forceinline__ void add(int64_t* count, int64_t more) {
@@ -154,15 +154,14 @@ __device__ void settle(const RankTile<T>& tile, int64_t n, int64_t column, unsig
 
 template <typename Unit, typename T>
 __global__ void __launch_bounds__(kRowThreads, kBlocks)
-    count_above(RankTile<T> tile, const Largest* largest, int64_t rows, int64_t pieces) {
+    count_above(RankTile<T> tile, const Largest* largest, int64_t rows, int64_t step_of_pieces) {
   constexpr int C = kWidth<Unit, T>;
   T4R_DYNAMIC_SHARED(int64_t, scratch);
-  for (int64_t block = blockIdx.x; block < rows * pieces; block += gridDim.x) {
-    const int64_t n = block / pieces;
-    const Piece piece = piece_of(tile.size, pieces, block % pieces);
+  const Piece piece = piece_of(tile.size, step_of_pieces, blockIdx.y);
+  for (int64_t n = blockIdx.x; n < rows; n += gridDim.x) {
     const double target = tile.target_scores[n];
     if (target != target) {  // a miss whatever the others score
-      if (threadIdx.x == 0 && block % pieces == 0) tile.not_a_number[n] += 1;
+      if (threadIdx.x == 0 && blockIdx.y == 0) tile.not_a_number[n] += 1;
       continue;
     }
     const Limits<T> limit = limits(tile, *largest, n, target);
@@ -199,9 +198,10 @@ int start(const RankTile<T>& tile, const Largest* largest, int64_t rows, cudaStr
   auto* const kernel = count_above<Unit, T>;
   const int64_t turns = tile.size / (kRowThreads * C), busy = kBusyBlocks / rows, most = turns / kLeastTurns;
   const int64_t pieces = busy < most ? (busy > 1 ? busy : 1) : (most > 1 ? most : 1);
-  const unsigned threads = threads_for((piece_size(tile.size, pieces) + C - 1) / C, kRowThreads);
-  const size_t shared = kWarp * sizeof(int64_t);
-  T4R_LAUNCH(kernel, blocks_for(rows * pieces, 1), threads, shared, stream, tile, largest, rows, pieces);
+  const int64_t step = piece_size(tile.size, pieces);
+  const unsigned threads = threads_for((step + C - 1) / C, kRowThreads);
+  const dim3 grid(blocks_for(rows, 1), static_cast<unsigned>(pieces));
+  T4R_LAUNCH(kernel, grid, threads, kWarp * sizeof(int64_t), stream, tile, largest, rows, step);
   return static_cast<int>(cudaGetLastError());
 }
 
@@ -238,7 +238,7 @@ extern "C" int t4r_rank_tile_cuda(const void* scores, int64_t stride, int64_t ro
                            not_a_number};
     if (size > 0) {
       auto* const norms = cuda::largest_norms<T>;
-      const unsigned blocks = cuda::blocks_for(size, cuda::kPairThreads / cuda::kLanes);
+      const unsigned blocks = cuda::blocks_for(size, cuda::kPairThreads / cuda::kLanes, cuda::kBusyBlocks);
       T4R_LAUNCH(norms, blocks, cuda::kPairThreads, cuda::kWarp * sizeof(double), queue, tile.weight, size,
                  weight_stride, width, tile.bias, largest);
     }

@@ -10,7 +10,8 @@
 // Bytes: a gradient row is read once (row-wise twice, the second time from cache), weight and state of a touched row
 // are read and written once. N = 10,240 distinct rows of 64 float32 under Adam: 18 MB, 5.5 us at an H100's 3.35 TB/s;
 // the sort of the ids before it (aten::sort) moves 2.6 MB, and the first kernel looks at two ids in 32. An item with
-// 300 rows takes some 5 us in place of 20, one with 7,000 some 20 in place of 500. All that is on paper. Flops: some 15
+// 300 rows takes some 5 us in place of 20, one with 7,000 some 40 in place of 500 (up to 128 columns; more are as many
+// rounds more). All that is on paper. Flops: some 15
 // an element, and a hundred in float64 for each row's correction of the step, which take longer than the bytes where an
 // SM has two float64 units (7.5, 8.6, 8.9, 12.0). No shared memory. 128 threads: rows are independent, so small blocks
 // leave the scheduler most freedom.
@@ -131,12 +132,12 @@ __device__ __forceinline__ void for_groups(int64_t size, int group, Body body) {
 // The parts of runs but their first ones. At most one of them begins at [(part + 1) kPart, (part + 2) kPart), and it is
 // of the run that has the first of these positions.
 template <int C, typename S>
-__global__ void __launch_bounds__(kThreads, kBlocks) sum_parts(SortedGradient<S> sorted, int group) {
+__global__ void __launch_bounds__(kThreads, kBlocks) sum_parts(SortedGradient<S> sorted, int64_t num_rows, int group) {
   const SortedPairs rows = sorted.rows;
   for_groups(most_parts(rows.size), group, [&](int64_t part, int lane) {
     if (part >= most_parts(rows.size)) return;
     const int64_t at = (part + 1) * kPart, id = rows.ids[at];
-    if (rows.ids[at - 1] != id) return;
+    if (rows.ids[at - 1] != id || id < 0 || id >= num_rows) return;
     const int64_t into_part = (at - rows.run_begin(at)) % kPart;
     const int64_t begin = into_part == 0 ? at : at + kPart - into_part;
     if (begin >= rows.size || rows.ids[begin] != id) return;
@@ -172,7 +173,7 @@ int start(const Task& task, const SortedGradient<typename Task::Storage>& sorted
   while (group < kWarp && group < pieces) group *= 2;
   if (const int64_t parts = most_parts(sorted.rows.size); parts > 0) {
     auto* const first = sum_parts<C, S>;
-    T4R_LAUNCH(first, blocks_for(parts, kThreads / group), kThreads, 0, stream, sorted, group);
+    T4R_LAUNCH(first, blocks_for(parts, kThreads / group), kThreads, 0, stream, sorted, num_rows, group);
     const cudaError_t status = cudaGetLastError();
     if (status != cudaSuccess) return static_cast<int>(status);
   }

@@ -13,8 +13,9 @@
 // L2 (50 MB) where they fit. Shared memory: 256 bytes for sums of a block's warps. At 64 registers a thread in float32
 // an SM has 32 warps, of which each has 2 KiB of loads under way.
 //
-// Log-sum-exp of N rows keeps N of the 132 SMs busy, if so many; a row of 16,384 scores is one batch of loads, which
-// takes about as long as starting a second kernel would: rows are not split. Sums: a thread's batch in the scores'
+// Log-sum-exp of N rows keeps N of the 132 SMs busy, if so many; 16,384 scores of a row are one batch of loads, which
+// takes about as long as starting a second kernel would: rows are not split (of 262,144, a tile for 32 rows or fewer,
+// that is 16 batches one after the other). Sums: a thread's batch in the scores'
 // dtype by 4 partial sums, then float64, in an order that depends on the tile's width and alignment only.
 #include "softmax.h"
 

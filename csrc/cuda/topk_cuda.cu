@@ -7,8 +7,9 @@
 // on no order of threads; ties go to the lower id, because items come in ascending order and keep it.
 //
 // Bytes: rows * size * 4; a tile of 1024 x 8192 float32: 34 MB, 10 us at an H100's 3.35 TB/s. Of V items in random
-// order some k (1 + ln(V / k)) enter a buffer, which lies in the second-level cache. A cut takes 32 barriers and counts
-// of capacity / threads entries each. Threads as the row needs them, at most 256; shared memory: a number a warp.
+// order some k (1 + ln(V / k)) enter a buffer, which lies in the second-level cache. A cut takes 32 barriers where
+// every thread has an entry at most, else 96 and counts of capacity / threads entries each. Threads as the row needs
+// them, at most 256; shared memory: a number a warp.
 #include <cmath>
 
 #include "../core/item_row.h"
@@ -48,14 +49,21 @@ __device__ auto find_kth(const Buffer<T>& buffer, int64_t k, int* scratch, int64
   using Bits = decltype(ordered_bits(T{}));
   Bits kth = 0;
   above = 0;
+  const bool one_each = buffer.capacity <= blockDim.x;
+  const bool inside = threadIdx.x < buffer.capacity;
+  const Bits own = one_each && inside ? ordered_bits(buffer.best[threadIdx.x]) : Bits(0);
   for (int shift = 8 * static_cast<int>(sizeof(T)) - 1; shift >= 0; --shift) {
     // of those that begin like kth: how many have a 1 here? If k of them and of the larger ones, so has the k-th.
     const Bits prefix = (kth >> shift) | 1;
     int ones = 0;
-    for (int64_t i = threadIdx.x; i < buffer.capacity; i += blockDim.x) {
-      ones += (ordered_bits(buffer.best[i]) >> shift) == prefix ? 1 : 0;
+    if (one_each) {
+      ones = __syncthreads_count(inside && (own >> shift) == prefix ? 1 : 0);
+    } else {
+      for (int64_t i = threadIdx.x; i < buffer.capacity; i += blockDim.x) {
+        ones += (ordered_bits(buffer.best[i]) >> shift) == prefix ? 1 : 0;
+      }
+      ones = block_reduce(ones, Add{}, scratch);
     }
-    ones = block_reduce(ones, Add{}, scratch);
     if (above + ones >= k) {
       kth = prefix << shift;
     } else {
@@ -107,16 +115,17 @@ __device__ __forceinline__ bool contains(const int64_t* sorted_ids, int64_t size
 }
 
 template <typename Unit, typename T>
-__global__ void __launch_bounds__(kRowThreads, kBlocks) select(TopKTile<T> tile, int64_t buffers) {
+__global__ void __launch_bounds__(kRowThreads, kBlocks) select(TopKTile<T> tile, int64_t rows) {
   constexpr int C = kWidth<Unit, T>;
   T4R_DYNAMIC_SHARED(int, scratch);
-  for (int64_t n = blockIdx.x; n < buffers; n += gridDim.x) {
-    const Piece piece = piece_of(tile.size, tile.pieces, n % tile.pieces);
-    if (piece.begin == piece.end) continue;  // without a barrier between what is read here and written below
-    const T* row = tile.scores + n / tile.pieces * tile.stride;
-    const Buffer<T> buffer{tile.best + n * tile.capacity, tile.ids + n * tile.capacity, tile.capacity};
-    int64_t fill = tile.fill[n];
-    T threshold = tile.threshold[n];
+  const Piece piece = piece_of(tile.size, tile.piece_size, blockIdx.y);
+  if (piece.begin == piece.end) return;  // without a barrier between what is read here and written below
+  for (int64_t n = blockIdx.x; n < rows; n += gridDim.x) {
+    const T* row = tile.scores + n * tile.stride;
+    const int64_t place = n * gridDim.y + blockIdx.y;
+    const Buffer<T> buffer{tile.best + place * tile.capacity, tile.ids + place * tile.capacity, tile.capacity};
+    int64_t fill = tile.fill[place];
+    T threshold = tile.threshold[place];
     const int64_t step = static_cast<int64_t>(blockDim.x) * C;
     for (int64_t first = piece.begin; first < piece.end; first += step) {
       const int64_t j = first + static_cast<int64_t>(threadIdx.x) * C;
@@ -128,7 +137,7 @@ __global__ void __launch_bounds__(kRowThreads, kBlocks) select(TopKTile<T> tile,
         for (int c = 0; c < C; ++c) enters |= (scores.value[c] > threshold ? 1u : 0u) << c;
       }
       if (__syncthreads_or(static_cast<int>(enters)) == 0) continue;
-      const int64_t* excluded = tile.excluded + n / tile.pieces * tile.num_excluded;
+      const int64_t* excluded = tile.excluded + n * tile.num_excluded;
 #pragma unroll
       for (int c = 0; c < C; ++c) {
         if ((enters >> c & 1u) != 0 && contains(excluded, tile.num_excluded, tile.begin + j + c)) enters &= ~(1u << c);
@@ -159,8 +168,8 @@ __global__ void __launch_bounds__(kRowThreads, kBlocks) select(TopKTile<T> tile,
       }
     }
     if (threadIdx.x == 0) {
-      tile.fill[n] = fill;
-      tile.threshold[n] = threshold;
+      tile.fill[place] = fill;
+      tile.threshold[place] = threshold;
     }
   }
 }
@@ -169,9 +178,9 @@ template <typename Unit, typename T>
 int start(const TopKTile<T>& tile, int64_t rows, cudaStream_t stream) {
   constexpr int C = kWidth<Unit, T>;
   auto* const kernel = select<Unit, T>;
-  const int64_t buffers = rows * tile.pieces;
-  const unsigned threads = threads_for((piece_size(tile.size, tile.pieces) + C - 1) / C, kRowThreads);
-  T4R_LAUNCH(kernel, blocks_for(buffers, 1), threads, kWarp * sizeof(int), stream, tile, buffers);
+  const unsigned threads = threads_for((tile.piece_size + C - 1) / C, kRowThreads);
+  const dim3 grid(blocks_for(rows, 1), static_cast<unsigned>(tile.pieces));
+  T4R_LAUNCH(kernel, grid, threads, kWarp * sizeof(int), stream, tile, rows);
   return static_cast<int>(cudaGetLastError());
 }
 
@@ -197,6 +206,7 @@ extern "C" int t4r_topk_tile_cuda(const void* scores, int64_t stride, int64_t ro
                            num_excluded,
                            k,
                            pieces,
+                           piece_size(size, pieces),
                            capacity,
                            static_cast<T*>(best),
                            ids,

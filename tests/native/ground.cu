@@ -33,7 +33,7 @@ __global__ void copy_kernel(const S* from, int64_t from_stride, S* to, int64_t t
   if (blockIdx.x == 0 && threadIdx.x == 0) *packs = in_16_bytes;
 }
 
-// out [5, threads]: what each lane reads in groups of `width` lanes, and how many lanes of its warp's first half hold
+// out [6, threads]: what each lane reads in groups of `width` lanes, and how many lanes of its warp's first half hold
 // an odd number.
 __global__ void collectives_kernel(const double* x, int by, int width, double* out) {
   const unsigned n = blockDim.x, i = threadIdx.x;
@@ -45,6 +45,7 @@ __global__ void collectives_kernel(const double* x, int by, int width, double* o
   const bool any = __syncthreads_or(value > 1e6) != 0;
   const bool half = i % kWarp < kWarp / 2;
   const unsigned odd = half ? __ballot_sync(0xffffu, static_cast<int>(value) % 2) : 0;
+  out[5 * n + i] = __syncthreads_count(static_cast<int>(value) % 2);
   out[4 * n + i] = any ? -1 : __popc(odd) + 0.5 * __ffs(static_cast<int>(odd));
 }
 

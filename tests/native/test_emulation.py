@@ -233,7 +233,7 @@ def test_reductions(run: emulated.Run, threads: int, dtype: torch.dtype) -> None
 @pytest.mark.parametrize(("by", "width"), [(0, 32), (1, 32), (5, 8), (16, 32), (3, 4), (9, 8)])
 @emulated.every_run
 def test_warp_collectives(run: emulated.Run, by: int, width: int) -> None:
-    x, out = torch.randint(0, 99, (64,)).double(), torch.zeros(5, 64, dtype=torch.float64)
+    x, out = torch.randint(0, 99, (64,)).double(), torch.zeros(6, 64, dtype=torch.float64)
     emulated.library(GROUND, run).t4r_collectives_cuda(x, by, width, out, threads=64)
     lane = torch.arange(64)
     group = lane // width * width
@@ -251,6 +251,7 @@ def test_warp_collectives(run: emulated.Run, by: int, width: int) -> None:
     expected = torch.zeros(2, 32, dtype=torch.float64)
     expected[:, :16] = (odd.sum(1) + 0.5 * first)[:, None]
     assert torch.equal(out[4], expected.flatten())
+    assert torch.equal(out[5], (x % 2).sum().expand(64))
 
 
 @emulated.every_run

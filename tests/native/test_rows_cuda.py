@@ -215,6 +215,21 @@ def test_ids_outside_the_table_are_passed_over() -> None:
     assert torch.equal(mine[0][:3], weight[:3])
 
 
+def test_long_runs_outside_the_table_are_passed_over() -> None:
+    weight, ids, values = _gradient(4, 8, [*[-1] * 70, 3, *[4] * 70, *[3] * 40], torch.float32)
+    expected = [weight.clone(), torch.zeros(4, 8)]
+    mine = [tensor.clone() for tensor in expected]
+    order = ids.sort(stable=True)
+    parts = _parts(values)
+    emulated.library("rows", emulated.RUNS[-1]).t4r_adagrad_rows_cuda(
+        *mine, order.values, order.indices, values, parts, len(ids), 4, 8, False, **ADAGRAD, dtype=0
+    )
+    inside = ids == 3
+    reference.adagrad_rows(*expected, ids[inside], values[inside], *ADAGRAD.values())
+    _assert_close(mine, expected)
+    assert parts.isfinite().any(1).sum() == 1  # of the 41 rows, 9 are a second part
+
+
 def test_nan_and_infinity_stay_in_their_rows() -> None:
     weight, ids, values = _gradient(6, 8, [1, 3], torch.float32)
     values[0, 2], values[1, 5] = torch.nan, torch.inf

@@ -14,7 +14,7 @@ def small_tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     In pieces, top-k has several buffers for each row, as it has on a GPU.
     """
     if request.param == "tiles in pieces":
-        monkeypatch.setattr(ranking, "tile_pieces", lambda rows, items, device: 3)
+        monkeypatch.setattr(ranking, "tile_pieces", lambda *of_tile: 3)
     if request.param != "one tile":
         monkeypatch.setattr(items, "TILE_ELEMENTS", 64)
         monkeypatch.setattr(items, "LEAST_ITEMS", 7)

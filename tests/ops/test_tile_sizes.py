@@ -26,10 +26,19 @@ def test_a_tile_keeps_to_its_limits(device: str, num_rows: int, size: int) -> No
 def test_few_rows_keep_a_gpu_busy(num_rows: int, pieces: int) -> None:
     gpu = torch.device("cuda")
     columns = items.tile_items(num_rows, 10**7, tile_scale(gpu))
-    assert items.tile_pieces(num_rows, columns, gpu) == pieces
+    assert items.tile_pieces(num_rows, columns, 120, gpu) == pieces
     assert columns // pieces >= items.LEAST_PIECE
-    assert items.tile_pieces(num_rows, 100, gpu) == 1
-    assert items.tile_pieces(num_rows, columns, torch.device("cpu")) == 1
+    assert items.tile_pieces(num_rows, 100, 120, gpu) == 1
+    assert items.tile_pieces(num_rows, columns, 120, torch.device("cpu")) == 1
+
+
+@pytest.mark.parametrize("k", [1, 100, 10_000, 10**6])
+@pytest.mark.parametrize("num_rows", [1, 7, 5000])
+def test_buffers_of_the_best_stay_small_beside_a_tile(num_rows: int, k: int) -> None:
+    gpu, capacity = torch.device("cuda"), k + max(k, 64)
+    columns = items.tile_items(num_rows, 10**7, tile_scale(gpu))
+    pieces = items.tile_pieces(num_rows, columns, capacity, gpu)
+    assert pieces == 1 or pieces * capacity <= columns // 2
 
 
 @pytest.mark.parametrize("num_rows", [1, 999, 1638])

@@ -77,9 +77,8 @@ class MLPBlock(BuildableBlock):
                 repr(activation),
                 f"Every layer gets its own: pass torch.nn.{example}.",
             )
-        if is_integer(dimensions):
-            dimensions = [dimensions]
-        sizes = [] if dimensions is None else list(dimensions)
+        given: Any = [dimensions] if is_integer(dimensions) else dimensions
+        sizes = [] if given is None else list(given)
         if not sizes or any(not is_integer(size) or size < 1 for size in sizes):
             raise value_error(
                 "MLPBlock", "dimensions", "be one or more positive ints", repr(dimensions)

@@ -66,6 +66,9 @@ T4R_UNCHECKED inline void __syncthreads(T4R_HERE) {
 T4R_UNCHECKED inline int __syncthreads_or(int predicate, T4R_HERE) {
   return t4r::emulation::block_barrier("__syncthreads_or", predicate != 0, {file, line}) != 0;
 }
+T4R_UNCHECKED inline int __syncthreads_count(int predicate, T4R_HERE) {
+  return t4r::emulation::block_barrier("__syncthreads_count", predicate != 0, {file, line});
+}
 T4R_UNCHECKED inline void __syncwarp(unsigned mask = 0xffffffffu, T4R_HERE) {
   t4r::emulation::warp_collective("__syncwarp", mask, 0, 0, nullptr, {file, line});
 }

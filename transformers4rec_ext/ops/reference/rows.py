@@ -74,8 +74,9 @@ def _sums_of_runs(begins: Tensor, order: Tensor, values: Tensor) -> Tensor:
     On a GPU a sum takes one load after the other: an item that much of a batch touches would be
     what all others wait for.
     """
+    numbers = begins.cumsum(0)
     places = torch.arange(order.numel(), device=order.device)
-    into_run = places - torch.where(begins, places, 0).cummax(0).values
+    into_run = places - torch.searchsorted(numbers, numbers)  # the first place of that number
     wide = values.to(accumulate_dtype(values.dtype))[order]
     parts, places = _sums_between(into_run % _PART == 0, wide)
     of_runs = torch.cat([begins, begins.new_zeros(1)])[places[:-1]]

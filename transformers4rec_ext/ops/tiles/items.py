@@ -26,7 +26,7 @@ WIDENED_ELEMENTS = 16 * 1024 * 1024
 # Tiles begin on a cache line, of scores and of a bias: a GPU reads 16 bytes at once where it can.
 LINE_ITEMS = 16
 # A GPU works on so many buffers of best items at a time, about two for each SM of an H100, and on
-# pieces of tiles that are not smaller.
+# pieces of tiles that are not smaller than this, nor than two buffers.
 BUSY_BUFFERS = 256
 LEAST_PIECE = 4 * 1024
 
@@ -50,11 +50,14 @@ def kept_items(num_rows: int, num_items: int) -> int:
     return kept
 
 
-def tile_pieces(num_rows: int, items: int, device: torch.device) -> int:
-    """Into how many pieces top-k cuts a row of a tile, so that few rows keep a GPU busy."""
+def tile_pieces(num_rows: int, items: int, capacity: int, device: torch.device) -> int:
+    """Into how many pieces top-k cuts a row of a tile, so that few rows keep a GPU busy.
+
+    Each has a buffer of ``capacity`` items: together they take no more than half a tile.
+    """
     if device.type != "cuda":
         return 1
-    return max(1, min(BUSY_BUFFERS // max(1, num_rows), items // LEAST_PIECE))
+    return max(1, min(BUSY_BUFFERS // max(1, num_rows), items // max(LEAST_PIECE, 2 * capacity)))
 
 
 def _in_lines(size: int) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from transformers4rec_ext.ops.reference import MISSED, accumulate_dtype, outside_autocast, rows_like
-from transformers4rec_ext.ops.tiles import full_precision
+from transformers4rec_ext.ops.tiles import full_precision, tile_scale
 from transformers4rec_ext.ops.tiles.items import ItemTiles, tile_pieces
 
 _ops = torch.ops.transformers4rec_ext
@@ -26,7 +26,8 @@ def pair_scores(hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor
         _ops.pair_scores(wide, weight, bias, ids, out)
         return out
     # a table in half precision (or rounded to it): rows are gathered and widened piece by piece
-    step = max(1, 2 * 1024 * 1024 // max(1, ids.shape[1] * hidden.shape[1]))
+    elements = 2 * 1024 * 1024 * tile_scale(hidden.device)
+    step = max(1, elements // max(1, ids.shape[1] * hidden.shape[1]))
     for first in range(0, ids.shape[0], step):
         part = ids[first : first + step]
         at = part.flatten().clamp(min=0, max=weight.shape[0] - 1)
@@ -142,7 +143,7 @@ def topk_items(
     bias = None if bias is None else bias.to(hidden.dtype).contiguous()
     capacity = k + max(k, 64)
     tiles = ItemTiles(hidden, weight, bias, rounded)
-    pieces = tile_pieces(hidden.shape[0], tiles.step, hidden.device)
+    pieces = tile_pieces(hidden.shape[0], tiles.step, capacity, hidden.device)
     best = hidden.new_full((hidden.shape[0], pieces, capacity), -math.inf)
     ids = torch.full(best.shape, -1, dtype=torch.int64, device=hidden.device)
     fill = torch.zeros_like(ids[..., 0])

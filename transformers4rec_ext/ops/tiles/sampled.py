@@ -89,7 +89,10 @@ def sampled_loss(
     loss = hidden.new_empty(num_rows)
     target_grad = hidden.new_empty(num_rows)
     grad_hidden = hidden.new_empty(hidden.shape if with_grad else 0)
-    grad_rows = hidden.new_zeros((num_rows + num_candidates, width) if with_grad else 0)
+    grad_rows = hidden.new_empty((num_rows + num_candidates, width) if with_grad else 0)
+    of_candidates = grad_rows[num_rows:]
+    if num_rows == 0:
+        of_candidates.zero_()
     step = tile_rows(num_rows, num_candidates, tile_scale(hidden.device))
     tile = new_tile(hidden, step, num_candidates)
     for begin in range(0, num_rows, step):
@@ -113,7 +116,10 @@ def sampled_loss(
         )
         if with_grad:
             torch.mm(scores, candidate_rows, out=grad_hidden[rows])
-            grad_rows[num_rows:].addmm_(scores.T, hidden[rows])
+            if begin == 0:
+                torch.mm(scores.T, hidden[rows], out=of_candidates)
+            else:
+                of_candidates.addmm_(scores.T, hidden[rows])
     if with_grad:
         grad_hidden.addcmul_(target_grad[:, None], target_rows)
         torch.mul(target_grad[:, None], hidden, out=grad_rows[:num_rows])
