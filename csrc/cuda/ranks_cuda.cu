@@ -172,7 +172,7 @@ __global__ void __launch_bounds__(kRowThreads, kBlocks)
       const int64_t j = begin + static_cast<int64_t>(threadIdx.x) * C;
       unsigned doubt = 0;
       if (j < piece.end) {
-        const Unit scores = load_scores<Unit>(tile.scores + n * tile.stride, tile.bias, j);
+        const Unit scores = load_scores<Unit>(tile.scores + n * tile.stride, tile.bias, j, piece.end);
 #pragma unroll
         for (int k = 0; k < C; ++k) {
           const T score = scores.value[k];
@@ -180,6 +180,7 @@ __global__ void __launch_bounds__(kRowThreads, kBlocks)
           above += clear ? 1 : 0;
           doubt |= (clear || score < limit.low ? 0u : 1u) << k;  // in this order NaN is in doubt
         }
+        if (j + C > piece.end) doubt &= (1u << (piece.end - j)) - 1;
       }
       settle(tile, n, j, doubt, target, above, nan);
     }
@@ -242,8 +243,8 @@ extern "C" int t4r_rank_tile_cuda(const void* scores, int64_t stride, int64_t ro
       T4R_LAUNCH(norms, blocks, cuda::kPairThreads, cuda::kWarp * sizeof(double), queue, tile.weight, size,
                  weight_stride, width, tile.bias, largest);
     }
-    return cuda::in_packs(tile.scores, stride, size) ? cuda::start<cuda::Pack<T>>(tile, largest, rows, queue)
-                                                     : cuda::start<cuda::Single<T>>(tile, largest, rows, queue);
+    return cuda::rows_are_aligned(tile.scores, stride) ? cuda::start<cuda::Pack<T>>(tile, largest, rows, queue)
+                                                       : cuda::start<cuda::Single<T>>(tile, largest, rows, queue);
   });
 }
 

@@ -68,6 +68,18 @@ __device__ __forceinline__ Unit load_scores(const T* row, const T* bias, int64_t
   return scores;
 }
 
+// The same of a row that ends before column `end`: -inf from there on, where nothing is read.
+template <typename Unit, typename T>
+__device__ __forceinline__ Unit load_scores(const T* row, const T* bias, int64_t j, int64_t end) {
+  if (j + kWidth<Unit, T> <= end) return load_scores<Unit>(row, bias, j);
+  Unit scores;
+#pragma unroll
+  for (int k = 0; k < kWidth<Unit, T>; ++k) {
+    scores.value[k] = j + k < end ? load_scores<Single<T>>(row, bias, j + k).value[0] : -static_cast<T>(INFINITY);
+  }
+  return scores;
+}
+
 // `kShared`: to shared memory.
 template <bool kShared = false, typename Unit, typename T, typename Index>
 __device__ __forceinline__ void store_unit(T* row, Index unit, const Unit& values) {

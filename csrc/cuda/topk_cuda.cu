@@ -132,7 +132,7 @@ __global__ void __launch_bounds__(kRowThreads, kBlocks) select(TopKTile<T> tile,
       Unit scores = {};
       unsigned enters = 0;  // bit c: item j + c is above the threshold
       if (j < piece.end) {
-        scores = load_scores<Unit>(row, tile.bias, j);
+        scores = load_scores<Unit>(row, tile.bias, j, piece.end);
 #pragma unroll
         for (int c = 0; c < C; ++c) enters |= (scores.value[c] > threshold ? 1u : 0u) << c;
       }
@@ -213,7 +213,7 @@ extern "C" int t4r_topk_tile_cuda(const void* scores, int64_t stride, int64_t ro
                            fill,
                            static_cast<T*>(threshold)};
     const auto queue = static_cast<cudaStream_t>(stream);
-    return cuda::in_packs(tile.scores, stride, size) ? cuda::start<cuda::Pack<T>>(tile, rows, queue)
-                                                     : cuda::start<cuda::Single<T>>(tile, rows, queue);
+    return cuda::rows_are_aligned(tile.scores, stride) ? cuda::start<cuda::Pack<T>>(tile, rows, queue)
+                                                       : cuda::start<cuda::Single<T>>(tile, rows, queue);
   });
 }

@@ -111,6 +111,19 @@ def test_sizes(items: int) -> None:
 
 
 @emulated.every_run
+@every_dtype
+@pytest.mark.parametrize("items", [129, 130, 131])
+def test_rows_that_end_within_16_bytes(run: emulated.Run, dtype: torch.dtype, items: int) -> None:
+    """A target of -inf has no score below it: all are in doubt, and none beyond the last is."""
+    case = Case(4, items, 3, dtype, bias=True)
+    case.bias[case.targets[-1]] = -math.inf
+    case.scores = torch.nn.functional.pad(case.scores, (0, 132 - items))[:, :items]
+    case.update()
+    above, _ = case.check(run)
+    assert above[-1] == items
+
+
+@emulated.every_run
 def test_rows_in_pieces(run: emulated.Run) -> None:
     """Long rows, few of them: of one a miss, counted once, and of one a NaN in its last piece."""
     case = Case(3, 8 * 1024 + 9, 2, torch.float32)

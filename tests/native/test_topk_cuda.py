@@ -120,6 +120,17 @@ def test_pieces_of_rows(run: emulated.Run, pieces: int) -> None:
     _check(run, scores, k=20, tile=132, pieces=pieces, bias=bias, excluded=excluded)
 
 
+@emulated.every_run
+@pytest.mark.parametrize("dtype", CODES, ids=str)
+@pytest.mark.parametrize("items", [129, 130, 131])
+def test_rows_that_end_within_16_bytes(run: emulated.Run, dtype: torch.dtype, items: int) -> None:
+    """They are read by packs, but for the last items: what is beyond them is nobody's."""
+    scores = _scores(3, 132, dtype)[:, :items]
+    bias = _scores(1, items, dtype)[0]
+    _check(run, scores, k=20, tile=132, bias=bias)
+    _check(run, scores, k=7, tile=132, pieces=3)
+
+
 @pytest.mark.parametrize("items", [1, 2, 31, 33, 129, 1030, 2500])
 @pytest.mark.parametrize("k", [1, 5, 64, 200])
 def test_sizes(items: int, k: int) -> None:
