@@ -7,8 +7,8 @@
 // on no order of threads; ties go to the lower id, because items come in ascending order and keep it.
 //
 // Bytes: rows * size * 4; a tile of 1024 x 8192 float32: 34 MB, 10 us at an H100's 3.35 TB/s. Of V items in random
-// order some k (1 + ln(V / k)) enter a buffer, which lies in the second-level cache. A cut takes 32 barriers where
-// every thread has an entry at most, else 96 and counts of capacity / threads entries each. Threads as the row needs
+// order some k (1 + ln(V / k)) enter a buffer, which lies in the second-level cache. A cut takes a barrier a bit where
+// every thread has an entry at most, else three and counts of capacity / threads entries each. Threads as the row needs
 // them, at most 256; shared memory: a number a warp.
 #include <cmath>
 

@@ -325,8 +325,8 @@ def test_a_demo_that_is_stopped(
     monkeypatch.setattr("transformers4rec_ext.cli.demo.stop_on_signals", _stopped)
     out = tmp_path / "demo"
     arguments = [f"--out={out}", "--sessions=300", "--items=50", "--threads=1", "--no-progress"]
-    assert main(["demo", *arguments, "--epochs=1"]) == 130
-    again = f"train --resume --out {out}"
+    assert main(["demo", *arguments, "--epochs=1", "--device=cpu"]) == 130
+    again = f"train --resume --out {out} --device cpu"
     assert f"stopped; continue with: python -m transformers4rec_ext {again}" in (
         capsys.readouterr().out
     )

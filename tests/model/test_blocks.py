@@ -199,6 +199,17 @@ def test_to_model_works_by_what_the_argument_can_do():
     [
         (lambda: MLPBlock([]), ValueError, "dimensions must be one or more positive ints"),
         (lambda: MLPBlock([4, 0]), ValueError, "dimensions must be one or more positive ints"),
+        (
+            lambda: MLPBlock(True),
+            ValueError,
+            "dimensions must be one or more positive ints; got True",
+        ),
+        (
+            lambda: MLPBlock(5.0),
+            ValueError,
+            "dimensions must be one or more positive ints; got 5.0",
+        ),
+        (lambda: MLPBlock(None), ValueError, "dimensions must be one or more positive ints"),
         (lambda: MLPBlock([4], nn.ReLU()), TypeError, r"its own: pass torch\.nn\.ReLU\."),
         (
             lambda: MLPBlock([4], filter_features=["a", "b"]).build({"a": [1]}),

@@ -111,13 +111,14 @@ def test_states_go_to_a_device_of_the_type_and_wait_for_it() -> None:
     states = sampler.generator_states()
     following = drawn_ids(sampler)
     (state,) = states.values()
-    other.load_generator_states({"cpu:0": state, "cuda:3": state})
-    kept = other.generator_states()
-    assert torch.equal(kept["cuda"], state)
-    assert torch.equal(kept["cpu"], state)
+    fresh = UniformSampler(4, 1000, seed=1)
+    fresh.load_generator_states({"cpu:1": torch.Generator().get_state(), "cpu": state})
+    assert drawn_ids(fresh) == following  # its own before one that is like it
+    other.load_generator_states({"cpu:0": state, "cuda:0": state, "cuda:3": state})
+    assert set(other.generator_states()) == {"cpu:0", "cuda:0", "cuda:3"}
     assert drawn_ids(pickle.loads(pickle.dumps(other))) == following
     assert drawn_ids(other) == following
-    assert set(other.generator_states()) == {"cpu", "cuda"}
+    assert set(other.generator_states()) == {"cpu", "cuda:0", "cuda:3"}
 
 
 def test_a_mixture_goes_on_where_its_sources_stood() -> None:

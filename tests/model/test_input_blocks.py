@@ -213,6 +213,11 @@ def test_pretrained_sequences_are_combined(name):
         ["text"], sequence_combiner=lambda x, axis: x.select(axis, 0)
     )
     assert torch.equal(own(BATCH)["text"], BATCH["text"][:, 0])
+    padded = {"text": torch.tensor([[[2.0], [0.0]]])}
+    called = tr.PretrainedEmbeddingFeatures(["text"], sequence_combiner=torch.mean)
+    assert called(padded)["text"].tolist() == [[1.0]]  # a callable sees all that there is
+    named = tr.PretrainedEmbeddingFeatures(["text"], sequence_combiner="mean")
+    assert named(padded)["text"].tolist() == [[2.0]]
 
 
 @pytest.mark.parametrize("name", ["mean", "sum", "max", "min"])

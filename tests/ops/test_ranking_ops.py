@@ -184,6 +184,13 @@ def test_topk_of_sorted_scores(small_tiles: str, order: str) -> None:
     assert ids.tolist() == [expected] * 3
 
 
+def test_a_tile_of_no_rows() -> None:
+    state = torch.empty(0, 9), torch.empty(0, 9, dtype=torch.long)
+    rest = torch.empty(0, dtype=torch.long), torch.empty(0)
+    for topk_tile in (reference.topk_tile, torch.ops.transformers4rec_ext.topk_tile):
+        topk_tile(torch.empty(0, 20), None, 0, None, 3, *state, *rest)
+
+
 def test_all_items_is_a_sort() -> None:
     hidden, weight = torch.randn(4, 8), torch.randn(500, 8)
     scores, ids = best_of(hidden, weight, 500)

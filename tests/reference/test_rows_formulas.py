@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -120,6 +121,22 @@ def test_many_rows_are_summed_by_parts_in_their_order() -> None:
     assert torch.equal(reference.sum_rows(ids, values)[1], wanted)
     padded = reference.padded_sums(ids, values)
     assert torch.equal(padded, torch.cat([wanted, torch.zeros(997, 4)]))
+
+
+@pytest.mark.parametrize("counts", [[500, 500], [1] * 900 + [300, 7], [64, 1], [1] * 200])
+def test_no_sum_waits_for_a_long_one(counts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU makes each by one load after the other, and padding is no part of any."""
+    longest: list[int] = []
+    reduce = torch.segment_reduce
+
+    def noted(rows: Tensor, *args: Any, offsets: Tensor, **kwargs: Any) -> Tensor:
+        longest.append(int(offsets.diff().max()))
+        return reduce(rows, *args, offsets=offsets, **kwargs)
+
+    monkeypatch.setattr(torch, "segment_reduce", noted)
+    ids = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    reference.padded_sums(ids[torch.randperm(len(ids))], torch.randn(len(ids), 2))
+    assert longest == [min(32, max(counts)), -(-max(counts) // 32)]
 
 
 @pytest.mark.parametrize("before", [0, 1, 31, 32, 33])

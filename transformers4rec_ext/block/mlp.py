@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -77,8 +77,7 @@ class MLPBlock(BuildableBlock):
                 repr(activation),
                 f"Every layer gets its own: pass torch.nn.{example}.",
             )
-        given: Any = [dimensions] if is_integer(dimensions) else dimensions
-        sizes = [] if given is None else list(given)
+        sizes: list[Any] = [*dimensions] if isinstance(dimensions, Iterable) else [dimensions]
         if not sizes or any(not is_integer(size) or size < 1 for size in sizes):
             raise value_error(
                 "MLPBlock", "dimensions", "be one or more positive ints", repr(dimensions)

@@ -71,8 +71,7 @@ def run(options: argparse.Namespace) -> int:
                 should_stop=should_stop,
             )
     if result is None:
-        where = "" if options.device is None else f" --device {options.device}"
-        shared.say(f"stopped; continue with: {again(options)}{where}")
+        shared.say(f"stopped; continue with: {again(options)}")
         return 130
     report(folder, result)
     return 0
@@ -80,7 +79,8 @@ def run(options: argparse.Namespace) -> int:
 
 def again(options: argparse.Namespace) -> str:
     """Return the command that goes on with the run of ``--out``."""
-    return f"python -m transformers4rec_ext train --resume --out {shlex.quote(options.out)}"
+    where = "" if options.device is None else f" --device {options.device}"
+    return f"python -m transformers4rec_ext train --resume --out {shlex.quote(options.out)}{where}"
 
 
 def report(folder: RunFolder, result: dict[str, Any]) -> None:

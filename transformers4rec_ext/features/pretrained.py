@@ -45,8 +45,8 @@ class PretrainedEmbeddingFeatures(InputBlock):
         Widths to project to, with a bias. With a mapping, columns that it does not name are left
         as they are. The projections are made by :meth:`build`.
     sequence_combiner : {"mean", "sum", "max", "min"} or callable, optional
-        Makes one vector [B, D] of the T of a sequence, padding (vectors of zeros) left out; a
-        callable is called as ``combiner(vectors, axis=1)``.
+        Makes one vector [B, D] of the T of a sequence, padding (what are zeros after ``pre``) left
+        out; a callable is called as ``combiner(vectors, axis=1)``, padding included.
     pre, post, aggregation
         See :class:`~transformers4rec_ext.TabularModule`.
     normalizer : str or TabularTransformation, optional
@@ -99,6 +99,7 @@ class PretrainedEmbeddingFeatures(InputBlock):
             if not is_integer(dim) or dim < 1:
                 raise value_error(function, "pretrained_output_dims", "be positive ints", repr(dim))
         self.sequence_combiner = self.parse_combiner(sequence_combiner)
+        self._leaves_padding_out = isinstance(sequence_combiner, str)
         if self._dims:
             self.projection = ColumnModules()
 
@@ -176,12 +177,16 @@ class PretrainedEmbeddingFeatures(InputBlock):
             raise value_error(
                 function, f"inputs[{name!r}]", "be [B, T, D] or [B, D]", list(vectors.shape)
             )
-        real = (vectors != 0).any(-1, keepdim=True)
+        given = vectors
         if name in self._dims:
             vectors = self._projected(name, vectors)
-        if self.sequence_combiner is not None and vectors.ndim == 3:
-            vectors = _combined(self.sequence_combiner, vectors, real)
-        return vectors
+        if self.sequence_combiner is None or vectors.ndim == 2:
+            return vectors
+        if self._leaves_padding_out:
+            real = (given != 0).any(-1, keepdim=True)
+            return _combined(self.sequence_combiner, vectors, real)
+        combined: Tensor = self.sequence_combiner(vectors, axis=1)
+        return combined
 
     def _projected(self, name: str, vectors: Tensor) -> Tensor:
         function = type(self).__name__
@@ -238,8 +243,6 @@ class PretrainedEmbeddingFeatures(InputBlock):
 
 def _combined(combiner: Callable[..., Tensor], vectors: Tensor, real: Tensor) -> Tensor:
     """Return [B, D] of vectors [B, T, D] where ``real`` [B, T, 1]; zeros where there is none."""
-    if combiner not in _COMBINERS.values():
-        return combiner(vectors, axis=1)
     if combiner in (torch.amax, torch.amin):
         last = -torch.inf if combiner is torch.amax else torch.inf
         found = combiner(torch.where(real, vectors, last), dim=1)

@@ -365,7 +365,8 @@ def _reduced(
     if _backend.use_reference(backend, name, f"{loss}_tile", hidden.device.type, differentiable):
         if sparse_grad:
             hint = (
-                "The library has no code for this GPU: an install with T4R_EXT_BUILD=cpu takes it."
+                "The library has no code for this GPU: an install with T4R_EXT_BUILD=cpu takes it "
+                "(by backend='auto')."
                 if _backend.lacks_code(hidden.device.type)
                 else "Use backend='auto': it needs no native kernel either."
             )

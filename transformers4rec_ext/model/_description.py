@@ -163,10 +163,10 @@ class Reader:
         found: Any = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part, None)
-        # By its own name, as `Writer` has it: a module's attributes lead to all that it imports.
-        own = f"{getattr(found, '__module__', None)}:{getattr(found, '__qualname__', None)}"
-        initializer = module == "torch.nn.init" and inspect.isfunction(found)
-        if own != path or not (_describes(found) or initializer):
+            if inspect.ismodule(found):  # from which a name leads to all that it imports
+                raise _refused(path)
+        initializer = inspect.isfunction(found) and found.__module__ == "torch.nn.init"
+        if not (_describes(found) or initializer):
             raise _refused(path)
         return found
 

@@ -78,9 +78,12 @@ class Sampler(Recorded, torch.nn.Module):
         return self._loaded | of_devices
 
     def load_generator_states(self, states: dict[str, torch.Tensor]) -> None:
-        """Go on drawing where :meth:`generator_states` was taken, on a device of the same type."""
+        """Go on drawing where :meth:`generator_states` was taken.
+
+        A device that has no state takes one of its type: a run may go on with another GPU.
+        """
         self._generators = {}
-        self._loaded = {torch.device(device).type: state for device, state in states.items()}
+        self._loaded = dict(states)
 
     def __getstate__(self) -> dict[str, Any]:
         # As bytes: a process that is spawned opens a tensor's shared memory, and of a generator's
@@ -117,8 +120,9 @@ class Sampler(Recorded, torch.nn.Module):
         key = str(device)
         if key not in self._generators:
             own = torch.Generator(device).manual_seed(self.seed)
-            if device.type in self._loaded:
-                own.set_state(self._loaded.pop(device.type))
+            alike = [name for name in self._loaded if torch.device(name).type == device.type]
+            if alike:
+                own.set_state(self._loaded.pop(key if key in alike else alike[0]))
             self._generators[key] = own
         return self._generators[key]
 

@@ -130,7 +130,7 @@ def _float_domain(feature: Any) -> FloatDomain | None:
     if not feature.HasField("float_domain"):
         return None
     domain = feature.float_domain
-    if not domain.HasField("max"):  # without a bound
+    if not domain.HasField("max"):  # without a bound; a least value that is left out is 0
         return None
     return FloatDomain(domain.min, domain.max, domain.name or None)
 

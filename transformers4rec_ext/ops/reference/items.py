@@ -265,7 +265,7 @@ def topk_tile(
     if excluded is not None:
         for column in excluded.unbind(1):
             values = values.masked_fill(items == column[:, None], -math.inf)
-    pieces = best.shape[0] // max(1, scores.shape[0])
+    pieces = max(1, best.shape[0] // max(1, scores.shape[0]))
     size = -(-scores.shape[1] // (pieces * _LINE)) * _LINE
     padding = (0, size * pieces - scores.shape[1])
     values = torch.nn.functional.pad(values, padding, value=-math.inf).view(len(best), size)

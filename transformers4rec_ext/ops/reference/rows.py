@@ -78,19 +78,23 @@ def _sums_of_runs(begins: Tensor, order: Tensor, values: Tensor) -> Tensor:
     places = torch.arange(order.numel(), device=order.device)
     into_run = places - torch.searchsorted(numbers, numbers)  # the first place of that number
     wide = values.to(accumulate_dtype(values.dtype))[order]
-    parts, places = _sums_between(into_run % _PART == 0, wide)
+    is_part = into_run % _PART == 0
+    places = _places(is_part)
+    parts = _sums_between(places, wide)
     of_runs = torch.cat([begins, begins.new_zeros(1)])[places[:-1]]
-    return _sums_between(of_runs, parts)[0]
+    # the last run ends with the parts; the zeros behind them are nobody's
+    return _sums_between(torch.minimum(_places(of_runs), is_part.sum()), parts)
 
 
-def _sums_between(begins: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum ``rows`` from each begin to the next; then come zeros, up to [N, D].
-
-    Also the begins' places, ascending, then N, up to [N + 1].
-    """
+def _places(begins: Tensor) -> Tensor:
+    """Return where ``begins`` [N] is true, ascending, then N, up to [N + 1]."""
     numbers = torch.arange(1, begins.numel() + 2, device=begins.device)
-    places = torch.searchsorted(begins.cumsum(0), numbers)
-    return torch.segment_reduce(rows, "sum", offsets=places, axis=0, unsafe=True), places
+    return torch.searchsorted(begins.cumsum(0), numbers)
+
+
+def _sums_between(places: Tensor, rows: Tensor) -> Tensor:
+    """Sum ``rows`` from each place to the next; zeros where that is the same."""
+    return torch.segment_reduce(rows, "sum", offsets=places, axis=0, unsafe=True)
 
 
 def _over_rows(values: Tensor) -> Tensor:
