@@ -322,10 +322,11 @@ def test_a_demo_that_is_stopped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By Ctrl-C or SIGTERM, with the command that goes on, as train."""
-    monkeypatch.setattr("transformers4rec_ext.cli.demo.stop_on_signals", _stopped)
     out = tmp_path / "demo"
     arguments = [f"--out={out}", "--sessions=300", "--items=50", "--threads=1", "--no-progress"]
-    assert main(["demo", *arguments, "--epochs=1", "--device=cpu"]) == 130
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers4rec_ext.cli.train.stop_on_signals", _stopped)
+        assert main(["demo", *arguments, "--epochs=1", "--device=cpu"]) == 130
     again = f"train --resume --out {out} --device cpu"
     assert f"stopped; continue with: python -m transformers4rec_ext {again}" in (
         capsys.readouterr().out

@@ -8,8 +8,7 @@ from typing import Any
 
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.cli import options as shared
-from transformers4rec_ext.cli.signals import stop_on_signals
-from transformers4rec_ext.cli.train import again, report
+from transformers4rec_ext.cli.train import train_to_the_end
 
 _EPILOG = """\
 The sessions have a structure that can be learnt: more than half of the steps go to the successor
@@ -45,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     from transformers4rec_ext.data.synthetic import synthetic_sessions, write_sessions
     from transformers4rec_ext.training.config import RunConfig
     from transformers4rec_ext.training.folder import RunFolder, open_sessions
-    from transformers4rec_ext.training.run import begin_run, train_run
+    from transformers4rec_ext.training.run import begin_run
 
     shared.use_threads(options)
     device = shared.model_device(options)
@@ -71,16 +70,4 @@ def run(options: argparse.Namespace) -> int:
     with folder.held():
         write_sessions(file, sessions)
         begin_run(folder, config, open_sessions(config, file))
-        with stop_on_signals() as should_stop:
-            result = train_run(
-                folder,
-                device=device,
-                progress=not options.no_progress,
-                say=shared.say,
-                should_stop=should_stop,
-            )
-    if result is None:
-        shared.say(f"stopped; continue with: {again(options)}")
-        return 130
-    report(folder, result)
-    return 0
+        return train_to_the_end(folder, options, device)

@@ -45,7 +45,6 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Train or resume."""
     from transformers4rec_ext.training.folder import RunFolder
-    from transformers4rec_ext.training.run import train_run
 
     shared.use_threads(options)
     device = shared.model_device(options)
@@ -61,15 +60,24 @@ def run(options: argparse.Namespace) -> int:
                 return 0
         else:
             _prepare_new(folder, options)
-        with stop_on_signals() as should_stop:
-            result = train_run(
-                folder,
-                config,
-                device=device,
-                progress=not options.no_progress,
-                say=shared.say,
-                should_stop=should_stop,
-            )
+        return train_to_the_end(folder, options, device, config)
+
+
+def train_to_the_end(
+    folder: RunFolder, options: argparse.Namespace, device: Any, config: Any = None
+) -> int:
+    """Train the run of a folder, which is held, until it ends or a signal stops it; report it."""
+    from transformers4rec_ext.training.run import train_run
+
+    with stop_on_signals() as should_stop:
+        result = train_run(
+            folder,
+            config,
+            device=device,
+            progress=not options.no_progress,
+            say=shared.say,
+            should_stop=should_stop,
+        )
     if result is None:
         shared.say(f"stopped; continue with: {again(options)}")
         return 130

@@ -213,7 +213,7 @@ class TabularModule(nn.Module):
     def _prepare_named(self, steps: list[nn.Module]) -> None:
         """Give steps that were made of names, for one call, the mode that this module has."""
         for step in steps:
-            if getattr(step, "is_unbuilt", False):
+            if getattr(step, "needs_build", False):
                 hint = "Give it to the constructor, or as a module with the columns' widths."
                 expectation = "need no build where they are given for one call by name"
                 got = type(step).__name__

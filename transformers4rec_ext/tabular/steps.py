@@ -25,6 +25,9 @@ tabular_aggregation_registry = Registry(
 class TabularTransformation(OutputSizeMixin, nn.Module):
     """Columns to columns. Define ``forward(inputs)``; sizes stay as they are unless you say so."""
 
+    #: Whether one that was made by its name does nothing before ``build(sizes)``.
+    needs_build = False
+
     def forward(self, inputs: Any, **kwargs: Any) -> Any:
         """Return the transformed columns."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(inputs)")

@@ -148,9 +148,10 @@ class TabularLayerNorm(TabularTransformation):
     [[-1.0, 1.0]]
     """
 
+    needs_build = True
+
     def __init__(self, features_dim: Mapping[str, int] | None = None) -> None:
         super().__init__()
-        self.is_unbuilt = features_dim is None
         self.feature_layer_norm = ColumnModules()
         for name in self._add(features_dim or {}):
             LOG.warning(
@@ -193,7 +194,6 @@ class TabularLayerNorm(TabularTransformation):
                     type(self).__name__, "inputs", "be of known width", f"columns {unknown}", _AFTER
                 )
             self._add({name: size[-1] for name, size in input_size.items()})
-            self.is_unbuilt = False
         return super().build(input_size, schema=schema, **kwargs)
 
 

@@ -186,13 +186,11 @@ class TrainingLoop:
                     give_back()  # batches differ in shape
                 every = self.config.checkpoint_every
                 if every and position.step % every == 0 and self._may_save():
-                    _check_finite(self.model, position.epoch + 1)
-                    self._save(log, started)
+                    self._save_within(log, started)
                 bar.update()
                 self.on_step(done)
                 if self.should_stop():
-                    _check_finite(self.model, position.epoch + 1)
-                    self._save(log, started)
+                    self._save_within(log, started)
                     return False
         return True
 
@@ -224,6 +222,11 @@ class TrainingLoop:
             save_state(self.best, self.average.module.state_dict())
         self._save(log, started)
         self.say(f"epoch {position.epoch}: {found}{position.seconds:.0f} s")
+
+    def _save_within(self, log: RunLog, started: float) -> None:
+        """Save in the middle of an epoch, unless its last step spoilt the weights."""
+        _check_finite(self.model, self.position.epoch + 1)
+        self._save(log, started)
 
     def _may_save(self) -> bool:
         """Whether a checkpoint would cost little of the time: of a large table it takes minutes."""

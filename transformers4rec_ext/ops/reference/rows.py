@@ -19,7 +19,8 @@ def sum_rows(ids: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
 
     The rows of an id are summed by parts of 32, in the order in which they came, then the parts in
     theirs; ``coalesce`` gives no such order. The sums are formed and returned in the accumulation
-    dtype.
+    dtype. How many there are is known here, so only long runs are summed twice: `padded_sums`,
+    which does not ask, takes 1.3 to 2.6 times as long on a CPU.
     """
     ordered, order = ids.sort(stable=True)
     rows, counts = torch.unique_consecutive(ordered, return_counts=True)
