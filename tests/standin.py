@@ -9,6 +9,7 @@ code in a process of its own.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -192,6 +193,11 @@ def main() -> None:
     install()
     with StandIn():
         exec(code, {"__name__": "__main__"})
+    # torch's thread for the device's backward pass may still run when its own teardown begins,
+    # which then aborts the process: end without it.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
