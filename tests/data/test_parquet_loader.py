@@ -101,6 +101,29 @@ def test_width_is_given_or_that_of_the_longest_row(folder: Path) -> None:
         assert torch.equal(cut, wide[:, :5])
 
 
+def test_a_batch_of_several_row_groups_has_one_width(folder: Path) -> None:
+    options = {"shuffle": True, "shuffle_buffer_size": 1, "seed": 5}  # a block is a row group
+    for width in (5, 12):
+        for x, _ in ParquetLoader(folder, SCHEMA, 32, max_sequence_length=width, **options):
+            assert x["item"].shape[1] == x["age"].shape[1] == width
+    for x, _ in ParquetLoader(folder, SCHEMA, 32, **options):
+        assert x["item"].shape[1] == int((x["item"] > 0).sum(1).max())
+
+
+def test_epochs_order_the_row_groups_anew(folder: Path) -> None:
+    plain = _rows(ParquetLoader(folder, SCHEMA, 8))
+    loader = ParquetLoader(folder, SCHEMA, 1, shuffle=True, shuffle_buffer_size=1, seed=3)
+    firsts = [plain.index(_rows([next(iter(loader))])[0]) for _ in range(10)]
+    assert len({at // 7 if at < 40 else 6 + (at - 40) // 11 for at in firsts}) > 1
+
+
+def test_what_was_read_of_other_files_is_forgotten(folder: Path) -> None:
+    loader = ParquetLoader(folder / "a.parquet", SCHEMA, 8)
+    next(iter(loader))
+    loader.dataset.read_from(folder / "b.parquet")
+    assert _rows([next(iter(loader))]) == _rows(ParquetLoader(folder / "b.parquet", SCHEMA, 8))[:8]
+
+
 @pytest.mark.parametrize("buffer", [1, 20, 65_536])
 def test_shuffling_is_a_function_of_seed_and_epoch(folder: Path, buffer: int) -> None:
     options = {"shuffle": True, "shuffle_buffer_size": buffer}

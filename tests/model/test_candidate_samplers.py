@@ -70,6 +70,16 @@ def test_a_draw(name: str) -> None:
         assert (candidates.log_q[count:] == math.inf).all()
 
 
+@pytest.mark.parametrize("unique", [True, False])
+@pytest.mark.parametrize("kind", [LogUniformSampler, UniformSampler, PopularitySampler])
+def test_of_what_was_drawn_log_q_is_what_the_draw_says(kind: Any, unique: bool) -> None:
+    items = COUNTS if kind is PopularitySampler else 10
+    sampler = kind(4, items, min_id=1, unique_sampling=unique)
+    candidates, target_log_q = sampler.draw(TARGETS)
+    assert torch.equal(sampler.log_q(candidates.ids, candidates), candidates.log_q)
+    assert torch.equal(sampler.log_q(TARGETS, candidates), target_log_q)
+
+
 @pytest.mark.parametrize("name", RANDOM)
 def test_randomness(name: str) -> None:
     assert drawn_ids(samplers()[name], seed=3) == drawn_ids(samplers()[name], seed=3)
@@ -242,6 +252,18 @@ def test_all_that_occur_when_more_are_asked_for(samples: int) -> None:
     assert target_log_q.tolist() == [0.0] * 5
     assert int(candidates.num_tries) == INT64_MAX
     assert int(candidates.count) == 7
+    assert sampler.log_q(torch.tensor([1, 2]), candidates).tolist() == [0.0, -math.inf]
+    for outside in (0, 10):
+        with pytest.raises(ValueError, match=r"ids must lie in \[1, 10\)"):
+            sampler.log_q(torch.tensor([outside]), candidates)
+    assert all(buffer.device.type == "meta" for buffer in sampler.to("meta").buffers())
+    assert sampler._occurring is not None
+    assert sampler._occurring.device.type == "meta"
+
+
+def test_a_high_power_overflows_nothing() -> None:
+    candidates, _ = PopularitySampler(1, COUNTS * 10**6, min_id=1, power=200).draw(TARGETS)
+    assert candidates.ids.tolist() == [7]  # the others' weights are less than 1e-11 of its
 
 
 def test_candidates_that_hours_would_not_find_are_refused() -> None:
@@ -279,6 +301,12 @@ def test_in_batch_candidates_are_the_targets() -> None:
     q = 1 - (1 - p.double()) ** 4  # of the other four rows
     torch.testing.assert_close(target_log_q.exp().double(), q, rtol=1e-6, atol=0)
     torch.testing.assert_close(candidates.log_q[:3], target_log_q[[1, 0, 3]])
+
+
+def test_of_no_target_nothing_is_a_candidate() -> None:
+    candidates, _ = InBatchSampler(COUNTS, min_id=1).draw(TARGETS[:0])
+    assert int(candidates.count) == 0
+    assert candidates.log_q.tolist() == [math.inf]
 
 
 def test_in_batch_items_that_do_not_occur_count_as_the_rarest() -> None:
@@ -358,6 +386,13 @@ def test_one_source_is_that_source() -> None:
     assert int(candidates.count) == 4
     torch.testing.assert_close(target_log_q, torch.full((5,), math.log(4 / 9)))
     torch.testing.assert_close(candidates.log_q, torch.full((4,), math.log(4 / 9)))
+
+
+def test_a_source_that_stands_twice_has_one_seed() -> None:
+    source = UniformSampler(4, max_id=10, min_id=1, seed=3)
+    assert int(MixedSampler([source, source]).draw(TARGETS)[0].count) >= 4
+    with pytest.raises(ValueError, match=r"samplers must have different seeds; got \[3, 3\]"):
+        MixedSampler([source, UniformSampler(4, max_id=10, min_id=1, seed=3)])
 
 
 def test_sources_of_ones_own_have_any_range() -> None:

@@ -60,6 +60,9 @@ def main() -> None:
         alone.grad = gradient("as many", rank, torch.float32)
         average_row_gradients_([alone], pair)
         found["pair"] = {"as many": alone.grad}
+        alone.grad = gradient("dense in one", rank, torch.float32)
+        average_row_gradients_([alone], pair)
+        found["pair"]["dense in one"] = alone.grad
     try:  # in all processes, the others do not wait for ever
         bad = torch.nn.Parameter(torch.zeros(3, 3))
         bad.grad = torch.eye(3).to_sparse() if rank == 1 else torch.zeros(3, 3)

@@ -16,7 +16,7 @@ from torch import nn
 from transformers4rec_ext import use_backend
 from transformers4rec_ext.optim import LazyAdam
 
-OPTIONS: dict[str, Any] = {"lr": 0.01, "betas": (0.8, 0.95), "weight_decay": 0.1}
+OPTIONS: dict[str, Any] = {"lr": 0.01, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.1}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -146,6 +146,15 @@ def test_from_dense_gradients_to_rows_and_back() -> None:
     (found,), (wanted,) = lazy.param_groups[0]["params"], adamw.param_groups[0]["params"]
     assert (found - wanted).abs().max() <= EXACT[torch.float32]
     assert states(lazy)[0]["step"].tolist() == [30] * 13
+
+
+def test_a_half_tables_state_of_dense_gradients_is_widened_for_rows() -> None:
+    lazy = LazyAdam([table(dtype=torch.bfloat16)], **OPTIONS)
+    run(lazy, gradients(3, dtype=torch.bfloat16), dense=True)
+    assert states(lazy)[0]["exp_avg"].dtype == torch.bfloat16
+    run(lazy, gradients(1, dtype=torch.bfloat16))
+    assert states(lazy)[0]["exp_avg"].dtype == torch.float32
+    assert states(lazy)[0]["exp_avg_sq"].dtype == torch.float32
 
 
 def test_from_dense_gradients_to_one_moment_a_row() -> None:

@@ -35,10 +35,12 @@ def click() -> tr.BinaryClassificationTask:
 @pytest.mark.parametrize("optim", ["sgd", "adamw_torch"])
 def test_a_step_is_that_of_torchs_optimizer(tmp_path: Path, optim: str) -> None:
     options = {"lr_scheduler_type": "constant", "max_grad_norm": 0, "optim": optim}
+    options |= {"adam_beta1": 0.8, "adam_beta2": 0.95, "adam_epsilon": 1e-3}
     trainer = trainer_of(tmp_path, max_steps=3, **options)
     model = model_of()
     kind = {"sgd": torch.optim.SGD, "adamw_torch": torch.optim.AdamW}[optim]
-    optimizer = kind(model.parameters(), lr=1e-2, weight_decay=0.0)
+    of_adam = {} if optim == "sgd" else {"betas": (0.8, 0.95), "eps": 1e-3}
+    optimizer = kind(model.parameters(), lr=1e-2, weight_decay=0.0, **of_adam)
     expected = []
     for x, _ in list(trainer.get_train_dataloader())[:3]:
         loss = model(x, training=True)["loss"]
@@ -80,6 +82,19 @@ def test_batches_come_from_anything(tmp_path: Path, kind: str) -> None:
     first = model_of()(data[0][0], training=True)["loss"].item()
     # a dataset is shuffled
     assert (losses(trainer)[0] == pytest.approx(first, rel=1e-6)) is (kind != "Dataset")
+
+
+def test_a_dataset_is_shuffled_in_training_only_and_cut_on_request(tmp_path: Path) -> None:
+    rows = Rows([{"item_id": torch.tensor([at])} for at in range(20)])
+    data = {f"{kind}_dataset_or_path": rows for kind in ("train", "eval", "test")}
+    for drop_last, number in ((False, 20), (True, 16)):
+        trainer = trainer_of(tmp_path, schema=None, dataloader_drop_last=drop_last, **data)
+        for loader in (trainer.get_eval_dataloader(), trainer.get_test_dataloader()):
+            ids = torch.cat([batch["item_id"] for batch in loader]).flatten()
+            assert ids.tolist() == list(range(number))
+        ids = torch.cat([batch["item_id"] for batch in trainer.get_train_dataloader()]).flatten()
+        assert len(ids) == number
+        assert ids.tolist() != list(range(number))
 
 
 class Rows(torch.utils.data.Dataset[Any]):
@@ -286,12 +301,15 @@ def test_incremental_logging_counts_all_runs(tmp_path: Path, incremental: bool) 
 def test_row_gradients_train_with_the_lazy_optimizer(tmp_path: Path) -> None:
     def run(**options: Any) -> tr.Trainer:
         task = next_item(weight_tying=True, sampled_softmax=True, max_n_samples=7, **options)
-        trainer = trainer_of(tmp_path, model_of(task), max_steps=4, max_grad_norm=0.1)
+        of_adam = {"adam_beta1": 0.8, "adam_beta2": 0.95, "adam_epsilon": 1e-3}
+        trainer = trainer_of(tmp_path, model_of(task), max_steps=4, max_grad_norm=0.1, **of_adam)
         trainer.train()
         return trainer
 
     rows, dense = run(sparse_grad=True), run()
     assert isinstance(rows.optimizer.optimizer, tr.optim.LazyAdam)
+    (group, *_) = rows.optimizer.param_groups
+    assert (group["betas"], group["eps"]) == ((0.8, 0.95), 1e-3)
     assert losses(rows)[:1] == pytest.approx(losses(dense)[:1], rel=1e-6)
     norms = [
         [line["grad_norm"] for line in t.state.log_history if "loss" in line] for t in (rows, dense)

@@ -210,6 +210,14 @@ def test_predictions_are_ids_and_scores_in_the_order_of_the_rows(tmp_path: Path)
     assert ids.dtype == np.int64
 
 
+def test_prediction_drops_nothing_out(tmp_path: Path) -> None:
+    model = model_of(dropout=0.5)
+    _, scores = trainer_of(tmp_path, model.train()).predict().predictions
+    assert model.training
+    best = _inference(tmp_path, model_of(dropout=0.5))[:, 1:].topk(5)
+    assert scores == pytest.approx(best.values.numpy(), abs=1e-6)
+
+
 @pytest.mark.parametrize("top_k", [0, None])
 def test_all_scores_are_predicted_where_no_top_k_is_set(tmp_path: Path, top_k: int | None) -> None:
     scores = trainer_of(tmp_path, predict_top_k=top_k).predict().predictions
@@ -221,8 +229,11 @@ def test_several_tasks_predict_a_dictionary(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, model_of(next_item(), click()))
     found = trainer.predict(tmp_path / "data").predictions
     assert set(found) == {"next-item", CLICK}
-    assert found["next-item"][0].shape == found["next-item"][1].shape == (40, 5)
     expected = _inference(tmp_path, model_of(next_item(), click()))
+    best = expected["next-item"][:, 1:].topk(5)
+    ids, scores = found["next-item"]
+    assert (ids == best.indices.numpy() + 1).all()
+    assert scores == pytest.approx(best.values.numpy(), abs=1e-6)
     assert found[CLICK] == pytest.approx(expected[CLICK].numpy(), abs=1e-6)
     alone = trainer_of(tmp_path, model_of(click())).predict().predictions
     assert alone.shape[0] == 40
