@@ -1,13 +1,19 @@
-"""Train and eval mode, and the default dtype, for the time of a ``with``."""
+"""Train and eval mode, the default dtype, how weights begin: for the time of a ``with``."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
+#: From so many elements on, drawing random numbers takes longer than to read a file of them.
+_LARGE = 2**22
+_INIT = torch.nn.init
+_DRAWS = (_INIT.normal_, _INIT.uniform_, _INIT.trunc_normal_, torch.Tensor.normal_)
 _default_dtype = threading.RLock()
 
 
@@ -24,6 +30,27 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
             yield
         finally:
             torch.set_default_dtype(before)
+
+
+class _LargeAsTheyAre(TorchFunctionMode):
+    """Leaves large tensors as they are where random numbers would be drawn into them."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _DRAWS:
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.numel() >= _LARGE:
+                return tensor
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def weights_to_come() -> Iterator[None]:
+    """Build a model whose weights are read next: the numbers in its large tables are any."""
+    with _LargeAsTheyAre():
+        yield
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from transformers4rec_ext.training import count_groups, held_out_ranks, summariz
 def _contexts(lists: list[list[int]], targets: list[int]) -> Contexts:
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in lists])])
     flat = np.array([item for row in lists for item in row], np.int64)
-    return Contexts(flat, offsets[:-1], offsets[1:], np.array(targets), None, 0, 0)
+    return Contexts(flat, offsets[:-1], offsets[1:], np.array(targets), None, 0)
 
 
 SCORES = torch.tensor([9.0, 5.0, 4.0, 4.0, 3.0, 1.0])  # padding scores highest

@@ -69,7 +69,7 @@ def test_a_session_is_read_once_and_what_is_longer_once_for_each_target() -> Non
     ids = np.arange(1, 20)
     stop = np.array([1, 2, 3, 4, 5, 6, 7, 8, 11])  # the last is another session
     start = np.array([0] * 8 + [8])
-    chunk = Contexts(ids, start, stop, np.ones(9, np.int64), None, 0, 0)
+    chunk = Contexts(ids, start, stop, np.ones(9, np.int64), None, 0)
     (batch,) = chunk.batches(100, T)
     assert batch.ids.tolist() == [
         [9, 10, 11, 0, 0, 0],
@@ -134,7 +134,7 @@ def test_a_query_that_looks_ahead_would_be_noticed(
             [
                 Contexts(
                     np.array(context, np.int64), np.array([0]), np.array([len(context)]),
-                    np.array([target if target <= ITEMS else 0]), None, 0, 0,
+                    np.array([target if target <= ITEMS else 0]), None, 0,
                 )
             ],
             max_length=99,

@@ -35,7 +35,7 @@ def test_memory_that_runs_out_is_one_line(
     take: Callable[[], Any],
     said: str,
 ) -> None:
-    monkeypatch.setattr(training_run, "model_ranks", lambda *args, **more: take())
+    monkeypatch.setattr(training_run, "judge", lambda *args, **more: take())
     message = fails("evaluate", finished, "--no-progress")
     assert said in message
     assert "needs less with a smaller --d-model" in message
@@ -50,7 +50,7 @@ def test_another_error_of_torch_keeps_its_traceback(
     def broken(*args: Any, **more: Any) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(training_run, "model_ranks", broken)
+    monkeypatch.setattr(training_run, "judge", broken)
     with pytest.raises(RuntimeError, match="a defect"):
         main(["evaluate", str(finished), "--no-progress"])
 

@@ -137,13 +137,13 @@ def test_asked_to_stop_while_ranking(
     steps: list[int] = []
     folder = begin(tmp_path, sessions_file)
     ranked: list[str] = []
-    rank = run.model_ranks
+    held_out = run.held_out
 
-    def ranks(model: Any, sessions: Any, *rest: Any, **options: Any) -> Any:
-        ranked.append("test" if "test" in rest else "validation")
-        return rank(model, sessions, *rest, **options)
+    def noted(sessions: Any, catalogue: Any, part: str, **options: Any) -> Any:
+        ranked.append(part)
+        return held_out(sessions, catalogue, part, **options)
 
-    monkeypatch.setattr(run, "model_ranks", ranks)
+    monkeypatch.setattr(run, "held_out", noted)
     assert _run(folder, on_step=steps.append, should_stop=lambda: part in ranked) is None
     monkeypatch.undo()
     assert folder.status() == "unfinished"

@@ -59,7 +59,6 @@ def test_whole_sessions_keep_every_row(sessions: ParquetSessions) -> None:
     assert [c for c, _ in _contexts(parts)] == [[1, 2, 3, 4, 5], [2, 1], [1], [3], [4], []]
     assert [part.first for part in parts] == [0, 4]
     assert [key for part in parts for key in part.sessions.to_pylist()] == list("abcdef")
-    assert sum(part.num_unknown for part in parts) == 4
 
 
 def test_batches_sort_by_length_and_skip_the_empty(sessions: ParquetSessions) -> None:
@@ -77,7 +76,7 @@ def test_batches_sort_by_length_and_skip_the_empty(sessions: ParquetSessions) ->
 
 def test_seen_is_padded_with_minus_one() -> None:
     ids = np.array([1, 2, 3])
-    chunk = Contexts(ids, np.array([0, 0]), np.array([3, 1]), np.array([4, 4]), None, 0, 0)
+    chunk = Contexts(ids, np.array([0, 0]), np.array([3, 1]), np.array([4, 4]), None, 0)
     (batch,) = chunk.batches(8, 2)
     assert batch.rows.tolist() == [1, 0]
     assert batch.ids.tolist() == [[1, 0], [2, 3]]

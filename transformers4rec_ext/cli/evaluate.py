@@ -14,12 +14,12 @@ from transformers4rec_ext.cli import options as shared
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
     from transformers4rec_ext.data.parquet import ParquetSessions
     from transformers4rec_ext.data.split import Part
     from transformers4rec_ext.training.config import RunConfig
     from transformers4rec_ext.training.folder import RunFolder
+    from transformers4rec_ext.training.run import Judgement
 
 _EPILOG = f"""\
 Without FILE, the test items of the training files are ranked, as at the end of `train` (a run with
@@ -63,6 +63,13 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="also tell rare targets from frequent ones, by how often the training part holds them",
     )
+    parser.add_argument(
+        "--sessions",
+        type=int,
+        metavar="N",
+        help="rank a random sample of at most N sessions (default: all; a catalogue of millions of "
+        "items is read once for some 256 of them)",
+    )
     parser.add_argument("--out", metavar="OUT.json", help="write all metrics to this file")
     parser.add_argument(
         "--exclude-seen",
@@ -74,14 +81,8 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate."""
-    import numpy as np
-    from tqdm import tqdm
-
-    from transformers4rec_ext.baselines import popularity_ranks
-    from transformers4rec_ext.data.contexts import held_out
-    from transformers4rec_ext.training.evaluation import summarize
     from transformers4rec_ext.training.folder import RunFolder
-    from transformers4rec_ext.training.run import model_ranks
+    from transformers4rec_ext.training.run import judge
 
     shared.use_threads(options)
     device = shared.model_device(options)
@@ -95,23 +96,15 @@ def run(options: argparse.Namespace) -> int:
     out = None if options.out is None else Path(options.out)
     if out is not None:
         shared.check_out_is_not_read("evaluate", out, folder, sessions.paths)
-    progress = tqdm(desc="ranked", unit="target", disable=True if options.no_progress else None)
-    with progress as bar:
-        of_model = model_ranks(model, sessions, catalogue, config, part, on_rows=bar.update)
-    ranks = {
-        "model": of_model,
-        "popularity": popularity_ranks(
-            catalogue, held_out(sessions, catalogue, part), exclude_seen=config.exclude_seen
-        ),
-    }
-    metrics: dict[str, Any] = {name: summarize(of) for name, of in ranks.items()}
-    targets = np.concatenate([c.targets for c in held_out(sessions, catalogue, part)])
-    unknown = int((targets == 0).sum())
-    shared.say(f"{len(targets):,} targets ranked, {unknown:,} of them unknown to the model")
+    shown = not options.no_progress
+    found = judge(model, sessions, catalogue, config, part, limit=options.sessions, progress=shown)
+    metrics: dict[str, Any] = {**found.metrics()}
+    number, unknown = len(found.targets), int((found.targets == 0).sum())
+    shared.say(f"{number:,} targets ranked, {unknown:,} of them unknown to the model")
     shared.say(shared.metrics_table(metrics))
-    metrics |= {"targets": len(targets), "unknown_targets": unknown}
+    metrics |= {"targets": number, "unknown_targets": unknown}
     if options.by_count:
-        metrics["by_count"] = _by_count(ranks, catalogue.popularity[targets])
+        metrics["by_count"] = _by_count(found, catalogue.popularity[found.targets])
         shared.say(f"\n{_count_table(metrics['by_count'])}")
     if out is not None:
         write_text(out, json.dumps(metrics, indent=2) + "\n")
@@ -119,7 +112,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raise for a bad --out, and for options that would have no effect."""
+    """Raise for a bad --out or --sessions, and for options that would have no effect."""
+    if options.sessions is not None and options.sessions < 1:
+        raise value_error("evaluate", "--sessions", "be at least 1", options.sessions)
     if options.out is not None:
         shared.check_out_file("evaluate", Path(options.out))
     for name in ("every_item", "items_column"):
@@ -145,17 +140,14 @@ def _sessions(
     return sessions, "every" if every else "last"
 
 
-def _by_count(ranks: dict[str, Tensor], counts: np.ndarray) -> dict[str, Any]:
-    """Return the metrics of each group of targets, and how many they are.
-
-    ``ranks`` of each ranker and ``counts`` in the training part, both int64 [targets].
-    """
-    from transformers4rec_ext.training.evaluation import count_groups, summarize
+def _by_count(found: Judgement, counts: np.ndarray) -> dict[str, Any]:
+    """Return the metrics of each group of targets by ``counts`` in the training part."""
+    from transformers4rec_ext.training.evaluation import count_groups
 
     groups = {}
     for name, mask in count_groups(counts).items():
         (of_group,) = mask.nonzero()
-        metrics = {ranker: summarize(of[of_group]) for ranker, of in ranks.items()}
+        metrics = found.chosen(of_group).metrics()
         share = len(of_group) / len(counts)
         groups[name] = {"targets": len(of_group), "share": share, **metrics}
     return groups

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _ENDS = "the cosine schedule ends with the last epoch"
 # What may differ between the beginning and the continuation of a run.
-_FREE_ON_RESUME = {"epochs", "patience", "checkpoint_every"}
+_FREE_ON_RESUME = {"epochs", "patience", "checkpoint_every", "test_sessions"}
 
 
 def add_parser(commands: Any) -> None:
@@ -110,6 +110,8 @@ def _report_test(config: RunConfig, result: dict[str, Any], trained: str) -> Non
     targets = "the last item of each session"
     if config.split_column is not None:
         targets = "every item but the first of the test sessions"
+    if config.test_sessions is not None:
+        targets += f" (a sample of at most {config.test_sessions:,})"
     shared.say(f"\ntest: {targets}, ranked among {ranked}; {trained}")
     rows = {name: result[name] for name in ("model", "popularity")}
     shared.say(shared.metrics_table(rows))
@@ -148,7 +150,7 @@ def _prepare_new(folder: RunFolder, options: argparse.Namespace) -> None:
         if status == "unfinished":
             hint = f"Continue it with `{again(options)}`. {hint}"
         raise value_error("train", "--out", "hold no run", f"the {status} {options.out}", hint)
-    begin_run(folder, config, sessions)
+    begin_run(folder, config, sessions, progress=not options.no_progress)
 
 
 def _prepare_resume(folder: RunFolder, options: argparse.Namespace) -> RunConfig | None:

@@ -215,4 +215,10 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         "validate on a sample of at most N sessions (default: 20000)",
         **number,
     )
+    add(
+        "test-sessions",
+        "test on a sample of at most N sessions (default: all; a catalogue of millions of items "
+        "is read once for each --eval-batch-size of them)",
+        **number,
+    )
     add("eval-batch-size", "sessions read, and items ranked, at once", **number)

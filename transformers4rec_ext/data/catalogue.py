@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,13 @@ class Catalogue:
         return np.concatenate([np.zeros(1, np.int64), self.counts])
 
     @classmethod
-    def fit(cls, sessions: ParquetSessions, part: Part = "train") -> Catalogue:
+    def fit(
+        cls,
+        sessions: ParquetSessions,
+        part: Part = "train",
+        *,
+        on_sessions: Callable[[int], None] = lambda sessions: None,
+    ) -> Catalogue:
         """Rank all items of the files by how often they occur in the training part.
 
         Items that occur only in the held-out part come last, with a count of 0. Ties are ordered
@@ -98,6 +105,8 @@ class Catalogue:
         sessions : ParquetSessions
         part : "train", "train+validation" or "all"
             What is counted (see :func:`transformers4rec_ext.data.split.training_bounds`).
+        on_sessions : callable
+            Called with how many sessions have been read since the last call.
 
         Raises
         ------
@@ -124,6 +133,7 @@ class Catalogue:
             if many and len(tables) > 1:
                 tables = [_merge(tables)]
                 rows = size_of_new = 0
+            on_sessions(len(start))
         merged = _merge(tables)
         if merged.num_rows == 0:
             raise value_error(

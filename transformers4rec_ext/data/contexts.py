@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext.data.catalogue import Catalogue
 from transformers4rec_ext.data.loader import KnownItems
-from transformers4rec_ext.data.parquet import ParquetSessions
+from transformers4rec_ext.data.parquet import CHUNK_ROWS, ParquetSessions, SessionChunk
 from transformers4rec_ext.data.split import Part, padded
 
 
@@ -42,7 +42,6 @@ class Contexts(NamedTuple):
     sessions: pa.Array | None
     first: int
     """The number of the chunk's first session."""
-    num_unknown: int
 
     @property
     def lengths(self) -> np.ndarray:
@@ -104,7 +103,10 @@ def held_out(
     limit: int | None = None,
     seed: int = 0,
 ) -> Iterator[Contexts]:
-    """Yield the held-out items of a part with their contexts, chunk by chunk (those with any).
+    """Yield the held-out items of a part with their contexts, in file order.
+
+    As many sessions at once as a chunk has, however few of each chunk are held out: what ranks them
+    reads the whole item table for every batch.
 
     Parameters
     ----------
@@ -124,14 +126,9 @@ def held_out(
     """
     if limit is not None and limit < 1:
         raise value_error("held_out", "limit", "be >= 1 or None", limit)
-    wanted = _sample(sessions, part, limit, seed)
-    for chunk in sessions.chunks():
+    for chunk in _with_targets(sessions, part, _sample(sessions, part, limit, seed)):
         start, stop = chunk.target_bounds(part)
         count = stop - start
-        if wanted is not None:
-            count = np.where(wanted[chunk.first : chunk.first + len(count)], count, 0)
-        if not count.any():
-            continue  # of a file in order of time most chunks are for training alone
         session = np.repeat(np.arange(len(count)), count)
         at = np.arange(len(session)) + np.repeat(start - (np.cumsum(count) - count), count)
         known = KnownItems.of(chunk, catalogue)
@@ -139,7 +136,37 @@ def held_out(
         inside = bounds[at + 1] > bounds[at]
         targets = np.where(inside, _take(known.ids, bounds[at]), 0)
         begin = bounds[chunk.offsets[session]]
-        yield Contexts(known.ids, begin, bounds[at], targets, None, chunk.first, known.num_unknown)
+        yield Contexts(known.ids, begin, bounds[at], targets, None, chunk.first)
+
+
+def num_held_out(
+    sessions: ParquetSessions, part: Part, *, limit: int | None = None, seed: int = 0
+) -> int:
+    """Return how many targets :func:`held_out` yields for the same arguments."""
+    counts, wanted = sessions.target_counts(part), _sample(sessions, part, limit, seed)
+    return int((counts if wanted is None else counts[wanted]).sum())
+
+
+def _with_targets(
+    sessions: ParquetSessions, part: Part, wanted: np.ndarray | None
+) -> Iterator[SessionChunk]:
+    """Yield the wanted sessions that have a target, about as many at once as a chunk has."""
+    held: list[SessionChunk] = []
+    number = 0
+    for chunk in sessions.chunks():
+        start, stop = chunk.target_bounds(part)
+        some = stop > start
+        if wanted is not None:
+            some &= wanted[chunk.first : chunk.first + len(some)]
+        if not some.any():
+            continue  # of a file in order of time most chunks are for training alone
+        held.append(chunk if some.all() else chunk.chosen(some))
+        number += int(some.sum())
+        if number >= CHUNK_ROWS // 2:
+            yield SessionChunk.joined(held)
+            held, number = [], 0
+    if held:
+        yield SessionChunk.joined(held)
 
 
 def _sample(
@@ -148,7 +175,7 @@ def _sample(
     """Return which sessions are in a sample of ``limit``, bool [sessions]; None for all."""
     if limit is None or limit >= sessions.num_sessions:
         return None
-    candidates = np.flatnonzero(sessions.with_targets(part))
+    candidates = np.flatnonzero(sessions.target_counts(part))
     if limit >= len(candidates):
         return None
     chosen = np.random.default_rng(seed).choice(len(candidates), limit, replace=False)
@@ -163,7 +190,7 @@ def whole_sessions(sessions: ParquetSessions, catalogue: Catalogue) -> Iterator[
         known = KnownItems.of(chunk, catalogue)
         start, stop = known.position[chunk.offsets[:-1]], known.position[chunk.offsets[1:]]
         none = np.zeros(len(start), np.int64)
-        yield Contexts(known.ids, start, stop, none, chunk.sessions, chunk.first, known.num_unknown)
+        yield Contexts(known.ids, start, stop, none, chunk.sessions, chunk.first)
 
 
 def _take(ids: np.ndarray, position: np.ndarray) -> np.ndarray:

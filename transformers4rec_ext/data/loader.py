@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -70,7 +70,6 @@ class KnownItems(NamedTuple):
     """int64, all > 0."""
     position: np.ndarray
     """Maps a position in the chunk (0 .. len) to the position in ``ids``."""
-    num_unknown: int
 
     @classmethod
     def of(cls, chunk: SessionChunk, catalogue: Catalogue) -> KnownItems:
@@ -78,7 +77,7 @@ class KnownItems(NamedTuple):
         ranks = catalogue.encode(chunk.items)
         known = ranks > 0
         position = np.concatenate([np.zeros(1, np.int64), np.cumsum(known)])
-        return cls(ranks[known], position, int(len(ranks) - position[-1]))
+        return cls(ranks[known], position)
 
 
 class SessionLoader:
@@ -121,6 +120,9 @@ class SessionLoader:
         Windows held in memory by the shuffle buffer, ``8 (max_length + 1)`` bytes each.
     name : str
         The key of the batches' dictionary.
+    on_sessions : callable
+        Called, while the windows are counted, with how many sessions have been read since the last
+        call.
 
     Raises
     ------
@@ -146,6 +148,7 @@ class SessionLoader:
         seed: int = 0,
         buffer_windows: int = 65_536,
         name: str = "item_id",
+        on_sessions: Callable[[int], None] = lambda sessions: None,
     ) -> None:
         for argument, value, least in (
             ("max_length", max_length, 1),
@@ -169,7 +172,7 @@ class SessionLoader:
         # What leaves the buffer at once is a whole number of groups of batches.
         group = batch_size * _BATCHES_PER_GROUP
         self._emit = group * max(1, buffer_windows // (2 * group))
-        self.num_windows = sum(len(start) for _, start, _ in self._windows(None))
+        self.num_windows = sum(len(start) for _, start, _ in self._windows(None, on_sessions))
         if self.num_windows == 0:
             raise value_error(
                 "SessionLoader",
@@ -256,13 +259,14 @@ class SessionLoader:
         return rows[rng.permutation(len(rows))] if self.shuffle else rows
 
     def _windows(
-        self, order: np.ndarray | None
+        self, order: np.ndarray | None, on_sessions: Callable[[int], None] = lambda sessions: None
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield known ids and the windows' bounds, chunk by chunk."""
         wanted = None if order is None else order.tolist()
         for chunk in self.sessions.chunks(wanted):
             known = KnownItems.of(chunk, self.catalogue)
             start, stop = chunk.training_bounds(self.part)
+            on_sessions(len(start))
             yield (
                 known.ids,
                 *windows(known.position[start], known.position[stop], self.width),

@@ -27,7 +27,8 @@ from transformers4rec_ext.data.files import (
 from transformers4rec_ext.data.marks import read_marks
 from transformers4rec_ext.data.split import Part
 
-_CHUNK_ROWS = 8192
+#: The largest number of sessions in a chunk, unless told otherwise.
+CHUNK_ROWS = 8192
 
 
 class SessionChunk(NamedTuple):
@@ -54,6 +55,25 @@ class SessionChunk(NamedTuple):
     def target_bounds(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
         """Return ``(start, stop)`` of each session's targets of a part."""
         return split.target_bounds(self.offsets, part, self.marks)
+
+    def chosen(self, some: np.ndarray) -> SessionChunk:
+        """Return the sessions where ``some``, bool [sessions], is True; at least one is."""
+        lengths = np.diff(self.offsets)
+        items = self.items.filter(pa.array(np.repeat(some, lengths)))
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[some])])
+        sessions = None if self.sessions is None else self.sessions.filter(pa.array(some))
+        marks = None if self.marks is None else self.marks[some]
+        first = self.first + int(some.argmax())
+        return SessionChunk(items, offsets, sessions, first, marks)
+
+    @classmethod
+    def joined(cls, chunks: Sequence[SessionChunk]) -> SessionChunk:
+        """Return the sessions of one or more chunks of the same files, without their column."""
+        lengths = np.concatenate([np.diff(chunk.offsets) for chunk in chunks])
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        marks = [chunk.marks for chunk in chunks if chunk.marks is not None]
+        items = pa.concat_arrays([chunk.items for chunk in chunks])
+        return cls(items, offsets, None, chunks[0].first, np.concatenate(marks) if marks else None)
 
 
 class ParquetSessions:
@@ -112,7 +132,7 @@ class ParquetSessions:
         self.item_type: pa.DataType | None = None
         #: The types of the session column, each once.
         self.session_types: list[pa.DataType] = []
-        self._with_targets: dict[str, np.ndarray] = {}
+        self._target_counts: dict[str, np.ndarray] = {}
         #: The names of the columns that every file has.
         self.columns: list[str] = []
         for number, path in enumerate(self.paths):
@@ -165,15 +185,20 @@ class ParquetSessions:
                 self.row_groups.append(RowGroup(number, group, self.num_sessions, rows))
                 self.num_sessions += rows
 
-    def with_targets(self, part: Part) -> np.ndarray:
-        """Return which sessions have a target of a part, bool [sessions]; read once, then kept."""
-        if part not in self._with_targets:
+    def target_counts(self, part: Part) -> np.ndarray:
+        """Return how many targets of a part each session has, [sessions]; read once, then kept.
+
+        Of the smallest unsigned type that holds the largest: a byte where two items are held out.
+        """
+        if part not in self._target_counts:
             bounds = (chunk.target_bounds(part) for chunk in self.chunks())
-            self._with_targets[part] = np.concatenate([stop > start for start, stop in bounds])
-        return self._with_targets[part]
+            counts = (stop - start for start, stop in bounds)
+            small = [of.astype(np.min_scalar_type(of.max(initial=0))) for of in counts]
+            self._target_counts[part] = np.concatenate(small)
+        return self._target_counts[part]
 
     def chunks(
-        self, order: Sequence[int] | None = None, rows: int = _CHUNK_ROWS
+        self, order: Sequence[int] | None = None, rows: int = CHUNK_ROWS
     ) -> Iterator[SessionChunk]:
         """Yield the sessions in chunks of at most ``rows``.
 

@@ -13,7 +13,7 @@ import torch
 from transformers4rec_ext._checkpoint import load_state, open_state, save_state
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext._files import atomic_path
-from transformers4rec_ext._modes import default_dtype
+from transformers4rec_ext._modes import default_dtype, weights_to_come
 from transformers4rec_ext._recipe import Recorded
 from transformers4rec_ext.model._description import Reader, Writer
 from transformers4rec_ext.model._rebuilt import (
@@ -186,7 +186,7 @@ class Saving(Recorded, torch.nn.Module):
         arguments = folder / _ARGUMENTS
         tensors = load_state(arguments) if arguments.exists() else {}
         # "parameters" has what differs from a model that is made so.
-        with default_dtype(getattr(torch, made_under)):
+        with default_dtype(getattr(torch, made_under)), weights_to_come():
             model = Reader(tensors, classes).read(config["model"])
         if not isinstance(model, cls):
             raise value_error(

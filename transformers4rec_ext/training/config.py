@@ -109,8 +109,10 @@ class RunConfig:
         Steps between checkpoints inside an epoch; 0 for only at its end. A checkpoint that takes
         seconds, as of a large table, waits until 20 times as long has been trained.
     validation_sessions : int, optional
-        Validate on a sample of at most this many sessions, by default 20,000 (the test uses all).
-        Left out without a validation.
+        Validate on a sample of at most this many sessions, by default 20,000. Left out without a
+        validation.
+    test_sessions : int, optional
+        Test on a sample of at most this many sessions; None for all. Left out without a test.
     eval_batch_size : int
         Sessions that the model sees at once, and items that are ranked at once.
 
@@ -162,6 +164,7 @@ class RunConfig:
     patience: int | None = None
     checkpoint_every: int = 500
     validation_sessions: int | None = None
+    test_sessions: int | None = None
     eval_batch_size: int = 256
 
     def __post_init__(self) -> None:
@@ -172,6 +175,10 @@ class RunConfig:
         for name, least in _INTEGERS.items():
             if self.validates or name not in ("patience", "validation_sessions"):
                 _check_integer(name, getattr(self, name), least)
+        if self.test_sessions is not None:
+            if not self.tests:
+                self._refuse("test_sessions", f"with hold_out={self.hold_out!r}", "Nothing tests.")
+            _check_integer("test_sessions", self.test_sessions, 1)
         for name in ("dropout", "lr", "clip", "temperature"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -312,6 +319,7 @@ _BEFORE_THERE_WERE_SUCH = {
     "temperature": 1.0,
     "average": 0.0,
     "cosine_scale": 0.0,
+    "test_sessions": None,
 }
 
 

@@ -48,7 +48,7 @@ def held_out_ranks(
         Leave the items of the whole context (not only of its last T) out of the ranking. A target
         that the context holds already is then a miss: it would never be recommended.
     on_rows : callable
-        Called with how many targets have been ranked since the last call.
+        Called with how many targets have been judged since the last call.
 
     Returns
     -------
@@ -70,6 +70,7 @@ def held_out_ranks(
                 of_rows = hidden[begin : begin + batch_size]
                 ranks[row] = _ranks(of_rows, weights, targets[row], seen)
                 on_rows(len(some))
+        on_rows(int((chunk.lengths == 0).sum()))
         found.append(ranks)
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
 

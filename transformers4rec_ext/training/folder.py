@@ -13,6 +13,7 @@ from typing import IO, Any
 from transformers4rec_ext._checkpoint import open_state
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext._files import remove_leftovers, write_text
+from transformers4rec_ext._modes import weights_to_come
 from transformers4rec_ext.data.catalogue import Catalogue
 from transformers4rec_ext.data.files import Paths
 from transformers4rec_ext.data.parquet import ParquetSessions
@@ -213,6 +214,8 @@ class RunFolder:
     def load(self) -> tuple[RunConfig, Catalogue, Model]:
         """Return the config, the catalogue and the model with the weights that were kept.
 
+        The model is for serving: its loss is not that of the run.
+
         Raises
         ------
         FileNotFoundError, ValueError
@@ -227,7 +230,8 @@ class RunFolder:
                 f"epoch writes it: continue the run with `train --resume --out {self.path}`."
             )
         with open_state(weights) as file:
-            model = build_model(config, catalogue.num_items, catalogue.popularity)
+            with weights_to_come():
+                model = build_model(config, catalogue.num_items, served=True)
             file.fill(model.state_dict())
         model.eval()
         return config, catalogue, model

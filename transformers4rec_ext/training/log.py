@@ -31,13 +31,13 @@ class RunLog:
         self._file = open(self.path, "ab")  # noqa: SIM115 - closed by close()
 
     def write(self, event: str, **values: Any) -> None:
-        """Append one line."""
+        """Append one line, for whoever reads the file while it grows."""
         line = json.dumps({"event": event, **values}, allow_nan=False)
         self._file.write(line.encode() + b"\n")
+        self._file.flush()
 
     def sync(self) -> int:
         """Bring the lines to the disk; return the size of the file."""
-        self._file.flush()
         os.fsync(self._file.fileno())
         return self._file.tell()
 

@@ -27,7 +27,13 @@ Query = Callable[[Tensor], tuple[Tensor, Tensor]]
 SPARSE_ABOVE = 100_000
 
 
-def build_model(config: RunConfig, num_items: int, popularity: np.ndarray | None = None) -> Model:
+def build_model(
+    config: RunConfig,
+    num_items: int,
+    popularity: np.ndarray | None = None,
+    *,
+    served: bool = False,
+) -> Model:
     """Return an untrained model for a catalogue of V = ``num_items`` (padding included).
 
     The weights come from torch's global generator: seed it first.
@@ -39,6 +45,8 @@ def build_model(config: RunConfig, num_items: int, popularity: np.ndarray | None
         V, rows of the item table.
     popularity : int64 [V], optional
         Training counts by id; the samplers that go by them need it.
+    served : bool
+        For a model that is not trained: it has no sampler, which may be three numbers an item.
     """
     # A row is a context of max_length items and one target.
     length = config.max_length + 1
@@ -70,7 +78,7 @@ def build_model(config: RunConfig, num_items: int, popularity: np.ndarray | None
         **more,
     )
     body = SequentialBlock(inputs, TransformerBlock(transformer, masking=inputs.masking))
-    task = make_task(config, num_items, sparse=sparse, popularity=popularity)
+    task = make_task(config, num_items, sparse=sparse, popularity=popularity, served=served)
     return Model(Head(body, task, inputs=inputs))
 
 

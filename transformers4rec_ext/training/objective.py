@@ -20,7 +20,12 @@ from transformers4rec_ext.training.config import BINARY_LOSSES, RunConfig
 
 
 def make_task(
-    config: RunConfig, num_items: int, *, sparse: bool, popularity: np.ndarray | None = None
+    config: RunConfig,
+    num_items: int,
+    *,
+    sparse: bool,
+    popularity: np.ndarray | None = None,
+    served: bool = False,
 ) -> NextItemPredictionTask:
     """Return the next-item task of ``config.loss``, with tied weights.
 
@@ -33,6 +38,8 @@ def make_task(
         Row gradients of the item table.
     popularity : int64 [V], optional
         Training counts by id, for the samplers that go by them.
+    served : bool
+        Scores and no loss: without a sampler.
 
     Raises
     ------
@@ -40,7 +47,7 @@ def make_task(
         As :func:`make_sampler`.
     """
     temperature, cosine_scale = config.temperature or 1.0, config.cosine_scale
-    if config.loss == "full":
+    if config.loss == "full" or served:
         return NextItemPredictionTask(
             weight_tying=True, softmax_temperature=temperature, cosine_scale=cosine_scale
         )

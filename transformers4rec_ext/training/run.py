@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from transformers4rec_ext._errors import value_error
 from transformers4rec_ext._files import write_text
+from transformers4rec_ext._modes import weights_to_come
 from transformers4rec_ext.baselines import popularity_ranks
 from transformers4rec_ext.data.catalogue import Catalogue
-from transformers4rec_ext.data.contexts import held_out
+from transformers4rec_ext.data.contexts import held_out, num_held_out
 from transformers4rec_ext.data.loader import SessionLoader
 from transformers4rec_ext.data.parquet import ParquetSessions
 from transformers4rec_ext.data.split import MARKS, TRAIN_MINIMUM, Part
@@ -29,7 +31,27 @@ from transformers4rec_ext.training.network import build_model, evaluating, model
 from transformers4rec_ext.training.objective import make_sampler
 
 
-def model_ranks(
+class Judgement(NamedTuple):
+    """How held-out items were ranked; in the order of the sessions."""
+
+    model: Tensor
+    """By the model, from 1, int64 [targets]."""
+    popularity: Tensor
+    """By how often training holds them, int64 [targets]."""
+    targets: np.ndarray
+    """The items, int64 [targets]; 0 for one that the catalogue does not hold."""
+
+    def chosen(self, some: np.ndarray) -> Judgement:
+        """Return those of some targets, by their numbers."""
+        return Judgement(self.model[some], self.popularity[some], self.targets[some])
+
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """Return the metrics of both rankings; ValueError if there is no target."""
+        ranks = {"model": self.model, "popularity": self.popularity}
+        return {name: summarize(of) for name, of in ranks.items()}
+
+
+def judge(
     model: Model,
     sessions: ParquetSessions,
     catalogue: Catalogue,
@@ -37,9 +59,10 @@ def model_ranks(
     part: Part,
     *,
     limit: int | None = None,
+    progress: bool = False,
     on_rows: Callable[[int], None] = lambda rows: None,
-) -> Tensor:
-    """Return the ranks that a model gives the items of a held-out part, int64 [targets].
+) -> Judgement:
+    """Rank the items of a held-out part, in one reading of the sessions.
 
     Parameters
     ----------
@@ -48,22 +71,50 @@ def model_ranks(
         As of the run; ``config.exclude_seen`` says what is ranked.
     part : "validation", "test", "last" or "every"
     limit : int, optional
-        At most this many sessions.
+        At most this many sessions, a random sample.
+    progress : bool
+        Show a progress bar where stderr is a terminal.
     on_rows : callable
         See :func:`held_out_ranks`.
     """
-    with evaluating(model):
-        return held_out_ranks(
-            model_query(model),
-            held_out(sessions, catalogue, part, limit=limit, seed=config.seed),
-            max_length=config.max_length,
-            batch_size=config.eval_batch_size,
-            exclude_seen=config.exclude_seen,
-            on_rows=on_rows,
-        )
+    from tqdm import tqdm
+
+    seed = config.seed
+    bar = tqdm(
+        total=num_held_out(sessions, part, limit=limit, seed=seed) if progress else None,
+        desc=part if part in MARKS else "ranked",
+        unit="target",
+        leave=part != "validation",
+        disable=None if progress else True,  # None: where nobody looks
+    )
+
+    def count(rows: int) -> None:
+        bar.update(rows)
+        on_rows(rows)
+
+    unseen = config.exclude_seen
+    none = torch.zeros(0, dtype=torch.int64)
+    of_model, popularity, targets = [none], [none], [none.numpy()]
+    with bar, evaluating(model):
+        query = model_query(model)
+        for chunk in held_out(sessions, catalogue, part, limit=limit, seed=seed):
+            ranks = held_out_ranks(
+                query,
+                [chunk],
+                max_length=config.max_length,
+                batch_size=config.eval_batch_size,
+                exclude_seen=unseen,
+                on_rows=count,
+            )
+            of_model.append(ranks)
+            popularity.append(popularity_ranks(catalogue, [chunk], exclude_seen=unseen))
+            targets.append(chunk.targets)
+    return Judgement(torch.cat(of_model), torch.cat(popularity), np.concatenate(targets))
 
 
-def begin_run(folder: RunFolder, config: RunConfig, sessions: ParquetSessions) -> None:
+def begin_run(
+    folder: RunFolder, config: RunConfig, sessions: ParquetSessions, *, progress: bool = False
+) -> None:
     """Check the data and write ``catalogue.parquet`` and ``run.json``, in place of an earlier run.
 
     Every row is read first: where the data are refused, nothing is written and nothing removed.
@@ -73,6 +124,8 @@ def begin_run(folder: RunFolder, config: RunConfig, sessions: ParquetSessions) -
     folder : RunFolder
     config : RunConfig
     sessions : ParquetSessions
+    progress : bool
+        Show a progress bar where stderr is a terminal.
 
     Raises
     ------
@@ -84,7 +137,8 @@ def begin_run(folder: RunFolder, config: RunConfig, sessions: ParquetSessions) -
         If the folder cannot be written.
     """
     folder.check_files_are_not_read(sessions.paths)
-    catalogue = Catalogue.fit(sessions, config.parts.trained)
+    with _reading("reading", sessions, progress) as bar:
+        catalogue = Catalogue.fit(sessions, config.parts.trained, on_sessions=bar.update)
     _check_parts(sessions, config)
     if config.sampler == "popularity":
         make_sampler(config, catalogue.num_items, catalogue.popularity)
@@ -130,24 +184,26 @@ def train_run(
         is held out its metrics, of the model and of the popularity baseline. None if it was asked
         to stop before the end.
     """
-    from tqdm import tqdm
-
     recorded, _ = folder.read()
     config = recorded if config is None else config
     folder.tidy()
     torch.manual_seed(config.seed)
     sessions = folder.sessions()
     catalogue = Catalogue.load(folder.path / "catalogue.parquet")
-    loader = SessionLoader(
-        sessions,
-        catalogue,
-        max_length=config.max_length,
-        batch_size=config.batch_size,
-        part=config.parts.trained,
-        seed=config.seed,
-    )
-    # On the CPU first: the initial weights are the same on every device.
-    model = build_model(config, catalogue.num_items, catalogue.popularity).to(device)
+    with _reading("counting windows", sessions, progress) as bar:
+        loader = SessionLoader(
+            sessions,
+            catalogue,
+            max_length=config.max_length,
+            batch_size=config.batch_size,
+            part=config.parts.trained,
+            seed=config.seed,
+            on_sessions=bar.update,
+        )
+    begun = (folder.path / "checkpoint.safetensors").exists()
+    with weights_to_come() if begun else nullcontext():
+        # On the CPU first: the initial weights are the same on every device.
+        model = build_model(config, catalogue.num_items, catalogue.popularity).to(device)
     say(
         f"{sessions.num_sessions:,} sessions{_parts(sessions, config)}, "
         f"{len(catalogue.items):,} items, "
@@ -159,12 +215,12 @@ def train_run(
         if should_stop():
             raise Stopped
 
+    def judged(of: Model, part: Part, limit: int | None) -> dict[str, dict[str, float]]:
+        options: dict[str, Any] = {"progress": progress, "on_rows": stop_if_asked}
+        return judge(of, sessions, catalogue, config, part, limit=limit, **options).metrics()
+
     def validate(of: Model) -> dict[str, float]:
-        limit = config.validation_sessions
-        ranks = model_ranks(
-            of, sessions, catalogue, config, "validation", limit=limit, on_rows=stop_if_asked
-        )
-        return summarize(ranks)
+        return judged(of, "validation", config.validation_sessions)["model"]
 
     loop = TrainingLoop(
         model,
@@ -187,21 +243,21 @@ def train_run(
     if not config.tests:
         return _finish(folder.path, loop.position, {})
     model.load_weights(loop.best)
-    bar = tqdm(desc="test", unit="target", disable=None if progress else True)
-
-    def on_rows(rows: int) -> None:
-        bar.update(rows)
-        stop_if_asked(rows)
-
     try:
-        with bar:
-            ranks = model_ranks(model, sessions, catalogue, config, "test", on_rows=on_rows)
+        metrics = judged(model, "test", config.test_sessions)
     except Stopped:
         return None
-    contexts = held_out(sessions, catalogue, "test")
-    popularity = popularity_ranks(catalogue, contexts, exclude_seen=config.exclude_seen)
-    metrics = {"model": summarize(ranks), "popularity": summarize(popularity)}
     return _finish(folder.path, loop.position, metrics)
+
+
+def _reading(what: str, sessions: ParquetSessions, progress: bool) -> Any:
+    """Return a progress bar over all sessions, gone when they are read."""
+    from tqdm import tqdm
+
+    disable = None if progress else True  # None: where nobody looks
+    return tqdm(
+        total=sessions.num_sessions, desc=what, unit="session", leave=False, disable=disable
+    )
 
 
 def _parts(sessions: ParquetSessions, config: RunConfig) -> str:
