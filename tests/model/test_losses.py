@@ -67,6 +67,23 @@ def test_options_reach_the_function() -> None:
     assert weight.grad.is_sparse
 
 
+def test_options_reach_gbces_function_too() -> None:
+    hidden, weight, targets = tensors()
+
+    def loss(**options: object) -> torch.Tensor:
+        sampler = UniformSampler(39, max_id=40, min_id=1)  # all of them, every target among them
+        return GBCELoss(sampler, **options)(hidden, weight, targets)
+
+    plain = loss()
+    assert loss(remove_accidental_hits=False) > plain
+    assert loss(prior=0.01) != plain
+    assert loss(temperature=0.5) != plain
+    assert loss(reduction="none").shape == targets.shape
+    loss(sparse_grad=True).backward()
+    assert weight.grad is not None
+    assert weight.grad.is_sparse
+
+
 def test_whole_catalogue_is_the_full_softmax() -> None:
     hidden, weight, targets = tensors()
     loss = SampledSoftmaxLoss(LogUniformSampler(100, max_id=40))(hidden, weight, targets)

@@ -102,6 +102,31 @@ def test_testing_on_more_than_the_last_item_draws_as_training_does(cls):
 
 
 @pytest.mark.parametrize("cls", MASKINGS)
+@pytest.mark.parametrize("flags", [{"training": True}, {"testing": True}, {}])
+def test_padding_may_be_another_id(cls, flags):
+    ids = sessions([6, 3, 1, 0], 6)
+    drawn = []
+    for padding_idx in (0, 3):
+        torch.manual_seed(6)
+        masking = cls(2, padding_idx, attend_to_padding=False)
+        masked = masking.mask(torch.where(ids == 0, padding_idx, ids), **flags)
+        targets = torch.where(masked.targets == padding_idx, 0, masked.targets)
+        drawn.append((masked.schema, targets, masked.transformer_arguments["attention_mask"]))
+    for of_zero, of_three in zip(*drawn, strict=True):
+        assert torch.equal(of_zero, of_three)
+
+
+def test_no_fake_stands_on_padding_of_another_id():
+    masking = ReplacementLanguageModeling(2, padding_idx=3)
+    ids = sessions([5, 2, 0], 5, 3)
+    targets = masking.compute_masked_targets(ids, training=True).targets
+    logits = torch.zeros(int((targets != 3).sum()), 100)
+    logits[:, 3] = 60.0  # the padding item, which is never drawn
+    corrupted, _, _ = masking.get_fake_tokens(ids, targets.flatten(), logits)
+    assert torch.equal(corrupted == 3, ids == 3)
+
+
+@pytest.mark.parametrize("cls", MASKINGS)
 @pytest.mark.parametrize("length", [0, 1, 5])
 def test_inference_appends_one_position(cls, length):
     masking = cls(3)

@@ -81,6 +81,58 @@ def test_spans_take_the_part_of_a_session_that_was_asked_for():
             assert (schema.view(200, 60, 4).sum(2) == 1).all()
 
 
+@pytest.mark.parametrize("mode", ["training", "testing", "inference"])
+@pytest.mark.parametrize("as_module", [False, True])
+def test_padding_may_be_another_id(mode, as_module):
+    ids = sessions([9, 4, 1, 0], 9)
+    drawn = []
+    for padding_idx in (0, 3):
+        padded = torch.where(ids == 0, padding_idx, ids)
+        if as_module:
+            torch.manual_seed(6)
+            masking = PermutationLanguageModeling(2, padding_idx)
+            masked = masking.mask(padded, training=mode == "training", testing=mode == "testing")
+            info = (masked.schema, masked.targets, *masked.transformer_arguments.values())
+        else:
+            generator = torch.Generator().manual_seed(6)
+            info = permutation_targets(
+                padded, padding_idx=padding_idx, mode=mode, generator=generator
+            )
+        schema, targets, *others = info
+        assert mode == "inference" or torch.equal(targets != padding_idx, schema)
+        drawn.append((schema, torch.where(targets == padding_idx, 0, targets), *others))
+    for of_zero, of_three in zip(*drawn, strict=True):
+        assert torch.equal(of_zero, of_three)
+
+
+def test_a_generator_fixes_the_draw_and_leaves_torchs_own_alone():
+    ids, before = sessions([40, 30], 40), torch.get_rng_state()
+    for permute_all in (False, True):
+        one, same, other = (
+            permutation_targets(
+                ids, permute_all=permute_all, generator=torch.Generator().manual_seed(seed)
+            )
+            for seed in (1, 1, 2)
+        )
+        assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
+        assert not torch.equal(one.perm_mask, other.perm_mask)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_modules_options_reach_the_draw():
+    ids = sessions([60] * 50, 60)
+    for options in ({"probability": 0.5}, {"max_span_length": 1}, {"permute_all": True}):
+        masking = PermutationLanguageModeling(
+            2, **{{"probability": "plm_probability"}.get(k, k): v for k, v in options.items()}
+        )
+        torch.manual_seed(4)
+        masked = masking.mask(ids, training=True)
+        torch.manual_seed(4)
+        assert torch.equal(masked.schema, permutation_targets(ids, **options).schema)
+        torch.manual_seed(4)
+        assert not torch.equal(masked.schema, permutation_targets(ids).schema)
+
+
 def test_testing_asks_for_the_last_item():
     info = permutation_targets(sessions([3, 0, 1], 4), mode="testing")
     assert info.schema.int().tolist() == [[0, 0, 1, 0], [0] * 4, [1, 0, 0, 0]]

@@ -119,6 +119,9 @@ def test_a_loader_of_ones_own_is_the_one_that_is_used(tmp_path: Path) -> None:
     assert trainer.get_train_dataloader() is loaders["train_dataloader"]
     assert trainer.get_eval_dataloader() is loaders["eval_dataloader"]
     assert trainer.get_test_dataloader() is loaders["test_dataloader"]
+    given = DataLoader(batches(tmp_path / "data"), batch_size=None)
+    assert trainer.get_test_dataloader(given) is given
+    assert trainer.get_eval_dataloader(given) is given
 
 
 @pytest.mark.parametrize(
@@ -280,6 +283,21 @@ def test_callbacks_are_called(tmp_path: Path) -> None:
     assert called == ["batch"] * 5 + ["evaluate"] + ["batch"] * 5 + ["predict"]
 
 
+def test_options_of_the_schedule_come_before_the_trainers_own(tmp_path: Path) -> None:
+    rates = {}
+    for cycles in (None, 0.5, 2.0):
+        given = {} if cycles is None else {"lr_scheduler_kwargs": {"num_cycles": cycles}}
+        trainer = trainer_of(tmp_path, lr_scheduler_type="cosine", **given)
+        trainer.create_optimizer()
+        scheduler = trainer.create_scheduler(10)
+        trainer.optimizer.step()
+        scheduler.step()
+        rates[cycles] = scheduler.get_last_lr()[0] / 1e-2
+    assert rates[0.5] == pytest.approx(0.5 * (1 + np.cos(np.pi * 0.1)))
+    assert rates[2.0] == pytest.approx(0.5 * (1 + np.cos(np.pi * 0.4)))
+    assert rates[None] not in (rates[0.5], rates[2.0])
+
+
 @pytest.mark.parametrize("incremental", [False, True])
 def test_incremental_logging_counts_all_runs(tmp_path: Path, incremental: bool) -> None:
     logged: list[int] = []
@@ -294,7 +312,10 @@ def test_incremental_logging_counts_all_runs(tmp_path: Path, incremental: bool) 
     trainer.train()
     trainer.evaluate()
     trainer.train()
-    expected = [1, 2, 2, 2, 3, 4, 4] if incremental else [1, 2, 2, 2, 1, 2, 2]
+    trainer.train()
+    once = [1, 2, 2]
+    twice = [3, 4, 4, 5, 6, 6] if incremental else [*once, *once]
+    expected = [*once, 2, *twice]
     assert logged == expected
 
 

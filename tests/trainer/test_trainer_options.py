@@ -310,6 +310,17 @@ def test_workers_start_as_the_arguments_say(tmp_path: Path) -> None:
         assert loader.multiprocessing_context.get_start_method() == "spawn"
 
 
+def test_rows_come_in_the_order_of_a_generator_of_ones_own(tmp_path: Path) -> None:
+    def loader() -> Any:
+        own = torch.Generator().manual_seed(9)
+        return DataLoader(Sessions(), batch_size=8, shuffle=True, generator=own)
+
+    expected = [batch[ITEM][:, 0].tolist() for batch in loader()]
+    trainer = Seen(model_of(), arguments(tmp_path, num_train_epochs=1), train_dataloader=loader())
+    trainer.train()
+    assert trainer.seen == expected
+
+
 def test_a_batch_sampler_of_random_rows_is_resumed_too(tmp_path: Path) -> None:
     def trainer(steps: int) -> Seen:
         rows = torch.utils.data.RandomSampler(Sessions())
