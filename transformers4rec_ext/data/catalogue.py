@@ -17,6 +17,7 @@ from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext._files import atomic_path
 from transformers4rec_ext.data.parquet import ParquetSessions, id_type
 from transformers4rec_ext.data.split import Part
+from transformers4rec_ext.data.strings import StringIndex
 
 _MERGE_ROWS = 4_000_000
 _MERGE_BYTES = 2**28
@@ -65,7 +66,7 @@ class Catalogue:
             )
         self.items = items
         self.counts = counts
-        self._lookup: dict[str, int] | None = None
+        self._strings: StringIndex | None = None
 
     def _repeats(self, items: pa.Array) -> bool:
         """Whether an item occurs twice; of integers the order is kept, for :meth:`encode`."""
@@ -166,11 +167,10 @@ class Catalogue:
             )
         if pa.types.is_int64(items.type):
             return self._encode_integers(items.to_numpy())
-        if self._lookup is None:
-            self._lookup = {item: rank for rank, item in enumerate(self.items.to_pylist(), 1)}
+        if self._strings is None:
+            self._strings = StringIndex(self.items)
         encoded = items.dictionary_encode()
-        lookup = self._lookup
-        ranks = np.array([lookup.get(i, 0) for i in encoded.dictionary.to_pylist()], np.int64)
+        ranks = self._strings.find(encoded.dictionary) + 1
         known: np.ndarray = ranks[encoded.indices.to_numpy()]
         return known
 
