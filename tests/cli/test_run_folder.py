@@ -45,6 +45,20 @@ def test_files_that_are_of_no_run_are_kept(
     )
 
 
+def test_sessions_by_another_name_are_not_replaced(
+    tmp_path: Path, sessions_file: Path, fails: Fails
+) -> None:
+    out, alias = tmp_path / "out", tmp_path / "alias"
+    out.mkdir()
+    shutil.copy(sessions_file, out / "catalogue.parquet")
+    alias.symlink_to(out)
+    message = fails(
+        "train", alias / "catalogue.parquet", f"--out={out}", COLUMN, *TINY, "--overwrite"
+    )
+    assert "would replace" in message
+    assert (out / "catalogue.parquet").read_bytes() == sessions_file.read_bytes()
+
+
 def test_sessions_are_not_replaced_by_the_run_on_them(
     tmp_path: Path, sessions_file: Path, fails: Fails
 ) -> None:

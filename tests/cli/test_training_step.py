@@ -1,15 +1,23 @@
-"""A step of training: the rate of the schedule, and a loss that is not finite."""
+"""A step of training: the rate of the schedule, a loss that is not finite; the best epoch."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from transformers4rec_ext.training import RunConfig, TrainingStep
+from transformers4rec_ext.data import (
+    Catalogue,
+    ParquetSessions,
+    SessionLoader,
+    synthetic_sessions,
+    write_sessions,
+)
+from transformers4rec_ext.training import RunConfig, TrainingLoop, TrainingStep, build_model
 
 
 class Product(nn.Module):
@@ -50,3 +58,24 @@ def test_a_loss_that_is_not_finite_leaves_the_weights() -> None:
         step({"x": torch.tensor(math.inf)}, 2)
     (weight,) = step.model.parameters()
     assert weight.item() == 1.0
+
+
+def test_the_best_epoch_is_that_of_the_whole_run(tmp_path: Path) -> None:
+    write_sessions(tmp_path / "s.parquet", synthetic_sessions(60, 20, seed=0))
+    sessions = ParquetSessions(tmp_path / "s.parquet", "item_id")
+    catalogue = Catalogue.fit(sessions)
+    sizes: dict[str, Any] = {"d_model": 4, "layers": 1, "max_length": 8, "num_negatives": 5}
+    config = RunConfig("item_id", epochs=9, patience=3, **sizes)
+    found = iter([0.3, 0.1, 0.2, 0.25])
+    loop = TrainingLoop(
+        build_model(config, catalogue.num_items),
+        SessionLoader(sessions, catalogue, max_length=8, batch_size=32),
+        lambda model: {"ndcg_at_10": next(found), "recall_at_10": 0.0},
+        tmp_path,
+        config,
+        progress=False,
+        say=lambda line: None,
+    )
+    assert loop.run()
+    position = loop.position
+    assert (position.best_epoch, position.epoch, position.best_metric) == (1, 4, 0.3)

@@ -126,24 +126,41 @@ def test_backward_twice_and_create_graph() -> None:
         torch.autograd.grad(gradient.sum(), [data.hidden])
 
 
-@pytest.mark.parametrize("offset", [-300.0, 0.0, 300.0])
+FAR = torch.tensor([-200.0, 80.0, -90.0, 5.0, 79.0, -300.0, 150.0, 149.0] * 5)
+LOGITS = {
+    "mixed": FAR[torch.randperm(40, generator=torch.Generator().manual_seed(1))],
+    "below zero": FAR - 300,
+    "rising": torch.linspace(-3000.0, 3000.0, 120),
+    "falling": torch.linspace(3000.0, -3000.0, 120),
+}
+
+
+@pytest.mark.parametrize("name", LOGITS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_logits_far_from_zero_and_far_apart(
-    small_tiles: str, offset: float, dtype: torch.dtype
+    small_tiles: str, name: str, dtype: torch.dtype
 ) -> None:
     """The running maximum may jump by any amount from one tile to the next."""
-    logits = torch.tensor([-200.0, 80.0, -90.0, 5.0, 79.0, -300.0, 150.0, 149.0] * 5) + offset
-    weight = logits[torch.randperm(40, generator=torch.Generator().manual_seed(1))][:, None]
-    hidden, targets = torch.ones(2, 1, dtype=dtype), torch.tensor([3, 17])
-    weight = weight.to(dtype).requires_grad_()
+    weight = LOGITS[name][:, None].to(dtype).requires_grad_()
+    hidden, targets = torch.ones(2, 1, dtype=dtype), torch.tensor([3, len(weight) - 3])
     loss = cross_entropy(hidden, weight, targets, reduction="none")
     expected = torch_functional.cross_entropy(
         (hidden @ weight.T).double(), targets, reduction="none"
     )
-    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=1e-3)
     (found,) = torch.autograd.grad(loss.sum(), weight, retain_graph=True)
     (wanted,) = torch.autograd.grad(expected.sum(), weight)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("offset", [-2000.0, 2000.0])
+def test_a_bias_that_moves_all(small_tiles: str, offset: float) -> None:
+    data = Items.make(4, 3, 50, dtype=torch.float64, with_bias=True)
+    hidden, weight, bias = data.hidden.detach(), data.weight.detach(), data.bias.detach() + offset
+    expected = torch_functional.cross_entropy(hidden @ weight.T + bias, data.targets)
+    for backend in ("fused", "reference"):
+        loss = cross_entropy(hidden, weight, data.targets, bias=bias, backend=backend)
+        torch.testing.assert_close(loss, expected)
 
 
 @pytest.mark.parametrize("scale", [1e5, 1e9, 1e15, 1e20])

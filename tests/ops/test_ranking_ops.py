@@ -62,6 +62,22 @@ def test_fused_equals_reference(
         assert torch.equal(ids, wanted_ids)
 
 
+def test_seen_items_of_later_tiles_are_left_out(small_tiles: str) -> None:
+    hidden, weight = torch.ones(2, 1), torch.arange(200.0)[:, None]
+    exclude = torch.tensor([[199, 197, -1, -1], [0, 198, 198, 196]])
+    _, ids = best_of(hidden, weight, 3, exclude_ids=exclude, padding_idx=195)
+    assert ids.tolist() == [[198, 196, 194], [199, 197, 194]]
+
+
+@pytest.mark.parametrize("place", [0, 63, 64, 150, 199])
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+def test_nan_of_any_item_is_a_miss(small_tiles: str, place: int, backend: str) -> None:
+    hidden, weight = torch.ones(1, 1), torch.arange(200.0)[:, None]
+    weight[place] = math.nan
+    rank = rank_of(hidden, weight, torch.tensor([100]), backend=backend)
+    assert rank.tolist() == [reference.MISSED]
+
+
 @pytest.mark.parametrize("width", [3, 64, 200])
 def test_a_collapsed_model_ranks_last(small_tiles: str, width: int) -> None:
     """All items alike, with scores that a GEMM may round differently from place to place."""

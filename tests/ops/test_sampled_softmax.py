@@ -336,3 +336,14 @@ def test_compiles_without_a_graph_break(sparse: bool) -> None:
     close(found[1], data.hidden.grad)
     assert found[2].is_sparse == sparse
     close(found[2].to_dense(), data.weight.grad.to_dense())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+def test_a_broken_row_breaks_the_corrected_loss(value: float, backend: str) -> None:
+    hidden, weight = torch.ones(2, 3), torch.randn(9, 3)
+    hidden[1] = value
+    targets, candidates = torch.tensor([1, 2]), torch.tensor([3, 4, 5])
+    options = {"corrected": True, "reduction": "none", "backend": backend}
+    loss = loss_of(hidden, weight, targets, candidates, **options)
+    assert loss.isfinite().tolist() == [True, False]

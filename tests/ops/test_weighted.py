@@ -195,3 +195,17 @@ def test_compiles_without_a_graph_break() -> None:
     torch.manual_seed(2)
     for a, b in zip(found, step(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("unique", [True, False])
+def test_rejected_draws_are_no_ids(unique: bool) -> None:
+    """Of a range just above a power of two about half of the draws are rejected."""
+    options = {"unique": unique, "min_id": 1}
+    fused, expected = (
+        functional.uniform_sample(
+            20_000, 2**52 + 1, generator=generator(1), backend=backend, **options
+        )
+        for backend in ("fused", "reference")
+    )
+    assert all(torch.equal(a, b) for a, b in zip(fused, expected, strict=True))
+    assert fused.ids.min() >= 1

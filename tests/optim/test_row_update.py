@@ -204,3 +204,14 @@ def test_nothing_of_the_tables_size_is_made() -> None:
         functional.adam_rows_(*tensors, ids, values, lr=0.1)
     sizes = [event.nbytes() for event in profile.profiler.kineto_results.events()]
     assert sum(size for size in sizes if size > 0) < 10_000
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+def test_halves_between_two_numbers_go_to_the_even_one(dtype: torch.dtype, backend: str) -> None:
+    eps = torch.finfo(dtype).eps
+    weight = torch.tensor([[1.0], [1.0 + eps]], dtype=dtype)
+    grad, ids = -torch.ones(2, 1, dtype=dtype), torch.tensor([0, 1])
+    options = {"lr": eps / 2, "eps": 0.0, "backend": backend}
+    functional.adagrad_rows_(weight, torch.zeros(2, 1), ids, grad, **options)
+    assert weight.flatten().tolist() == [1.0, 1.0 + 2 * eps]

@@ -210,6 +210,14 @@ def test_predictions_are_ids_and_scores_in_the_order_of_the_rows(tmp_path: Path)
     assert ids.dtype == np.int64
 
 
+def test_data_given_to_predict_come_before_the_trainers_own_loader(tmp_path: Path) -> None:
+    other = write(tmp_path / "other", 20, seed=9)
+    own = DataLoader(batches(write(tmp_path / "data")), batch_size=None)
+    trainer = trainer_of(tmp_path, test_dataloader=own)
+    assert trainer.predict(other).predictions[0].shape == (20, 5)
+    assert trainer.predict().predictions[0].shape == (40, 5)
+
+
 def test_prediction_drops_nothing_out(tmp_path: Path) -> None:
     model = model_of(dropout=0.5)
     _, scores = trainer_of(tmp_path, model.train()).predict().predictions

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
-from trainer_helpers import batches, losses, model_of, next_item, trainer_of, write
+from trainer_helpers import ITEM, batches, losses, model_of, next_item, trainer_of, write
 from transformers import TrainerCallback
 
 import transformers4rec_ext as tr
@@ -272,3 +272,23 @@ def test_bad_checkpoints(tmp_path: Path) -> None:
         trainer.train(resume_from_checkpoint=True)
     with pytest.raises(FileNotFoundError, match="checkpoint_path must be the folder"):
         trainer.load_model_trainer_states_from_checkpoint(tmp_path / "none")
+
+
+def test_random_numbers_come_with_the_states(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, max_steps=2, save_steps=2, save_strategy="steps")
+    trainer.train()
+    drawn = []
+    for _ in range(2):
+        torch.rand(3)
+        trainer.load_model_trainer_states_from_checkpoint(tmp_path / "out" / "checkpoint-2")
+        drawn.append(torch.rand(3))
+    assert torch.equal(*drawn)
+
+
+def test_the_seed_of_the_data_is_that_of_the_order(tmp_path: Path) -> None:
+    def order(**seeds: int) -> list[Any]:
+        loader = trainer_of(tmp_path, **seeds).get_train_dataloader()
+        return [row for x, _ in loader for row in x[ITEM].tolist()]
+
+    assert order(seed=1, data_seed=3) == order(seed=3)
+    assert order(seed=1) != order(seed=3)
