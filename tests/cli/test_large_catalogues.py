@@ -19,9 +19,16 @@ from torch.overrides import TorchFunctionMode
 
 from transformers4rec_ext import _modes
 from transformers4rec_ext.__main__ import main
-from transformers4rec_ext.data import Catalogue, ParquetSessions, held_out
+from transformers4rec_ext.data import Catalogue, Contexts, ParquetSessions, held_out
 from transformers4rec_ext.data.contexts import num_held_out
-from transformers4rec_ext.training import RunLog, folder, load_state, objective, read_log
+from transformers4rec_ext.training import (
+    RunLog,
+    folder,
+    held_out_ranks,
+    load_state,
+    objective,
+    read_log,
+)
 from transformers4rec_ext.training.folder import RunFolder
 
 MARKS = ["train", "validation", "test", "train", "test"]
@@ -72,6 +79,29 @@ def test_a_sample_is_ranked_in_full_batches(tmp_path: Path, marked: bool, string
     # no session was encoded for nothing
     assert len(chunk.ids) <= 90 * 9
     assert len(list(held_out(sessions, catalogue, "test"))) == 1
+
+
+def test_long_sessions_have_as_many_targets(tmp_path: Path) -> None:
+    table = pa.table({"items": [[1, 2] * 200, [1, 2, 3]], "part": ["test", "train"]})
+    pq.write_table(table, tmp_path / "s.parquet")
+    sessions = ParquetSessions(tmp_path / "s.parquet", "items", split_column="part")
+    assert sessions.target_counts("test").tolist() == [399, 0]
+    assert num_held_out(sessions, "test") == num_held_out(sessions, "test", limit=1) == 399
+
+
+def test_all_targets_are_counted_while_they_are_judged() -> None:
+    """The second has no item before it that is known, and is not ranked."""
+    contexts = Contexts(
+        np.array([1, 2, 3]), np.array([0, 2]), np.array([2, 2]), np.array([3, 3]), None, 0
+    )
+    counted: list[int] = []
+    held_out_ranks(
+        lambda ids: (torch.ones(*ids.shape, 2), torch.ones(5, 2)),
+        [contexts],
+        max_length=9,
+        on_rows=counted.append,
+    )
+    assert sum(counted) == 2
 
 
 def test_the_file_is_encoded_once_to_evaluate(
