@@ -54,6 +54,13 @@ def test_what_is_missing_or_a_folder_is_not_passed_over(write: Write, tmp_path: 
     assert files_below("f", tmp_path / "b.parquet") == [part]
 
 
+def test_a_folders_name_is_no_pattern(tmp_path: Path) -> None:
+    for name in ("run[1]", "run1"):
+        (tmp_path / name).mkdir()
+        pq.write_table(pa.table({"items": [[1]]}), tmp_path / name / f"{name}.parquet")
+    assert files_below("f", tmp_path / "run[1]") == [tmp_path / "run[1]" / "run[1].parquet"]
+
+
 def test_folders_below_a_folder(write: Write, tmp_path: Path) -> None:
     """They are not read unasked; the error says how they are."""
     days = [write(f"year=2026/day={day}/a.parquet") for day in (1, 2)]
