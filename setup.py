@@ -5,10 +5,20 @@ import shutil
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
-root = Path(__file__).parent
-# What an earlier build copied there would be installed again, modules too that are no more.
-for copied in (root / "build").glob("lib*"):
-    shutil.rmtree(copied)
-build = runpy.run_path(str(root / "transformers4rec_ext" / "_build.py"))
-setup(**build["setup_arguments"]())
+
+class BuildModules(build_py):
+    """Copies the modules that there are, after those of an earlier build are removed."""
+
+    def run(self) -> None:
+        """Build."""
+        if not self.editable_mode:
+            shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
+
+
+build = runpy.run_path(str(Path(__file__).parent / "transformers4rec_ext" / "_build.py"))
+arguments = build["setup_arguments"]()
+arguments["cmdclass"] = {**arguments.get("cmdclass", {}), "build_py": BuildModules}
+setup(**arguments)

@@ -68,6 +68,7 @@ NVCC_ARGS = [
     "-t",
     "2",
 ]
+LAUNCHERS = ("ccache", "sccache", "distcc", "env")
 SYSTEM_TOOLKIT = Path("/usr/local/cuda")
 CUDA_ARCHS = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
 MODES = ("auto", "none", "cpu", "cuda")
@@ -289,8 +290,8 @@ def compile_cuda(toolkit: Toolkit, folder: Path = ROOT / "build" / "cuda") -> li
     folder.mkdir(parents=True, exist_ok=True)
     command = [str(toolkit.nvcc), *NVCC_ARGS, *_code_flags(architectures(toolkit))]
     # of "ccache g++ -m64" the compiler, not its launcher
-    words = [word for word in os.environ.get("CXX", "").split() if not word.startswith("-")]
-    command += ["-ccbin", words[-1]] if words else []
+    words = [word for word in os.environ.get("CXX", "").split() if word not in LAUNCHERS]
+    command += ["-ccbin", words[0]] if words else []
     sources = [ROOT / source for source in CUDA_SOURCES if source.endswith(".cu")]
     jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
     with ThreadPoolExecutor(jobs) as pool:

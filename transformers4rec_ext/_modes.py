@@ -5,15 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from contextvars import ContextVar
 
 import torch
-from torch.overrides import TorchFunctionMode
 
-#: From so many elements on, drawing random numbers takes longer than to read a file of them.
-_LARGE = 2**22
-_INIT = torch.nn.init
-_DRAWS = (_INIT.normal_, _INIT.uniform_, _INIT.trunc_normal_, torch.Tensor.normal_)
+_to_come: ContextVar[bool] = ContextVar("weights_to_come", default=False)
 _default_dtype = threading.RLock()
 
 
@@ -32,25 +28,19 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
             torch.set_default_dtype(before)
 
 
-class _LargeAsTheyAre(TorchFunctionMode):
-    """Leaves large tensors as they are where random numbers would be drawn into them."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in _DRAWS:
-            tensor = args[0] if args else kwargs["tensor"]
-            if tensor.numel() >= _LARGE:
-                return tensor
-        return func(*args, **kwargs)
-
-
 @contextmanager
 def weights_to_come() -> Iterator[None]:
-    """Build a model whose weights are read next: the numbers in its large tables are any."""
-    with _LargeAsTheyAre():
+    """Build a model whose weights are read next: nothing is drawn into its tables of embeddings."""
+    token = _to_come.set(True)
+    try:
         yield
+    finally:
+        _to_come.reset(token)
+
+
+def weights_are_to_come() -> bool:
+    """Whether this is within :func:`weights_to_come`."""
+    return _to_come.get()
 
 
 @contextmanager

@@ -17,13 +17,13 @@ import torch
 from cli_helpers import TINY
 from torch.overrides import TorchFunctionMode
 
-from transformers4rec_ext import _modes
 from transformers4rec_ext.__main__ import main
-from transformers4rec_ext.data import Catalogue, Contexts, ParquetSessions, held_out
+from transformers4rec_ext.data import Catalogue, Contexts, ParquetSessions, contexts, held_out
 from transformers4rec_ext.data.contexts import num_held_out
 from transformers4rec_ext.training import (
+    RunConfig,
     RunLog,
-    folder,
+    build_model,
     held_out_ranks,
     load_state,
     objective,
@@ -138,7 +138,6 @@ def test_what_is_loaded_is_not_drawn_first(
 ) -> None:
     weights = load_state(finished / "model.safetensors")
     table = max(weight.numel() for weight in weights.values())
-    monkeypatch.setattr(_modes, "_LARGE", table)
     monkeypatch.setattr(objective, "make_sampler", pytest.fail)
     with _Drawn() as drawn:
         _, _, model = RunFolder(finished).load()
@@ -152,12 +151,9 @@ def test_what_is_loaded_is_not_drawn_first(
         assert torch.equal(again.state_dict()[name], weight)
 
 
-def test_a_resumed_run_draws_no_table(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_resumed_run_draws_no_table(finished: Path, tmp_path: Path) -> None:
     out = shutil.copytree(finished, tmp_path / "run")
     table = max(weight.numel() for weight in load_state(out / "model.safetensors").values())
-    monkeypatch.setattr(_modes, "_LARGE", table)
     (out / "metrics.json").unlink()
     with _Drawn() as drawn:
         assert main(["train", "--resume", f"--out={out}", "--no-progress"]) == 0
@@ -182,7 +178,8 @@ def test_a_sample_of_the_test_sessions(
     evaluated = json.loads(json_file.read_text())
     assert evaluated["targets"] == 30
     assert evaluated["model"] == of_sample
-    assert main(evaluate) == 0
+    of_file = ["evaluate", str(out), str(sessions_file), *evaluate[2:], "--items-column=items"]
+    assert main(of_file) == 0
     assert json.loads(json_file.read_text())["targets"] > 100
     for number in (0, -3):
         assert "--sessions must be at least 1" in fails(*evaluate, f"--sessions={number}")
@@ -193,15 +190,48 @@ def test_a_sample_of_the_test_sessions(
 
 
 def test_a_test_that_takes_too_long_goes_on_with_a_sample(
-    tmp_path: Path, sessions_file: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sessions_file: Path, fails: Callable[..., str]
 ) -> None:
-    out = tmp_path / "run"
+    out, found = tmp_path / "run", tmp_path / "found.json"
     train = ["train", str(sessions_file), f"--out={out}", "--items-column=items", *TINY]
     assert main(train) == 0
     (out / "metrics.json").unlink()  # as if it had been stopped in the test
-    assert main(["train", "--resume", f"--out={out}", "--test-sessions=20", "--no-progress"]) == 0
-    config, _ = folder.RunFolder(out).read()
-    assert config.test_sessions == 20
+    resume = ["train", "--resume", f"--out={out}", "--no-progress"]
+    assert main([*resume, "--test-sessions=20"]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    for more, number in (["--sessions=20"], 20), ([], 20), (["--sessions=999"], 300):
+        assert main(["evaluate", str(out), "--no-progress", f"--out={found}", *more]) == 0
+        evaluated = json.loads(found.read_text())
+        assert evaluated["targets"] == number
+        assert (evaluated["model"] == metrics["model"]) == (number == 20)
+    message = fails(*resume, "--test-sessions=10")
+    assert "--test-sessions must come before the run is finished" in message
+    assert f"`evaluate {out} --sessions N`" in message
+
+
+def test_chunks_are_joined_up_to_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = _sessions(tmp_path / "s.parquet", marked=False, strings=True)
+    catalogue = Catalogue.fit(sessions)
+    expected = _read(sessions, catalogue)
+    monkeypatch.setattr(contexts, "_JOINED_BYTES", 10_000)
+    assert _read(sessions, catalogue) == expected
+    assert 2 < len(list(held_out(sessions, catalogue, "test"))) < 40
+
+
+def test_no_bar_no_reading_for_its_end(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ParquetSessions, "target_counts", pytest.fail)
+    assert main(["evaluate", str(finished)]) == 0  # stderr is no terminal
+
+
+@pytest.mark.parametrize("loss", ["full", "sampled", "bce", "gbce"])
+def test_a_served_model_scores_as_the_trained_one(loss: str) -> None:
+    drawn = {} if loss == "full" else {"num_negatives": 5}
+    config = RunConfig("items", loss=loss, d_model=8, max_length=6, **drawn)
+    trained, served = build_model(config, 41).eval(), build_model(config, 41, served=True).eval()
+    served.load_state_dict(trained.state_dict())
+    sessions = {"item_id": torch.tensor([[3, 5, 40, 0]])}
+    with torch.no_grad():
+        assert torch.equal(served(sessions), trained(sessions))
 
 
 class _Terminal(io.StringIO):

@@ -17,7 +17,7 @@ from task_helpers import T, V, batch, next_item_model, sequence_inputs
 from torch import nn
 
 import transformers4rec_ext as tr
-from transformers4rec_ext._modes import default_dtype
+from transformers4rec_ext._modes import default_dtype, weights_to_come
 from transformers4rec_ext.masking import CausalLanguageModeling
 from transformers4rec_ext.model._rebuilt import without_large_tensors
 
@@ -345,6 +345,40 @@ def test_a_folder_of_something_else(tmp_path: Path) -> None:
 def test_large_tables_take_no_memory() -> None:
     state = torch.get_rng_state()
     with without_large_tensors():
-        large, small = nn.Embedding(2**20, 16), nn.Embedding(2**10, 16)
+        large, small = nn.Embedding(2**23, 16), nn.Embedding(2**10, 16)
     assert (large.weight.device.type, small.weight.device.type) == ("meta", "cpu")
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_wide_body_is_no_table(tmp_path: Path) -> None:
+    """A layer of 2^24 elements, whose gradient tells what a position sees."""
+    inputs = tr.TabularSequenceFeatures.from_schema(
+        tr.Schema.from_item_column("item_id", num_items=9, max_length=5),
+        max_sequence_length=5,
+        d_output=2048,
+        masking="causal",
+        aggregation="concat",
+    )
+    config = tr.GPT2Config.build(2048, 2, 1, 5)
+    body = tr.SequentialBlock(inputs, tr.TransformerBlock(config, masking=inputs.masking))
+    model = tr.Model(tr.Head(body, tr.NextItemPredictionTask(weight_tying=True), inputs=inputs))
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "config.json").exists()
+
+
+class Projected(nn.Module):
+    """A body with a large matrix of its own, drawn with a seed and not saved."""
+
+    matrix: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        matrix = torch.empty(2048, 2048)
+        matrix.normal_(generator=torch.Generator().manual_seed(7))
+        self.register_buffer("matrix", matrix, persistent=False)
+
+
+def test_what_is_drawn_with_a_seed_and_not_saved_is_drawn_again() -> None:
+    with weights_to_come():
+        assert torch.equal(Projected().matrix, Projected().matrix)
+        assert Projected().matrix.std() > 0.9

@@ -115,7 +115,7 @@ def test_without_torch_the_build_says_what_to_install(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     ("cxx", "host"),
-    [("", None), ("g++", "g++"), ("ccache g++", "g++"), ("env g++ -m64", "g++")],
+    [("", None), ("g++", "g++"), ("ccache g++", "g++"), ("env g++ -I inc", "g++")],
 )
 def test_nvcc_is_given_the_compiler_and_not_its_launcher(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cxx: str, host: str | None
@@ -126,6 +126,7 @@ def test_nvcc_is_given_the_compiler_and_not_its_launcher(
     monkeypatch.setattr(_build, "architectures", lambda toolkit: ["9.0"])
     monkeypatch.setattr(_build, "_compile_cuda", lambda _, command, to: commands.append(command))
     _build.compile_cuda(toolkit, tmp_path)
+    assert commands
     for command in commands:
         assert ("-ccbin" in command) == (host is not None)
         assert host is None or command[command.index("-ccbin") + 1] == host

@@ -69,5 +69,5 @@ def run(options: argparse.Namespace) -> int:
     sessions = synthetic_sessions(options.sessions, options.items, seed=options.seed)
     with folder.held():
         write_sessions(file, sessions)
-        begin_run(folder, config, open_sessions(config, file))
+        begin_run(folder, config, open_sessions(config, file), progress=not options.no_progress)
         return train_to_the_end(folder, options, device)

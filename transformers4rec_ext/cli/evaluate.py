@@ -67,8 +67,8 @@ def add_parser(commands: Any) -> None:
         "--sessions",
         type=int,
         metavar="N",
-        help="rank a random sample of at most N sessions (default: all; a catalogue of millions of "
-        "items is read once for some 256 of them)",
+        help="rank a random sample of at most N sessions (default: all, without FILE as many as "
+        "--test-sessions in training; a catalogue of millions of items is read once for some 256)",
     )
     parser.add_argument("--out", metavar="OUT.json", help="write all metrics to this file")
     parser.add_argument(
@@ -97,7 +97,10 @@ def run(options: argparse.Namespace) -> int:
     if out is not None:
         shared.check_out_is_not_read("evaluate", out, folder, sessions.paths)
     shown = not options.no_progress
-    found = judge(model, sessions, catalogue, config, part, limit=options.sessions, progress=shown)
+    limit = options.sessions
+    if limit is None and options.file is None:
+        limit = config.test_sessions
+    found = judge(model, sessions, catalogue, config, part, limit=limit, progress=shown)
     metrics: dict[str, Any] = {**found.metrics()}
     number, unknown = len(found.targets), int((found.targets == 0).sum())
     shared.say(f"{number:,} targets ranked, {unknown:,} of them unknown to the model")

@@ -160,12 +160,17 @@ def _prepare_resume(folder: RunFolder, options: argparse.Namespace) -> RunConfig
     if options.overwrite:
         raise value_error("train", "--overwrite", "not go with --resume", "both")
     config, _ = folder.read()
-    config = dataclasses.replace(config, **_changed(config, _given(options)))
+    changed = _changed(config, _given(options))
+    config = dataclasses.replace(config, **changed)
     if options.files:
         folder.move(files_below("train", options.files))
     if folder.status() == "finished":
         end = folder.end()
         if end.ended(config):
+            if "test_sessions" in changed:
+                hint = f"Rank a sample with `evaluate {options.out} --sessions N`."
+                expectation = "come before the run is finished"
+                raise value_error("train", "--test-sessions", expectation, options.out, hint)
             more = _ENDS if config.schedule == "cosine" else "more --epochs would be"
             if end.epoch < config.epochs:
                 more = f"a --patience above {config.patience}, or 0 for all epochs, would be"

@@ -16,6 +16,8 @@ from transformers4rec_ext.data.loader import KnownItems
 from transformers4rec_ext.data.parquet import CHUNK_ROWS, ParquetSessions, SessionChunk
 from transformers4rec_ext.data.split import Part, padded
 
+_JOINED_BYTES = 2**30  # of strings arrow joins less than twice as many: its offsets have 32 bits
+
 
 class ContextBatch(NamedTuple):
     """Some contexts N as what a causal model reads, B rows, and where it answers for each."""
@@ -41,7 +43,7 @@ class Contexts(NamedTuple):
     """The held-out items, int64 [rows]; 0 where it is not in the catalogue or there is none."""
     sessions: pa.Array | None
     first: int
-    """The number of the chunk's first session."""
+    """The number of the first session, counted over all files."""
 
     @property
     def lengths(self) -> np.ndarray:
@@ -152,7 +154,7 @@ def _with_targets(
 ) -> Iterator[SessionChunk]:
     """Yield the wanted sessions that have a target, about as many at once as a chunk has."""
     held: list[SessionChunk] = []
-    number = 0
+    number = size = 0
     for chunk in sessions.chunks():
         start, stop = chunk.target_bounds(part)
         some = stop > start
@@ -160,11 +162,16 @@ def _with_targets(
             some &= wanted[chunk.first : chunk.first + len(some)]
         if not some.any():
             continue  # of a file in order of time most chunks are for training alone
-        held.append(chunk if some.all() else chunk.chosen(some))
+        chunk = chunk if some.all() else chunk.chosen(some)
+        if held and size + chunk.items.nbytes > _JOINED_BYTES:
+            yield SessionChunk.joined(held)
+            held, number, size = [], 0, 0
+        held.append(chunk)
         number += int(some.sum())
+        size += chunk.items.nbytes
         if number >= CHUNK_ROWS // 2:
             yield SessionChunk.joined(held)
-            held, number = [], 0
+            held, number, size = [], 0, 0
     if held:
         yield SessionChunk.joined(held)
 

@@ -32,7 +32,7 @@ CHUNK_ROWS = 8192
 
 
 class SessionChunk(NamedTuple):
-    """Some consecutive sessions of a file, ragged.
+    """Some sessions of a file, ragged: consecutive ones, but for :meth:`chosen`.
 
     ``items[offsets[i]:offsets[i + 1]]`` are the items of session ``i`` in time order.
     """
@@ -72,7 +72,9 @@ class SessionChunk(NamedTuple):
         lengths = np.concatenate([np.diff(chunk.offsets) for chunk in chunks])
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         marks = [chunk.marks for chunk in chunks if chunk.marks is not None]
-        items = pa.concat_arrays([chunk.items for chunk in chunks])
+        items = chunks[0].items
+        if len(chunks) > 1:
+            items = pa.concat_arrays([chunk.items for chunk in chunks])
         return cls(items, offsets, None, chunks[0].first, np.concatenate(marks) if marks else None)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import type_error, value_error
+from transformers4rec_ext._modes import weights_are_to_come
 from transformers4rec_ext._numbers import is_integer
 from transformers4rec_ext._recipe import Recorded
 
@@ -299,7 +300,11 @@ def initialize(table: TableConfig, weight: Tensor, padding_idx: int | None = Non
     """Fill ``weight`` as ``table`` says, with zeros in the padding row.
 
     Vectors that were trained elsewhere are left as they are, like those of a loaded checkpoint.
+    Nothing is drawn where the weights are read next.
     """
+    drawn = isinstance(table.initializer, partial) and table.initializer.func is nn.init.normal_
+    if drawn and weights_are_to_come():
+        return
     table.initializer(weight)
     if padding_idx is None or isinstance(table.initializer, PretrainedEmbeddingsInitializer):
         return

@@ -14,8 +14,9 @@ from transformers4rec_ext._numbers import is_number
 from transformers4rec_ext._recipe import Recorded
 
 _WITHOUT_COUNTERS = ("transformers4rec_ext", "torch", "torchmetrics")
-#: From so many elements on a tensor is made without memory: no body has one, item tables do.
-_LARGE = 2**24
+#: From so many elements on a tensor is made without memory: no layer of a body has them (of GPT-2
+#: from a width of 5,793 on), item tables do.
+_LARGE = 2**27
 
 
 class _LargeOnMeta(TorchFunctionMode):

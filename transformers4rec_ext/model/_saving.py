@@ -128,7 +128,7 @@ class Saving(Recorded, torch.nn.Module):
             "model": writer.write(self),
         }
         classes = {type(part) for part in self.modules()}
-        with without_large_tensors():
+        with without_large_tensors(), weights_to_come():
             rebuilt = Reader(writer.tensors, classes).read(config["model"])
             check_same(self, rebuilt)
         config["parameters"] = parameter_settings(self, rebuilt)

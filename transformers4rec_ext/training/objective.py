@@ -47,6 +47,8 @@ def make_task(
         As :func:`make_sampler`.
     """
     temperature, cosine_scale = config.temperature or 1.0, config.cosine_scale
+    if served and config.loss in BINARY_LOSSES:
+        temperature = 1.0  # theirs is the loss's alone
     if config.loss == "full" or served:
         return NextItemPredictionTask(
             weight_tying=True, softmax_temperature=temperature, cosine_scale=cosine_scale

@@ -37,7 +37,7 @@ class Judgement(NamedTuple):
     model: Tensor
     """By the model, from 1, int64 [targets]."""
     popularity: Tensor
-    """By how often training holds them, int64 [targets]."""
+    """By how often training holds them, int64 [targets]; empty where it was not asked for."""
     targets: np.ndarray
     """The items, int64 [targets]; 0 for one that the catalogue does not hold."""
 
@@ -59,6 +59,7 @@ def judge(
     part: Part,
     *,
     limit: int | None = None,
+    baseline: bool = True,
     progress: bool = False,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> Judgement:
@@ -72,6 +73,8 @@ def judge(
     part : "validation", "test", "last" or "every"
     limit : int, optional
         At most this many sessions, a random sample.
+    baseline : bool
+        Rank by popularity as well.
     progress : bool
         Show a progress bar where stderr is a terminal.
     on_rows : callable
@@ -81,12 +84,14 @@ def judge(
 
     seed = config.seed
     bar = tqdm(
-        total=num_held_out(sessions, part, limit=limit, seed=seed) if progress else None,
         desc=part if part in MARKS else "ranked",
         unit="target",
         leave=part != "validation",
         disable=None if progress else True,  # None: where nobody looks
     )
+
+    if not bar.disable:
+        bar.total = num_held_out(sessions, part, limit=limit, seed=seed)
 
     def count(rows: int) -> None:
         bar.update(rows)
@@ -107,7 +112,8 @@ def judge(
                 on_rows=count,
             )
             of_model.append(ranks)
-            popularity.append(popularity_ranks(catalogue, [chunk], exclude_seen=unseen))
+            if baseline:
+                popularity.append(popularity_ranks(catalogue, [chunk], exclude_seen=unseen))
             targets.append(chunk.targets)
     return Judgement(torch.cat(of_model), torch.cat(popularity), np.concatenate(targets))
 
@@ -215,12 +221,12 @@ def train_run(
         if should_stop():
             raise Stopped
 
-    def judged(of: Model, part: Part, limit: int | None) -> dict[str, dict[str, float]]:
-        options: dict[str, Any] = {"progress": progress, "on_rows": stop_if_asked}
-        return judge(of, sessions, catalogue, config, part, limit=limit, **options).metrics()
+    shown: dict[str, Any] = {"progress": progress, "on_rows": stop_if_asked}
 
     def validate(of: Model) -> dict[str, float]:
-        return judged(of, "validation", config.validation_sessions)["model"]
+        sample: dict[str, Any] = {"limit": config.validation_sessions, "baseline": False}
+        found = judge(of, sessions, catalogue, config, "validation", **sample, **shown)
+        return summarize(found.model)
 
     loop = TrainingLoop(
         model,
@@ -244,10 +250,11 @@ def train_run(
         return _finish(folder.path, loop.position, {})
     model.load_weights(loop.best)
     try:
-        metrics = judged(model, "test", config.test_sessions)
+        limit = config.test_sessions
+        found = judge(model, sessions, catalogue, config, "test", limit=limit, **shown)
     except Stopped:
         return None
-    return _finish(folder.path, loop.position, metrics)
+    return _finish(folder.path, loop.position, found.metrics())
 
 
 def _reading(what: str, sessions: ParquetSessions, progress: bool) -> Any:
