@@ -177,9 +177,7 @@ def draw(dataset: Dataset) -> None:
     for label, metric, value in dataset.bars:
         if metric == shown:
             right.axvline(value, color=plots.GREY, linestyle="--", linewidth=1)
-            right.annotate(
-                label, (value, len(order) - 0.4), rotation=90, va="top", ha="right", fontsize=7
-            )
+            right.annotate(label, (value, -0.5), rotation=90, va="bottom", ha="right", fontsize=7)
     right.set_yticks(range(len(order)), [objective.title for objective in order], fontsize=8)
     right.set(title=f"test {title} (each seed a dot)", ylim=(-0.6, len(order) - 0.3))
     widen(right)
