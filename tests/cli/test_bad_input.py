@@ -159,6 +159,12 @@ def test_options(tmp_path: Path, sessions_file: Path, fails: Fails, option: str,
     assert not out.exists()
 
 
+def test_a_file_after_the_options_is_told_where_it_belongs(finished: Path, fails: Fails) -> None:
+    message = fails("evaluate", finished, "--no-progress", "next.parquet")
+    assert "unrecognized arguments: next.parquet. Files come before the options. See" in message
+    assert "Files come" not in fails("evaluate", finished, "--no-progres", "next.parquet")
+
+
 def test_missing_command_and_file(fails: Fails) -> None:
     assert "required: COMMAND" in fails()
     assert "invalid choice: 'tarin'" in fails("tarin")

@@ -66,8 +66,10 @@ def run(argv: Sequence[str]) -> int:
     try:
         options, unknown = build_parser().parse_known_args(list(argv))
         if unknown:
-            where = f"{PROGRAM} {options.command}"
-            raise ValueError(f"unrecognized arguments: {' '.join(unknown)}. See `{where} --help`.")
+            found, where = " ".join(unknown), f"{PROGRAM} {options.command}"
+            files = not any(word.startswith("-") for word in unknown)
+            hint = "Files come before the options. " if files else ""
+            raise ValueError(f"unrecognized arguments: {found}. {hint}See `{where} --help`.")
         status: int = options.run(options)
         if sys.stdout is not None:  # there is none where it was closed
             sys.stdout.flush()
