@@ -13,7 +13,7 @@ _BYTES_AT_ONCE = 2**20
 class StringIndex:
     """Finds strings in a list.
 
-    16 bytes a string beside the list, where a dict takes about 110; exact, since what the hash
+    16 bytes a string beside the list, where a dict takes about 120; exact, since what the hash
     finds is compared.
 
     Parameters
