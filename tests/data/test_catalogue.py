@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from transformers4rec_ext.data import Catalogue, ParquetSessions, catalogue
+from transformers4rec_ext.data import Catalogue, ParquetSessions, catalogue, counting
 
 
 def _sessions(path: Path, lists: Any, kind: pa.DataType) -> ParquetSessions:
@@ -54,7 +54,7 @@ def test_merging_of_partial_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     rng = np.random.default_rng(0)
     lists = [rng.integers(0, 50, 9).tolist() for _ in range(40)]
     whole = Catalogue.fit(_sessions(tmp_path / "a", lists, pa.int64()))
-    monkeypatch.setattr(catalogue, "_MERGE_ROWS", 10)
+    monkeypatch.setattr(counting, "_MERGE_ROWS", 10)
     merged = Catalogue.fit(_sessions(tmp_path / "b", lists, pa.int64()))
     flat = np.concatenate([row[:-2] for row in lists])
     assert merged.counts.sum() == len(flat)
@@ -85,7 +85,7 @@ def test_strings_beyond_what_arrow_can_sort(
     path = tmp_path / "s.parquet"
     pq.write_table(pa.table({"items": [["a" * 50, "b" * 50, "c", "d"]]}), path)
     assert Catalogue.fit(ParquetSessions(path, "items")).num_items == 5
-    monkeypatch.setattr(catalogue, "_MOST_BYTES", 100)
+    monkeypatch.setattr(counting, "_MOST_BYTES", 100)
     with pytest.raises(ValueError, match=r"less than some 1\.7 GiB together.*Number the items"):
         Catalogue.fit(ParquetSessions(path, "items"))
 

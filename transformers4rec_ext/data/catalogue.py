@@ -15,13 +15,11 @@ import pyarrow.parquet as pq
 from transformers4rec_ext import _checks
 from transformers4rec_ext._errors import type_error, value_error
 from transformers4rec_ext._files import atomic_path
+from transformers4rec_ext.data.counting import ItemCounts, item_counts
+from transformers4rec_ext.data.integers import IntegerIndex
 from transformers4rec_ext.data.parquet import ParquetSessions, id_type
 from transformers4rec_ext.data.split import Part
 from transformers4rec_ext.data.strings import StringIndex
-
-_MERGE_ROWS = 4_000_000
-_MERGE_BYTES = 2**28
-_MOST_BYTES = 2**31 - 1  # of strings that arrow groups and sorts: its offsets have 32 bits
 
 
 class Catalogue:
@@ -57,8 +55,9 @@ class Catalogue:
         counts = _checks.integers("Catalogue", "counts", counts)
         if len(items) == 0:
             raise value_error("Catalogue", "items", "hold at least one item", "none")
-        self._sorted: tuple[np.ndarray, np.ndarray] | None = None
-        if items.null_count or self._repeats(items):
+        self._integers: IntegerIndex | None = None
+        self._strings: StringIndex | None = None
+        if items.null_count or not self._distinct(items):
             raise value_error("Catalogue", "items", "be distinct and not null", "repeated or null")
         if counts.shape != (len(items),) or counts[-1] < 0 or np.any(np.diff(counts) > 0):
             raise value_error(
@@ -66,17 +65,13 @@ class Catalogue:
             )
         self.items = items
         self.counts = counts
-        self._strings: StringIndex | None = None
 
-    def _repeats(self, items: pa.Array) -> bool:
-        """Whether an item occurs twice; of integers the order is kept, for :meth:`encode`."""
-        if not pa.types.is_int64(items.type):
-            return len(pc.unique(items)) != len(items)
-        own = items.to_numpy()
-        order = np.argsort(own)
-        values = own[order]
-        self._sorted = values, order + 1
-        return bool((values[1:] == values[:-1]).any())
+    def _distinct(self, items: pa.Array) -> bool:
+        """Whether no item occurs twice; of integers the index, for :meth:`encode`, tells."""
+        if pa.types.is_string(items.type):
+            return len(pc.unique(items)) == len(items)
+        self._integers = IntegerIndex(items.to_numpy())
+        return self._integers.distinct
 
     @property
     def num_items(self) -> int:
@@ -114,34 +109,19 @@ class Catalogue:
         ValueError
             If every session is empty, or ids that are strings take more than some 1.7 GiB.
         """
-        tables: list[pa.Table] = []
-        rows = size_of_new = 0
+        counts = ItemCounts()
         for chunk in sessions.chunks():
             start, stop = chunk.training_bounds(part)
             size = len(chunk.items) + 1
             change = np.bincount(start, minlength=size) - np.bincount(stop, minlength=size)
-            encoded = chunk.items.dictionary_encode()
-            counted = np.bincount(
-                encoded.indices.to_numpy(),
-                weights=np.cumsum(change[:-1]),
-                minlength=len(encoded.dictionary),
-            )
-            tables.append(_table(encoded.dictionary, counted.astype(np.int64)))
-            rows += len(encoded.dictionary)
-            size_of_new += encoded.dictionary.nbytes
-            # not before they are as many as those that were merged, which are read again
-            many = rows > max(_MERGE_ROWS, tables[0].num_rows) or size_of_new > _MERGE_BYTES
-            if many and len(tables) > 1:
-                tables = [_merge(tables)]
-                rows = size_of_new = 0
+            counts.add(chunk.items, np.cumsum(change[:-1]) > 0)
             on_sessions(len(start))
-        merged = _merge(tables)
-        if merged.num_rows == 0:
+        ranked = counts.ranked()
+        if ranked.num_rows == 0:
             raise value_error(
                 "Catalogue.fit", "sessions", "hold at least one item", "only empty lists"
             )
-        merged = merged.sort_by([("count", "descending"), ("item", "ascending")])
-        return cls(merged["item"].combine_chunks(), merged["count"].to_numpy())
+        return cls(ranked["item"].combine_chunks(), ranked["count"].to_numpy())
 
     def encode(self, items: pa.Array) -> np.ndarray:
         """Return the ids (1 .. V - 1) of the caller's items, 0 for one that is not known.
@@ -165,22 +145,14 @@ class Catalogue:
             raise type_error(
                 "Catalogue.encode", "items", f"be {self.items.type} as in training", items.type
             )
-        if pa.types.is_int64(items.type):
-            return self._encode_integers(items.to_numpy())
+        if self._integers is not None:
+            return self._integers.find(items.to_numpy()) + 1
         if self._strings is None:
             self._strings = StringIndex(self.items)
         encoded = items.dictionary_encode()
         ranks = self._strings.find(encoded.dictionary) + 1
         known: np.ndarray = ranks[encoded.indices.to_numpy()]
         return known
-
-    def _encode_integers(self, items: np.ndarray) -> np.ndarray:
-        assert self._sorted is not None
-        values, ranks = self._sorted
-        distinct, place = np.unique(items, return_inverse=True)  # found faster in their order
-        found = np.minimum(np.searchsorted(values, distinct), len(values) - 1)
-        known = np.where(values[found] == distinct, ranks[found], 0).astype(np.int64)
-        return known[place]
 
     def decode(self, ids: np.ndarray) -> pa.Array:
         """Return the caller's own ids of ``ids``.
@@ -205,7 +177,7 @@ class Catalogue:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the catalogue as parquet (item, count); row ``i`` is id ``i + 1``."""
         with atomic_path(path) as temporary:
-            pq.write_table(_table(self.items, self.counts), temporary, compression="zstd")
+            pq.write_table(item_counts(self.items, self.counts), temporary, compression="zstd")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Catalogue:
@@ -238,25 +210,3 @@ def _as_ids(function: str, items: Any) -> pa.Array:
         got = getattr(items, "type", type(items).__name__)
         raise type_error(function, "items", "be a pyarrow.Array of integers or strings", got)
     return items.cast(kind)
-
-
-def _table(items: Any, counts: np.ndarray) -> pa.Table:
-    return pa.table({"item": items, "count": pa.array(counts, pa.int64())})
-
-
-def _merge(tables: list[pa.Table]) -> pa.Table:
-    """Return the sum of counts by item."""
-    if pa.types.is_string(tables[0]["item"].type):
-        size = sum(table["item"].nbytes for table in tables)
-        if size > _MOST_BYTES:
-            raise value_error(
-                "Catalogue.fit",
-                "sessions",
-                "hold ids that are strings of less than some 1.7 GiB together, each counted once",
-                f"about {size / 2**30:.1f} GiB",
-                "Number the items, and write integers.",
-            )
-    grouped = pa.concat_tables(tables).group_by("item").aggregate([("count", "sum")])
-    return grouped.rename_columns(
-        ["count" if name == "count_sum" else name for name in grouped.column_names]
-    ).select(["item", "count"])
