@@ -1,5 +1,6 @@
 // Binds full softmax, rank and top-k on the CPU to the operators of ops/schemas.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 
 #include "bind_softmax.h"
@@ -34,6 +35,20 @@ struct OnCpu {
   }
 };
 
+// The largest |w| of a tile's rows: they are as many numbers as the GEMM read, so all threads share them.
+template <typename T>
+double largest_norm(const T* rows, const Tensor& weight) {
+  const int64_t width = weight.size(1), stride = weight.stride(0);
+  std::atomic<double> largest = 0.0;
+  torch::stable::parallel_for(0, weight.size(0), t4r::bind::row_grain(width), [&](int64_t begin, int64_t end) {
+    const double found = kernels<T>().largest_norm(rows + begin * stride, end - begin, width, stride);
+    double seen = largest.load();
+    while (found > seen && !largest.compare_exchange_weak(seen, found)) {
+    }
+  });
+  return largest.load();
+}
+
 template <typename T>
 double largest_magnitude(const T* values, int64_t size) {
   T largest = 0;
@@ -58,7 +73,7 @@ void rank_tile(Tensor scores, Tensor hidden, Tensor weight, std::optional<Tensor
                                 pointer<T>(bias),
                                 pointer<double>(target_scores),
                                 pointer<double>(hidden_norms),
-                                kernels<T>().largest_norm(rows, weight.size(0), weight.size(1), weight.stride(0)),
+                                largest_norm(rows, weight),
                                 largest_magnitude(pointer<T>(bias), weight.size(0)),
                                 output<int64_t>(above),
                                 output<int64_t>(not_a_number)};

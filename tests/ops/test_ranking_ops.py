@@ -122,6 +122,23 @@ def test_the_collapsed_model_finds_faults(fault: object, monkeypatch: pytest.Mon
     assert ranking.target_rank(hidden, weight, targets, None, None, None).tolist() != [300] * 37
 
 
+@pytest.mark.usefixtures("keep_threads")
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("place", [0, 333, 1000, 2999])
+def test_the_error_of_a_tile_is_that_of_its_longest_row(place: int, threads: int) -> None:
+    """Which thread meets it does not matter: a score that is too low by as much still counts."""
+    torch.set_num_threads(threads)
+    hidden, weight = torch.zeros(1, 64), torch.zeros(3000, 64)
+    hidden[0, 0] = weight[500, 0] = 1  # an item as good as the target
+    weight[place, 1] = 1e4  # its products may be wrong by as much as 1e-2
+    target, norm = torch.ones(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    above, nan = torch.zeros(2, 1, dtype=torch.int64)
+    scores = hidden @ weight.T
+    scores[0, 500] -= 1e-3
+    OPS.rank_tile(scores, hidden, weight, None, target, norm, above, nan)
+    assert above.tolist() == [1]
+
+
 @pytest.mark.parametrize("width", [1, 7, 8, 30, 64, 200])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_formulas_pair_scores_have_the_kernels_bits(width: int, dtype: torch.dtype) -> None:
