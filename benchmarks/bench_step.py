@@ -39,7 +39,7 @@ def model(case: cases.StepCase, sparse: bool) -> Model:
     return build_model(config, case.items)
 
 
-def _training(forward: Any, optimizer: torch.optim.Optimizer) -> Callable[[Tensor], float]:
+def training(forward: Any, optimizer: torch.optim.Optimizer) -> Callable[[Tensor], float]:
     """Return a step from ids [B, T] to the loss."""
 
     def run(ids: Tensor) -> float:
@@ -55,7 +55,7 @@ def _training(forward: Any, optimizer: torch.optim.Optimizer) -> Callable[[Tenso
 def ours(case: cases.StepCase, device: str) -> Provider:
     """Return our step: row gradients, and an optimizer that touches these rows only."""
     trained, ids = model(case, sparse=True).to(device).train(), inputs.sessions(case, device)
-    step = _training(trained, LazyAdam(trained.parameters(), lr=LR))
+    step = training(trained, LazyAdam(trained.parameters(), lr=LR))
     return lambda: step(ids)
 
 
@@ -71,7 +71,7 @@ def reference(case: cases.StepCase, device: str, compiled: bool) -> Provider:
         (task,) = trained.prediction_tasks
         task.sampler.draw = torch.compiler.disable(task.sampler.draw)
         forward = torch.compile(trained)
-    step = _training(forward, torch.optim.Adam(trained.parameters(), lr=LR))
+    step = training(forward, torch.optim.Adam(trained.parameters(), lr=LR))
 
     def run() -> float:
         with use_backend("reference"):

@@ -136,6 +136,14 @@ STEP: Groups = {
     "quick": [[StepCase(items) for items in (10_000, MILLION)]],
     "full": [[StepCase(items) for items in (10_000, 100_000, MILLION, 10 * MILLION)]],
 }
+# one group, as above; what is larger than the first is what the benchmark is for
+LARGEST: Groups = {
+    "tiny": [
+        [StepCase(items, sessions=4, length=5, width=16, samples=20) for items in (500, 1000)]
+    ],
+    "quick": [[StepCase(items, width=32) for items in (MILLION, 10 * MILLION)]],
+    "full": [[StepCase(items, width=32) for items in (MILLION, 100 * MILLION)]],
+}
 
 
 class StatisticsCase(NamedTuple):

@@ -24,6 +24,7 @@ MINUTES: dict[str, dict[str, float]] = {
     "evaluation": {"tiny": 0.2, "quick": 1.2, "full": 15},
     "optim": {"tiny": 0.2, "quick": 0.6, "full": 2},
     "step": {"tiny": 1, "quick": 2, "full": 2.5},
+    "largest": {"tiny": 0.2, "quick": 0.7, "full": 5},
 }
 
 

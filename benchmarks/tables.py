@@ -219,6 +219,23 @@ def step(content: Content) -> str:
     return f"{table(header, rows)}\n\n{machine(content)}"
 
 
+def largest(content: Content) -> str:
+    """Return the table of the largest catalogue: a step, ranks and top-k beside a smaller one."""
+    rows = []
+    for row in content["rows"]:
+        times = medians(row)
+        if "ours" not in times:
+            continue
+        held = 4 * row["items"] * (row["width"] + 1) / 2**30
+        cells = [items(row["items"]), f"{held:.2f} GiB"]
+        for name, floor in (("ours", "floor"), ("rank", "gemm"), ("top-k", "gemm")):
+            cells += [time(times[name]), over(times, name, floor)]
+        rows.append([*cells, mebibytes(row, "ours"), mebibytes(row, "rank")])
+    header = ["V", "table and state", "a step", "/ floor", "ranks", "/ GEMM", "top-k", "/ GEMM"]
+    header += [f"peak extra memory, {what}" for what in ("step", "ranks")]
+    return f"{table(header, rows)}\n\n{machine(content)}"
+
+
 def optim(content: Content) -> str:
     """Return the table of optimizers: time over that of `torch.optim.SparseAdam`, and floors."""
     rows = []
@@ -248,6 +265,7 @@ TABLES: dict[str, Callable[[Content], str]] = {
     "full_softmax": full_softmax,
     "evaluation": evaluation,
     "step": step,
+    "largest": largest,
     "optim": optim,
     "startup": startup,
 }
