@@ -239,3 +239,19 @@ def test_compiles_without_a_break(mode):
     expected = masked_targets(ids, mode=mode)
     torch.manual_seed(3)
     assert torch.equal(compiled(ids, mode=mode).schema, expected.schema)
+
+
+@pytest.mark.parametrize("padding_idx", [0, 3])
+def test_a_session_without_items_has_no_target_in_inference(padding_idx):
+    ids = torch.tensor([[7, 8, padding_idx], [padding_idx] * 3])
+    targets = masked_targets(ids, mode="inference", padding_idx=padding_idx).targets
+    assert targets.tolist() == [[padding_idx] * 2 + [8, padding_idx], [padding_idx] * 4]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_fakes_are_drawn_as_finely_whatever_the_type_of_the_logits(dtype):
+    """Noise of few bits has many largest values, of which argmax takes the first."""
+    masking = ReplacementLanguageModeling(2)
+    drawn = masking.sample_from_softmax(torch.zeros(2000, 1000, dtype=dtype)).double()
+    error = 1000 / math.sqrt(12 * 2000)
+    assert drawn.mean().item() == pytest.approx(499.5, abs=5 * error)

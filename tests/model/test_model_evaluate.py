@@ -97,6 +97,7 @@ def test_save_and_load(tmp_path: Path) -> None:
     state = torch.load(tmp_path / "a" / "b" / "t4rec_model_class.pt", weights_only=True)
     assert list(state) == list(model.state_dict())
     other = Model.load(state, next_item_model(weight_tying=True).heads[0], top_k=3, name="n")
+    assert other.top_k == 3
     other.top_k, model.top_k = None, None
     assert other.name == "n"
     torch.testing.assert_close(other(batch()), model(batch()))

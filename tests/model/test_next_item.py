@@ -10,16 +10,21 @@ import torch.nn.functional as F
 from task_helpers import (
     LAST,
     TARGETS,
+    D,
     RecordingLoss,
     V,
     batch,
     hidden_of,
     parts,
+    sequence_inputs,
 )
 
+from transformers4rec_ext.block.base import SequentialBlock
+from transformers4rec_ext.block.mlp import MLPBlock
 from transformers4rec_ext.losses import smoothed_cross_entropy
-from transformers4rec_ext.model import Head
+from transformers4rec_ext.model import Head, NextItemPredictionTask
 from transformers4rec_ext.model.output import draw_candidates
+from transformers4rec_ext.ranking_metric import RecallAt
 from transformers4rec_ext.samplers import LogUniformSampler
 
 # Full softmax
@@ -110,6 +115,7 @@ def test_return_predictions(reduction: str) -> None:
         RecordingLoss(),
         type("Mine", (torch.nn.CrossEntropyLoss,), {})(),
         torch.nn.CrossEntropyLoss(ignore_index=7),
+        torch.nn.CrossEntropyLoss(weight=torch.tensor([2.0] + [1.0] * 10)),
     ],
 )
 def test_other_losses_get_the_real_logits(loss: torch.nn.Module) -> None:
@@ -146,6 +152,33 @@ def test_candidates_never_hold_the_padding_item() -> None:
     ids = draw_candidates(task.pre.module.sampler, torch.tensor([1])).ids
     assert sorted(ids.tolist()) == list(range(1, V))
     assert model(batch(), training=True)["loss"].isfinite()
+
+
+def padded_with_3(**arguments: Any) -> NextItemPredictionTask:
+    """Return the task of a model whose masking pads with item 3."""
+    inputs = sequence_inputs()
+    inputs.masking.padding_idx = 3
+    task = NextItemPredictionTask(**arguments)
+    Head(SequentialBlock(inputs, MLPBlock([D])), task, inputs=inputs)
+    return task
+
+
+def test_candidates_begin_behind_a_padding_item_of_another_id() -> None:
+    task = padded_with_3(sampled_softmax=True, max_n_samples=V)
+    ids = draw_candidates(task.pre.module.sampler, torch.tensor([5])).ids
+    assert sorted(ids.tolist()) == list(range(4, V))
+
+
+@pytest.mark.parametrize(("columns", "recall"), [(5, 0.0), (V, 1.0)])
+def test_only_of_all_items_scores_a_column_is_the_padding_items(
+    columns: int, recall: float
+) -> None:
+    """Of [N, 1+S] logits of candidates it is one of them, and competes."""
+    task = padded_with_3(metrics=[RecallAt([1], labels_onehot=True)])
+    scores = torch.zeros(1, columns)
+    scores[0, 3], scores[0, 0] = 2.0, 1.0
+    values = task.calculate_metrics(scores, torch.tensor([0]))
+    assert [float(value) for value in values.values()] == [recall]
 
 
 def test_a_sampler_of_the_users_own() -> None:

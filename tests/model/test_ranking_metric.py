@@ -324,3 +324,15 @@ def test_a_call_of_a_metric_with_a_compute_of_its_own() -> None:
     metric = InPercent([2], labels_onehot=True)
     assert metric(rank=torch.tensor([0, 5])) == 50
     assert metric.compute() == 50
+
+
+def test_a_call_shares_its_batch_with_other_processes_where_that_is_asked_for() -> None:
+    """With torchmetrics' ``dist_sync_on_step`` the value of a call is of all processes' rows."""
+    metric = RecallAt(
+        [2],
+        labels_onehot=True,
+        dist_sync_on_step=True,
+        dist_sync_fn=lambda mine, group: [mine, torch.zeros_like(mine)],  # another's are misses
+        distributed_available_fn=lambda: True,
+    )
+    assert metric(rank=torch.tensor([0, 1])) == 0.5

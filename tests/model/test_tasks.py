@@ -345,3 +345,21 @@ class Classes(torchmetrics.Metric):
 
     def compute(self) -> torch.Tensor:
         return self.total
+
+
+def test_probabilities_of_another_type_and_shape_become_the_scores_type() -> None:
+    seen = []
+
+    class Own(torch.nn.Module):
+        def forward(self, scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            seen.append(target.dtype)
+            return (scores.mean(1) - target).square().mean()
+
+    class Rates(PredictionTask):
+        pass
+
+    task = Rates(Own(), pre=torch.nn.Linear(D, 3))
+    task.build(None, [-1, D])
+    targets = torch.rand(4, dtype=torch.float64)
+    assert task(torch.randn(4, D), targets=targets, training=True)["loss"].dtype == torch.float32
+    assert seen == [torch.float32]

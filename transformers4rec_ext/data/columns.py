@@ -146,8 +146,6 @@ class ParquetColumns:
     def _column(self, name: str, column: pa.ChunkedArray, where: str) -> Column:
         kind = self._kinds[name]
         array = column.combine_chunks()
-        if isinstance(array, pa.ChunkedArray):  # more than fits into one array, or nothing
-            array = pa.concat_arrays(array.chunks) if array.num_chunks else array.type.empty()
         if array.null_count:
             raise value_error(_NAME, f"column {name!r}", "hold no nulls", f"one in {where}")
         offsets = None
