@@ -11,6 +11,7 @@ from torch import Tensor
 
 import transformers4rec_ext as tr
 from transformers4rec_ext.model._ranking import Ranks
+from transformers4rec_ext.model.positions import seen_before
 from transformers4rec_ext.ranking_metric import NDCGAt, RecallAt
 from transformers4rec_ext.ranks import MISSED
 
@@ -241,3 +242,9 @@ def test_it_is_an_option_like_others(tmp_path: Any) -> None:
     assert empty["predictions"].rank.shape == (0,)
     none = model({"item_id": torch.zeros(0, 6, dtype=torch.int64)}, testing=True, returns="ranks")
     assert none["predictions"].rank.shape == (0,)
+
+
+@pytest.mark.parametrize(("causal", "expected"), [(True, [-1, 5, 6, -1]), (False, [-1, 5, -1, -1])])
+def test_padding_is_not_among_what_was_seen(causal: bool, expected: list[int]) -> None:
+    ids = torch.tensor([[8, 9, 0, 0], [0, 5, 6, 7]])  # padded on the right and on the left
+    assert seen_before(ids, torch.tensor([6]), 0, causal).tolist() == [expected]

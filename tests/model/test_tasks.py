@@ -317,6 +317,8 @@ def test_binary_metrics_are_of_probabilities() -> None:
     ]
     values = BinaryClassificationTask(metrics=wrapped).calculate_metrics(probabilities, targets)
     assert [float(value) for value in values.values()] == [1.0, 1.0, 0.5]
+    both = BinaryClassificationTask(metrics=[BinaryPrecision() + Classes()])
+    both.calculate_metrics(probabilities, targets)  # where one needs classes both get them
     task = BinaryClassificationTask(metrics=[torchmetrics.AUROC(task="binary")])
     task.forward_to_prediction_fn = lambda x: 1 - x  # one's own is asked
     assert [float(value) for value in task.calculate_metrics(probabilities, targets).values()] == [

@@ -297,6 +297,15 @@ def test_a_file_calls_nothing_else(change: Any, message: str, tmp_path: Path) ->
         tr.Model.from_pretrained(tmp_path)
 
 
+def test_the_settings_of_the_model_are_its_own(tmp_path: Path) -> None:
+    settings = {"top_k": 3, "max_sequence_length": 7, "name": "mine"}
+    model = _gpt2()
+    for name, value in settings.items():
+        setattr(model, name, value)
+    again = _again(model, tmp_path)
+    assert {name: getattr(again, name) for name in settings} == settings
+
+
 @pytest.mark.parametrize("written", [torch.float32, torch.float64])
 @pytest.mark.parametrize("read", [torch.float32, torch.float64])
 def test_the_dtype_is_the_writers(written: Any, read: Any, tmp_path: Path) -> None:
