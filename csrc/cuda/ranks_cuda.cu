@@ -120,9 +120,10 @@ struct Limits {
 template <typename T>
 __device__ Limits<T> limits(const RankTile<T>& tile, const Largest& largest, int64_t n, double target) {
   const double bound = dot_error_bound<T>(tile.width);
-  const double weight_norm = std::sqrt(bit_cast<double>(largest.square)) * (1.0 + bound);
+  const double underflow = underflow_bound<T>(tile.width);
+  const double weight_norm = std::sqrt(bit_cast<double>(largest.square) + underflow) * (1.0 + bound);
   const double size = tile.hidden_norms[n] * weight_norm + bit_cast<double>(largest.bias);
-  const double tolerance = bound * (size + fabs(target));
+  const double tolerance = bound * (size + fabs(target)) + underflow;
   return {static_cast<T>(target - tolerance), static_cast<T>(target + tolerance)};
 }
 

@@ -160,6 +160,20 @@ def test_every_score_in_doubt() -> None:
     assert above.tolist() == [100] * 3
 
 
+@pytest.mark.parametrize("size", [1e-24, 1e-30])
+def test_a_collapsed_table_of_numbers_too_small_to_square(size: float) -> None:
+    case = Case(5, 100, 64, torch.float32)
+    row = torch.randn(64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    away = case.hidden.double()
+    case.hidden = (away - (away @ row)[:, None] * row / row.square().sum()).float()
+    case.weight[:] = (row * size).float()
+    noise = torch.rand(5, 100, generator=torch.Generator().manual_seed(2)) - 0.5
+    case.scores = case.hidden @ case.weight.T + 1e-7 * size * noise  # another GEMM's rounding
+    case.update()
+    above, _ = case.check(emulated.RUNS[-1])
+    assert above.tolist() == [100] * 5
+
+
 def test_scores_that_the_gemm_rounded_the_wrong_way() -> None:
     """What decides is the exact score, not the tile's."""
     case = Case(4, 64, 32, torch.float32)
