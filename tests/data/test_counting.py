@@ -71,3 +71,39 @@ def test_what_is_held_grows_with_the_distinct_items(monkeypatch: pytest.MonkeyPa
         counts.add(pa.array(np.arange(100)), np.ones(100, bool))
         assert sum(table.num_rows for table in counts._tables) <= 400
     assert counts.ranked()["count"].to_pylist() == [50] * 100
+
+
+@pytest.fixture
+def merged(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that receives how many rows each merge reads."""
+    real, rows = counting._merged, []
+
+    def spy(tables: list[pa.Table]) -> pa.Table:
+        rows.append(sum(table.num_rows for table in tables))
+        return real(tables)
+
+    monkeypatch.setattr(counting, "_merged", spy)
+    monkeypatch.setattr(counting, "_MERGE_ROWS", 300)
+    return rows
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.string()])
+def test_new_items_are_merged_a_few_times_only(merged: list[int], kind: pa.DataType) -> None:
+    counts = ItemCounts()
+    for first in range(0, 20_000, 100):
+        items = pa.array(np.arange(first, first + 100)).cast(kind)
+        counts.add(items, np.ones(100, bool))
+    assert counts.ranked().num_rows == 20_000
+    assert sum(merged) < 4 * 20_000
+
+
+def test_strings_are_merged_before_arrows_offsets_overflow(
+    merged: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting, "_MERGE_BYTES", 2000)
+    counts = ItemCounts()
+    for _ in range(30):
+        counts.add(pa.array(["x" * 900, "y"]), np.ones(2, bool))
+        assert sum(table.nbytes for table in counts._tables) < 4000
+    assert counts.ranked()["count"].to_pylist() == [30, 30]
+    assert len(merged) > 5

@@ -55,8 +55,10 @@ class Catalogue:
         counts = _checks.integers("Catalogue", "counts", counts)
         if len(items) == 0:
             raise value_error("Catalogue", "items", "hold at least one item", "none")
-        self._integers: IntegerIndex | None = None
         self._strings: StringIndex | None = None
+        self._integers: IntegerIndex | None = None
+        if pa.types.is_int64(items.type) and not items.null_count:
+            self._integers = IntegerIndex(items.to_numpy())
         if items.null_count or not self._distinct(items):
             raise value_error("Catalogue", "items", "be distinct and not null", "repeated or null")
         if counts.shape != (len(items),) or counts[-1] < 0 or np.any(np.diff(counts) > 0):
@@ -67,11 +69,9 @@ class Catalogue:
         self.counts = counts
 
     def _distinct(self, items: pa.Array) -> bool:
-        """Whether no item occurs twice; of integers the index, for :meth:`encode`, tells."""
-        if pa.types.is_string(items.type):
-            return len(pc.unique(items)) == len(items)
-        self._integers = IntegerIndex(items.to_numpy())
-        return self._integers.distinct
+        if self._integers is not None:
+            return self._integers.distinct
+        return len(pc.unique(items)) == len(items)
 
     @property
     def num_items(self) -> int:

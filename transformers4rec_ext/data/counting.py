@@ -8,7 +8,7 @@ import pyarrow as pa
 from transformers4rec_ext._errors import value_error
 
 _MERGE_ROWS = 4_000_000
-_MERGE_BYTES = 2**28
+_MERGE_BYTES = 2**28  # of strings
 _MOST_BYTES = 2**31 - 1  # of strings that arrow groups and sorts: its offsets have 32 bits
 _RADIX = 2**16 - 1  # numpy sorts keys of 16 bits without comparing them
 
@@ -16,8 +16,9 @@ _RADIX = 2**16 - 1  # numpy sorts keys of 16 bits without comparing them
 class ItemCounts:
     """Counts of items, added to chunk by chunk.
 
-    Of each chunk the distinct items are kept; as soon as they are as many as those that were
-    merged before, all are merged. Integers are sorted, which numpy does with vector instructions;
+    Of each chunk the distinct items are kept. When the new ones are millions, and more than those
+    that were merged before, all are merged, so that each is merged a few times only; strings also
+    when they take a quarter of a GiB, lest arrow's offsets overflow. Integers are sorted by numpy,
     strings are grouped by arrow.
     """
 
@@ -26,24 +27,30 @@ class ItemCounts:
         self._new_rows = self._new_bytes = 0
 
     def add(self, items: pa.Array, counted: np.ndarray) -> None:
-        """Add those of ``items`` that ``counted``, bool of their length, says; know all of them.
+        """Count the items where ``counted`` is True; the others are known, with a count of 0.
 
         Parameters
         ----------
         items : pyarrow.Array, int64 or string
             Of the same type in all calls.
         counted : bool [items]
+
+        Raises
+        ------
+        ValueError
+            If strings take more than some 1.7 GiB.
         """
         table = _counted(items, counted)
         self._tables.append(table)
         self._new_rows += table.num_rows
-        self._new_bytes += table["item"].nbytes
+        if pa.types.is_string(items.type):
+            self._new_bytes += table["item"].nbytes
         many = self._new_rows > max(_MERGE_ROWS, self._tables[0].num_rows)
-        if (many or self._new_bytes > _MERGE_BYTES) and len(self._tables) > 1:
+        if many or self._new_bytes > _MERGE_BYTES:
             self._merge()
 
     def ranked(self) -> pa.Table:
-        """Return (item, count), the most frequent first, ties by the item.
+        """Return (item, count), the most frequent first, ties by the item; once, after all `add`.
 
         Raises
         ------
@@ -51,7 +58,7 @@ class ItemCounts:
             If strings take more than some 1.7 GiB.
         """
         self._merge()
-        table = self._tables[0]
+        table = self._tables.pop()  # not held beside what is made of it
         if pa.types.is_string(table["item"].type):
             return table.sort_by([("count", "descending"), ("item", "ascending")])
         return table.take(pa.array(_falling(table["count"].to_numpy())))
@@ -66,11 +73,11 @@ def item_counts(items: pa.Array, counts: np.ndarray) -> pa.Table:
     return pa.table({"item": items, "count": pa.array(counts, pa.int64())})
 
 
-def _runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distinct ones of rising ``values`` and how often each occurs."""
-    change = values[1:] != values[:-1]
-    first = np.flatnonzero(np.concatenate([np.ones(min(1, len(values)), bool), change]))
-    return values[first], np.diff(np.append(first, len(values)))
+def _firsts(values: np.ndarray) -> np.ndarray:
+    """Return which of rising ``values`` differ from the one before, bool of their length."""
+    first = np.ones(len(values), bool)
+    np.not_equal(values[1:], values[:-1], out=first[1:])
+    return first
 
 
 def _counted(items: pa.Array, counted: np.ndarray) -> pa.Table:
@@ -80,10 +87,10 @@ def _counted(items: pa.Array, counted: np.ndarray) -> pa.Table:
         counts = np.bincount(encoded.indices.to_numpy()[counted], minlength=size)
         return item_counts(encoded.dictionary, counts)
     values = items.to_numpy()
-    distinct, _ = _runs(np.sort(values))
-    some, times = _runs(np.sort(values[counted]))
+    every, some = np.sort(values), np.sort(values[counted])
+    distinct, first = every[_firsts(every)], np.flatnonzero(_firsts(some))
     counts = np.zeros(len(distinct), np.int64)
-    counts[np.searchsorted(distinct, some)] = times
+    counts[np.searchsorted(distinct, some[first])] = np.diff(np.append(first, len(some)))
     return item_counts(pa.array(distinct), counts)
 
 
@@ -100,7 +107,7 @@ def _merged(tables: list[pa.Table]) -> pa.Table:
     parts = [(table["item"].to_numpy(), table["count"].to_numpy()) for table in tables]
     joined = np.concatenate([items for items, _ in parts])
     joined.sort()
-    distinct, _ = _runs(joined)
+    distinct = joined[_firsts(joined)]
     counts = np.zeros(len(distinct), np.int64)
     for items, times in parts:
         counts[np.searchsorted(distinct, items)] += times

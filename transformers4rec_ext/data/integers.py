@@ -23,7 +23,7 @@ class IntegerIndex:
         self._least, self._most = int(items.min()), int(items.max())
         size = self._most - self._least + 1  # of Python's integers, which do not overflow
         self._table: np.ndarray | None = None
-        if size <= _MOST_PLACES * len(items) < 2**31:
+        if size <= _MOST_PLACES * len(items) and len(items) <= 2**31:  # positions have 32 bits
             self._table = np.full(size, -1, np.int32)
             self._table[items - self._least] = np.arange(len(items), dtype=np.int32)
             self.distinct = int(np.count_nonzero(self._table >= 0)) == len(items)
