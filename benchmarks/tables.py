@@ -219,6 +219,11 @@ def step(content: Content) -> str:
     return f"{table(header, rows)}\n\n{machine(content)}"
 
 
+def held_bytes(case: dict[str, Any]) -> float:
+    """Return the bytes of a float32 table and of one number for each of its rows."""
+    return float(4 * case["items"] * (case["width"] + 1))
+
+
 def largest(content: Content) -> str:
     """Return the table of the largest catalogue: a step, ranks and top-k beside a smaller one."""
     rows = []
@@ -226,8 +231,7 @@ def largest(content: Content) -> str:
         times = medians(row)
         if "ours" not in times:
             continue
-        held = 4 * row["items"] * (row["width"] + 1) / 2**30
-        cells = [items(row["items"]), f"{held:.2f} GiB"]
+        cells = [items(row["items"]), f"{held_bytes(row) / 2**30:.2f} GiB"]
         for name, floor in (("ours", "floor"), ("rank", "gemm"), ("top-k", "gemm")):
             cells += [time(times[name]), over(times, name, floor)]
         rows.append([*cells, mebibytes(row, "ours"), mebibytes(row, "rank")])
