@@ -122,39 +122,6 @@ def test_the_collapsed_model_finds_faults(fault: object, monkeypatch: pytest.Mon
     assert ranking.target_rank(hidden, weight, targets, None, None, None).tolist() != [300] * 37
 
 
-@pytest.mark.parametrize(("hidden_size", "weight_size"), [(1, 1e-24), (1e-21, 1e-21), (1, 1e-30)])
-def test_a_collapsed_model_of_numbers_too_small_to_square_ranks_last(
-    hidden_size: float, weight_size: float
-) -> None:
-    """The squares of its rows are 0 in float32, or its products are."""
-    weight = torch.randn(1, 64, dtype=torch.float64)
-    hidden = torch.randn(37, 64, dtype=torch.float64)
-    hidden -= hidden @ weight.T / weight.square().sum() * weight  # scores cancel
-    hidden, weight = hidden * hidden_size, weight * weight_size
-    ranks = rank_of(hidden.float(), weight.float().repeat(3001, 1), torch.randint(3001, (37,)))
-    assert ranks.tolist() == [3000] * 37
-
-
-@pytest.mark.usefixtures("keep_threads")
-@pytest.mark.parametrize("threads", [1, 2, 5])
-@pytest.mark.parametrize("place", [0, 333, 1000, 2999])
-@pytest.mark.parametrize(("gap", "counted"), [(0.05, 1), (0.09, 0)])
-def test_the_error_of_a_tile_is_that_of_its_longest_row(
-    place: int, threads: int, gap: float, counted: int
-) -> None:
-    """Which thread meets it does not matter: a score that is too low by less still counts."""
-    torch.set_num_threads(threads)
-    hidden, weight = torch.zeros(1, 64), torch.zeros(3000, 64)
-    hidden[0, 0] = weight[500, 0] = 1  # an item as good as the target
-    weight[place, 1] = 1e4  # its score may be wrong by 2 (64 + 4) 2^-24 1e4 = 0.081
-    target, norm = torch.ones(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-    above, nan = torch.zeros(2, 1, dtype=torch.int64)
-    scores = hidden @ weight.T
-    scores[0, 500] -= gap
-    OPS.rank_tile(scores, hidden, weight, None, target, norm, above, nan)
-    assert above.tolist() == [counted]
-
-
 @pytest.mark.parametrize("width", [1, 7, 8, 30, 64, 200])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_formulas_pair_scores_have_the_kernels_bits(width: int, dtype: torch.dtype) -> None:
