@@ -67,7 +67,7 @@ T4R_HD double dot_error_bound(int64_t width) {
   return 2.0 * static_cast<double>(width + 4) * (sizeof(T) == sizeof(float) ? 0x1p-24 : 0x1p-53);
 }
 
-// How much a sum of `width` products may lose because they, or their parts, are too small for T and become zero.
+// How much a sum of `width` products may lose because they are too small for T and become zero.
 template <typename T>
 T4R_HD double underflow_bound(int64_t width) {
   return static_cast<double>(width) * (sizeof(T) == sizeof(float) ? 0x1p-126 : 0x1p-1022);

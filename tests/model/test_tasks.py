@@ -318,7 +318,10 @@ def test_binary_metrics_are_of_probabilities() -> None:
     values = BinaryClassificationTask(metrics=wrapped).calculate_metrics(probabilities, targets)
     assert [float(value) for value in values.values()] == [1.0, 1.0, 0.5]
     both = BinaryClassificationTask(metrics=[BinaryPrecision() + Classes()])
-    both.calculate_metrics(probabilities, targets)  # where one needs classes both get them
+    # where one needs classes both get them, and there is none of class 1
+    assert [float(value) for value in both.calculate_metrics(probabilities, targets).values()] == [
+        0
+    ]
     task = BinaryClassificationTask(metrics=[torchmetrics.AUROC(task="binary")])
     task.forward_to_prediction_fn = lambda x: 1 - x  # one's own is asked
     assert [float(value) for value in task.calculate_metrics(probabilities, targets).values()] == [
@@ -349,7 +352,7 @@ class Classes(torchmetrics.Metric):
         return self.total
 
 
-def test_probabilities_of_another_type_and_shape_become_the_scores_type() -> None:
+def test_probabilities_of_another_type_become_the_scores_type() -> None:
     seen = []
 
     class Own(torch.nn.Module):

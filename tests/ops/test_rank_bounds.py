@@ -10,16 +10,29 @@ from transformers4rec_ext.functional import target_rank
 OPS = torch.ops.transformers4rec_ext
 
 
-@pytest.mark.parametrize(("hidden_size", "weight_size"), [(1, 1e-24), (1e-21, 1e-21), (1, 1e-30)])
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+@pytest.mark.parametrize(
+    ("hidden_size", "weight_size", "dtype"),
+    [
+        (1, 1e-24, torch.float32),
+        (1e-21, 1e-21, torch.float32),
+        (1e-24, 1, torch.float32),
+        (1, 1e-170, torch.float64),
+        (1e-170, 1, torch.float64),
+        (1e-170, 1e-100, torch.float64),
+        (1e-200, 1e100, torch.float64),
+    ],
+)
 def test_a_collapsed_model_of_numbers_too_small_to_square_ranks_last(
-    hidden_size: float, weight_size: float
+    hidden_size: float, weight_size: float, dtype: torch.dtype, backend: str
 ) -> None:
-    """The squares of its rows are 0 in float32, or its products are."""
+    """The squares of its rows are 0, or its products are."""
     weight = torch.randn(1, 64, dtype=torch.float64)
     hidden = torch.randn(37, 64, dtype=torch.float64)
     hidden -= hidden @ weight.T / weight.square().sum() * weight  # scores cancel
-    hidden, weight = hidden * hidden_size, weight * weight_size
-    ranks = target_rank(hidden.float(), weight.float().repeat(3001, 1), torch.randint(3001, (37,)))
+    hidden, weight = (hidden * hidden_size).to(dtype), (weight * weight_size).to(dtype)
+    targets = torch.randint(3001, (37,))
+    ranks = target_rank(hidden, weight.repeat(3001, 1), targets, backend=backend)
     assert ranks.tolist() == [3000] * 37
 
 

@@ -46,10 +46,10 @@ def pair_score(hidden: Tensor, rows: Tensor, bias: Tensor | None) -> Tensor:
     return score if bias is None else score + bias.to(torch.float64)
 
 
-def _norms(rows: Tensor) -> Tensor:
-    """Lengths of rows, float64."""
+def row_norms(rows: Tensor) -> Tensor:
+    """Lengths of rows, float64, no smaller than they are where their squares underflow."""
     norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
-    return norms
+    return norms + math.sqrt(rows.shape[1] * torch.finfo(torch.float64).tiny)
 
 
 def _scores_beside(
@@ -67,11 +67,12 @@ def _scores_beside(
     of the largest score that vectors of their lengths can have, they tell which is better.)
     """
     scores = hidden.to(torch.float64) @ weight.to(torch.float64).T
-    largest = hidden_norms[:, None] * _norms(weight)
+    largest = hidden_norms[:, None] * row_norms(weight)
     if bias is not None:
         scores = scores + bias.to(torch.float64)
         largest = largest + bias.to(torch.float64).abs()
-    error = 2 * (hidden.shape[1] + 4) * torch.finfo(torch.float64).eps * largest
+    width, float64 = hidden.shape[1], torch.finfo(torch.float64)
+    error = 2 * (width + 4) * float64.eps * largest + width * float64.tiny
     target = target_scores[:, None]
     near = ((scores - target).abs() <= error) & error.isfinite()
     return torch.where(near, target, scores)
@@ -119,7 +120,7 @@ def target_rank(
     hidden, weight, wide_bias = _wide(hidden, weight, bias)
     bias = None if bias is None else wide_bias
     target = pair_score(hidden, weight[targets], None if bias is None else bias[targets])
-    scores = _scores_beside(target, hidden, _norms(hidden), weight, bias)
+    scores = _scores_beside(target, hidden, row_norms(hidden), weight, bias)
     competes = torch.ones_like(scores, dtype=torch.bool)
     if exclude_ids is not None:
         hidden_ids = torch.where(exclude_ids < 0, weight.shape[0], exclude_ids)

@@ -7,7 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from transformers4rec_ext.ops.reference import MISSED, accumulate_dtype, outside_autocast, rows_like
+from transformers4rec_ext.ops.reference import (
+    MISSED,
+    accumulate_dtype,
+    outside_autocast,
+    row_norms,
+    rows_like,
+)
 from transformers4rec_ext.ops.tiles import full_precision, tile_scale
 from transformers4rec_ext.ops.tiles.items import ItemTiles, tile_pieces
 
@@ -51,7 +57,7 @@ class Ranks:
     ) -> None:
         self.targets = targets
         self.scores = pair_scores(hidden, weight, bias, targets[:, None])[:, 0].contiguous()
-        self.norms = torch.linalg.vector_norm(hidden, dim=1, dtype=torch.float64)
+        self.norms = row_norms(hidden)
         self.above = torch.zeros_like(targets)
         self.nan = torch.zeros_like(targets)
 
