@@ -55,23 +55,22 @@ class Catalogue:
         counts = _checks.integers("Catalogue", "counts", counts)
         if len(items) == 0:
             raise value_error("Catalogue", "items", "hold at least one item", "none")
-        self._strings: StringIndex | None = None
-        self._integers: IntegerIndex | None = None
-        if pa.types.is_int64(items.type) and not items.null_count:
-            self._integers = IntegerIndex(items.to_numpy())
-        if items.null_count or not self._distinct(items):
-            raise value_error("Catalogue", "items", "be distinct and not null", "repeated or null")
         if counts.shape != (len(items),) or counts[-1] < 0 or np.any(np.diff(counts) > 0):
             raise value_error(
                 "Catalogue", "counts", f"be [{len(items)}], >= 0 and not rising", counts.shape
             )
+        self._strings: StringIndex | None = None
+        self._integers: IntegerIndex | None = None
+        distinct = items.null_count == 0
+        if distinct and pa.types.is_int64(items.type):
+            self._integers = IntegerIndex(items.to_numpy())
+            distinct = self._integers.distinct
+        elif distinct:
+            distinct = len(pc.unique(items)) == len(items)
+        if not distinct:
+            raise value_error("Catalogue", "items", "be distinct and not null", "repeated or null")
         self.items = items
         self.counts = counts
-
-    def _distinct(self, items: pa.Array) -> bool:
-        if self._integers is not None:
-            return self._integers.distinct
-        return len(pc.unique(items)) == len(items)
 
     @property
     def num_items(self) -> int:
